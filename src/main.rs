@@ -1,0 +1,2 @@
+//! The `nsqbridge` program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Real RocketMQ and NSQ servers on loopback.

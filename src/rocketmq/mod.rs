@@ -1,1 +1,2 @@
 //! RocketMQ.
+pub mod properties;

@@ -1,2 +1,3 @@
 //! RocketMQ.
+pub mod compression;
 pub mod properties;

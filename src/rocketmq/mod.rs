@@ -1,3 +1,4 @@
 //! RocketMQ.
 pub mod compression;
 pub mod properties;
+pub mod record;

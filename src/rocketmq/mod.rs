@@ -1,4 +1,5 @@
 //! RocketMQ.
 pub mod compression;
+pub mod loose_json;
 pub mod properties;
 pub mod record;

@@ -1,5 +1,6 @@
 //! RocketMQ.
 pub mod compression;
+pub mod credentials;
 pub mod loose_json;
 pub mod properties;
 pub mod record;

@@ -4,3 +4,4 @@ pub mod credentials;
 pub mod loose_json;
 pub mod properties;
 pub mod record;
+pub mod unique_key;

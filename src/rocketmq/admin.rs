@@ -1,0 +1,220 @@
+//! What an operator's tool would do: create topics and groups, read statistics and settings.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+use tracing::info;
+
+use super::{
+    cluster::{Cluster, ClusterError, malformed, refused},
+    codes::{request, response},
+    command::Command,
+    loose_json::{self, Value},
+    producer::unix_millis,
+    reader::Bounds,
+    record::{self, StoredMessage},
+    route::Queue,
+};
+
+/// How long a new topic may take to reach the name servers; brokers register it at once.
+const ROUTE_APPEARS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How far a group has read one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// One past the newest message.
+    pub broker_offset: i64,
+    /// What the group has committed.
+    pub consumer_offset: i64,
+}
+
+impl Cluster {
+    /// Creates the topic on every master that does not have it, with `queues` queues each, and waits for its route.
+    ///
+    /// A master that has the topic is left as it is: sending the request again would change its queue count, and hide
+    /// what lies in queues beyond the new one.
+    ///
+    /// # Errors
+    /// When a master cannot be asked or refuses; the topic may then exist on others, and repeating is safe.
+    pub async fn create_topic(&self, topic: &str, queues: u32) -> Result<(), ClusterError> {
+        for (broker, address) in self.masters().await? {
+            if self.has_topic(&address, topic).await? {
+                continue;
+            }
+            let command = Command::request(request::UPDATE_AND_CREATE_TOPIC)
+                .field("topic", topic)
+                .field("defaultTopic", "TBW102")
+                .field("readQueueNums", queues)
+                .field("writeQueueNums", queues)
+                .field("perm", 6)
+                .field("topicFilterType", "SINGLE_TAG")
+                .field("topicSysFlag", 0)
+                .field("order", false);
+            self.ask(&address, &format!("to create topic {topic}"), command).await?;
+            info!(topic, broker, queues, "topic created");
+        }
+        let deadline = Instant::now() + ROUTE_APPEARS_WITHIN;
+        loop {
+            match self.fresh_route(topic).await {
+                Err(ClusterError::UnknownTopic(_)) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                result => return result.map(drop),
+            }
+        }
+    }
+
+    /// Creates the consumer group on every master.
+    ///
+    /// # Errors
+    /// When a master cannot be asked or refuses; repeating is safe.
+    pub async fn create_group(&self, group: &str) -> Result<(), ClusterError> {
+        let config = serde_json::json!({
+            "groupName": group,
+            "consumeEnable": true,
+            "consumeFromMinEnable": true,
+            "consumeBroadcastEnable": true,
+            "retryQueueNums": 1,
+            "retryMaxTimes": 16,
+            "brokerId": 0,
+            "whichBrokerWhenConsumeSlowly": 1,
+            "notifyConsumerIdsChangedEnable": true,
+        });
+        for (_, address) in self.masters().await? {
+            let command =
+                Command::request(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP).body(config.to_string());
+            self.ask(&address, &format!("to create group {group}"), command).await?;
+        }
+        Ok(())
+    }
+
+    /// Name and address of every master registered with the name servers.
+    async fn masters(&self) -> Result<Vec<(String, String)>, ClusterError> {
+        let brokers = self.brokers().await?;
+        let masters = brokers.into_iter().filter_map(|(name, mut ids)| Some((name, ids.remove(&0)?)));
+        Ok(masters.collect())
+    }
+
+    async fn has_topic(&self, address: &str, topic: &str) -> Result<bool, ClusterError> {
+        let command = Command::request(request::GET_TOPIC_STATS_INFO).field("topic", topic);
+        let answer = self.request(address, command, self.config().request_timeout).await?;
+        match answer.code {
+            response::SUCCESS => Ok(true),
+            response::TOPIC_NOT_EXIST => Ok(false),
+            // 4.9 reports it under the general code.
+            response::SYSTEM_ERROR if answer.remark().contains("not exist") => Ok(false),
+            _ => Err(refused(address, &format!("whether topic {topic} exists"), &answer)),
+        }
+    }
+
+    /// The bounds of every queue of the topic, from every master.
+    ///
+    /// # Errors
+    /// When a master cannot be asked or refuses.
+    pub async fn topic_stats(&self, topic: &str) -> Result<BTreeMap<Queue, Bounds>, ClusterError> {
+        let command = Command::request(request::GET_TOPIC_STATS_INFO).field("topic", topic);
+        self.offset_table(topic, "topic statistics", &command, |entry| {
+            Some(Bounds { min: entry.get("minOffset")?.as_i64()?, max: entry.get("maxOffset")?.as_i64()? })
+        })
+        .await
+    }
+
+    /// How far `group` has read each queue of the topic, from every master.
+    ///
+    /// # Errors
+    /// When a master cannot be asked or refuses.
+    pub async fn consume_stats(
+        &self,
+        group: &str,
+        topic: &str,
+    ) -> Result<BTreeMap<Queue, Progress>, ClusterError> {
+        let command =
+            Command::request(request::GET_CONSUME_STATS).field("consumerGroup", group).field("topic", topic);
+        self.offset_table(topic, "consumer statistics", &command, |entry| {
+            Some(Progress {
+                broker_offset: entry.get("brokerOffset")?.as_i64()?,
+                consumer_offset: entry.get("consumerOffset")?.as_i64()?,
+            })
+        })
+        .await
+    }
+
+    /// Reads the `offsetTable` both statistics share: a map whose keys are objects, which is not JSON.
+    async fn offset_table<T>(
+        &self,
+        topic: &str,
+        asked: &str,
+        command: &Command,
+        value: impl Fn(&Value) -> Option<T>,
+    ) -> Result<BTreeMap<Queue, T>, ClusterError> {
+        let mut table = BTreeMap::new();
+        for (_, address) in self.route(topic).await?.masters() {
+            let answer = self.ask(address, asked, command.clone()).await?;
+            let unreadable = |reason: String| malformed(address, asked, reason);
+            let body = loose_json::parse(&answer.body).map_err(|error| unreadable(error.to_string()))?;
+            for (key, entry) in body.get("offsetTable").map(Value::entries).unwrap_or_default() {
+                let row = queue_of(key).zip(value(entry));
+                let (queue, value) = row.ok_or_else(|| unreadable(format!("an entry for {key:?}")))?;
+                if queue.topic == topic {
+                    table.insert(queue, value);
+                }
+            }
+        }
+        Ok(table)
+    }
+
+    /// A broker's settings by name, as it reports them.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked or refuses.
+    pub async fn broker_config(&self, address: &str) -> Result<BTreeMap<String, String>, ClusterError> {
+        let command = Command::request(request::GET_BROKER_CONFIG);
+        let answer = self.ask(address, "its configuration", command).await?;
+        let text = String::from_utf8_lossy(&answer.body);
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        Ok(pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect())
+    }
+
+    /// The messages stored under a unique key: none, one, or one per copy. A broker's index runs up to a second behind.
+    ///
+    /// # Errors
+    /// When a master cannot be asked, refuses, or hands out a record that cannot be read.
+    pub async fn messages_by_unique_key(
+        &self,
+        topic: &str,
+        key: &str,
+    ) -> Result<Vec<StoredMessage>, ClusterError> {
+        let asked = format!("the messages with unique key {key}");
+        let mut found = Vec::new();
+        for (_, address) in self.route(topic).await?.masters() {
+            let command = Command::request(request::QUERY_MESSAGE)
+                .field("topic", topic)
+                .field("key", key)
+                .field("maxNum", 32)
+                .field("beginTimestamp", 0)
+                .field("endTimestamp", unix_millis() + 24 * 3_600_000);
+            let answer = self.request(address, command, self.config().request_timeout).await?;
+            match answer.code {
+                response::SUCCESS => {}
+                response::QUERY_NOT_FOUND => continue,
+                _ => return Err(refused(address, &asked, &answer)),
+            }
+            for message in record::decode_records(answer.body) {
+                let message = message.map_err(|error| malformed(address, &asked, error))?;
+                // The index goes by hash: other keys may share it.
+                if message.properties.get(super::properties::names::UNIQ_KEY) == Some(key) {
+                    found.push(message);
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn queue_of(key: &Value) -> Option<Queue> {
+    Some(Queue {
+        topic: key.get("topic")?.as_str()?.to_owned(),
+        broker: key.get("brokerName")?.as_str()?.to_owned(),
+        id: i32::try_from(key.get("queueId")?.as_i64()?).ok()?,
+    })
+}

@@ -1,0 +1,123 @@
+//! What became of a send: four arms, because "error" is not enough to decide whether to repeat.
+//!
+//! Only `SEND_OK` counts as delivered. The codes 10, 11 and 12 mean "in one broker's memory, not as durable as you asked":
+//! Java's client calls them success, this one [`Outcome::Unknown`]. Classification goes by code *and* remark, because
+//! the release lines disagree (an illegal topic is 29 on 5.x and 1 on 4.9; a batch too large is 1 on 5.x, 13 on 4.9).
+
+use super::codes::response as code;
+
+/// What became of one send, or of all its tries together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The broker answered `SEND_OK`: stored as durably as the cluster is configured for.
+    Delivered(Receipt),
+    /// Refused for what it is; repeating the same message cannot help.
+    Rejected(Failure),
+    /// Certainly not stored; repeating is safe.
+    NotSent(Failure),
+    /// Perhaps stored; repeating may duplicate it (under the same unique key).
+    Unknown(Failure),
+}
+
+/// Where a delivered message, or the first of a batch, lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The broker that stored it.
+    pub broker: String,
+    /// The queue, counted per broker from 0.
+    pub queue_id: i32,
+    /// The place in the queue; a batch takes consecutive places. For a delayed message it is the place in an internal topic.
+    pub queue_offset: i64,
+    /// RocketMQ's offset message id; for a batch one per message, separated by commas.
+    pub message_id: String,
+    /// An earlier try has an unknown outcome: a second copy, with the same unique key, may lie elsewhere.
+    pub perhaps_twice: bool,
+}
+
+/// Why a send is not delivered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{broker}: {reason}")]
+pub struct Failure {
+    /// The broker asked, or "-" when none could be.
+    pub broker: String,
+    /// What happened, with the broker's code and remark when it answered.
+    pub reason: String,
+    /// What else the failure tells the sender.
+    pub hint: Hint,
+}
+
+/// What a failure tells beyond its arm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hint {
+    /// Nothing further.
+    None,
+    /// The route this send went by is out of date: ask the name server before repeating.
+    StaleRoute,
+    /// The broker does not know the topic.
+    UnknownTopic,
+}
+
+/// Which arm an answered code belongs to; `None` for success.
+#[must_use]
+pub fn classify(answer: i32, remark: &str) -> Option<(Arm, Hint)> {
+    let remark_has = |parts: &[&str]| parts.iter().any(|part| remark.contains(part));
+    let arm = match answer {
+        code::SUCCESS => return None,
+        code::MESSAGE_ILLEGAL | code::REQUEST_CODE_NOT_SUPPORTED => (Arm::Rejected, Hint::None),
+        code::INVALID_PARAMETER | code::SYSTEM_ERROR if remark.contains("queueId[") => {
+            (Arm::NotSent, Hint::StaleRoute)
+        }
+        code::INVALID_PARAMETER => (Arm::Rejected, Hint::None),
+        code::SYSTEM_ERROR if remark_has(REFUSALS_UNDER_CODE_1) => (Arm::Rejected, Hint::None),
+        code::SYSTEM_ERROR if remark.contains("in-sync replicas") => (Arm::NotSent, Hint::None),
+        code::SYSTEM_BUSY | code::SERVICE_NOT_AVAILABLE | code::FLOW_CONTROL | code::GO_AWAY => {
+            (Arm::NotSent, Hint::None)
+        }
+        code::NO_PERMISSION if remark_has(CREDENTIAL_REFUSALS) => (Arm::Rejected, Hint::None),
+        code::NO_PERMISSION => (Arm::NotSent, Hint::StaleRoute),
+        code::TOPIC_NOT_EXIST => (Arm::NotSent, Hint::UnknownTopic),
+        // 10, 11, 12 and everything this client has not met: stored, perhaps.
+        _ => (Arm::Unknown, Hint::None),
+    };
+    Some(arm)
+}
+
+/// An [`Outcome`] without its contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arm {
+    /// See [`Outcome::Rejected`].
+    Rejected,
+    /// See [`Outcome::NotSent`].
+    NotSent,
+    /// See [`Outcome::Unknown`].
+    Unknown,
+}
+
+impl Arm {
+    /// The outcome of this arm.
+    #[must_use]
+    pub fn outcome(self, failure: Failure) -> Outcome {
+        match self {
+            Arm::Rejected => Outcome::Rejected(failure),
+            Arm::NotSent => Outcome::NotSent(failure),
+            Arm::Unknown => Outcome::Unknown(failure),
+        }
+    }
+}
+
+/// Remarks under code 1 that are refusals before anything is stored: names, sizes and layout (4.9 has no code 29;
+/// 5.x refuses an oversized or damaged batch with a Java exception), and 4.9's access control.
+const REFUSALS_UNDER_CODE_1: &[&str] = &[
+    "illegal characters",
+    "topic is blank",
+    "topic max length",
+    "message body size exceeded",
+    "newPosition < 0",
+    "NumberFormatException",
+    "BufferUnderflowException",
+    "AclException",
+];
+
+/// Remarks of 5.x's access control under code 16; other answers 16 concern the broker's or topic's permission.
+const CREDENTIAL_REFUSALS: &[&str] =
+    &["check signature failed", "has no permission", "username cannot be null", "User:"];

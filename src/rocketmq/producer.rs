@@ -1,0 +1,228 @@
+//! Sends messages, and says exactly what became of them.
+//!
+//! [`Producer::deliver`] tries brokers in turn until one answers `SEND_OK`, the message proves illegal, or the budget is
+//! spent. Every try carries the same unique key, so a consumer can tell a repeat. An outcome that was once unknown
+//! stays unknown: a later "not sent" does not undo what the first broker may have stored.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::{
+    avoidance::Avoidance,
+    cluster::{Cluster, ClusterError},
+    codes::request,
+    command::Command,
+    connection::RequestError,
+    message::{self, Message},
+    outcome::{Failure, Hint, Outcome, Receipt, classify},
+    route::{Queue, Route},
+};
+use crate::retry::Backoff;
+
+/// While another broker could take the message, one try may last this long; the last broker gets all that is left.
+const TRY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Sends to one cluster; share it between tasks.
+#[derive(Debug)]
+pub struct Producer {
+    cluster: Cluster,
+    group: String,
+    avoidance: Avoidance,
+    turn: AtomicUsize,
+}
+
+impl Producer {
+    /// `group` is the producer group brokers show for its sends.
+    #[must_use]
+    pub fn new(cluster: Cluster, group: impl Into<String>) -> Self {
+        Self {
+            cluster,
+            group: group.into(),
+            avoidance: Avoidance::default(),
+            // Producers that start together should not all begin at queue 0.
+            turn: AtomicUsize::new(fastrand::usize(..)),
+        }
+    }
+
+    /// Delivers one message, or several as one batch (one queue, consecutive places, all or none), within `budget`.
+    ///
+    /// Starts with `first` if given, so that parts of a larger whole share a queue; other brokers are tried when it fails.
+    ///
+    /// # Cancellation
+    /// Dropping the future stops the tries; a message already written may still be stored.
+    pub async fn deliver(
+        &self,
+        topic: &str,
+        messages: &[Message],
+        first: Option<&Queue>,
+        budget: Duration,
+    ) -> Outcome {
+        let deadline = Instant::now() + budget;
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
+        let mut preferred = first.cloned();
+        let mut last_broker = None;
+        let mut unknown: Option<Failure> = None;
+        loop {
+            let failed = match self.cluster.route(topic).await {
+                Ok(route) => match self.choose(&route, preferred.take(), last_broker.as_deref()) {
+                    Some((queue, others)) => {
+                        let left = deadline.saturating_duration_since(Instant::now());
+                        let timeout = if others { left.min(TRY_TIMEOUT) } else { left };
+                        last_broker = Some(queue.broker.clone());
+                        self.send(&queue, messages, timeout).await
+                    }
+                    None => {
+                        not_sent(format!("topic {topic} has no queue that may be written"), Hint::StaleRoute)
+                    }
+                },
+                Err(ClusterError::UnknownTopic(topic)) => {
+                    return settle(
+                        unknown,
+                        not_sent(format!("topic {topic} does not exist"), Hint::UnknownTopic),
+                    );
+                }
+                Err(error) => not_sent(error.to_string(), Hint::None),
+            };
+            let hint = match &failed {
+                Outcome::Delivered(_) | Outcome::Rejected(_) => return settle(unknown, failed),
+                Outcome::NotSent(failure) => failure.hint,
+                Outcome::Unknown(failure) => {
+                    unknown = Some(failure.clone());
+                    failure.hint
+                }
+            };
+            let delay = backoff.next_delay();
+            if Instant::now() + delay >= deadline {
+                return settle(unknown, failed);
+            }
+            debug!(topic, ?failed, "send failed; trying again");
+            tokio::time::sleep(delay).await;
+            match hint {
+                Hint::None => {}
+                Hint::StaleRoute => drop(self.cluster.fresh_route(topic).await),
+                Hint::UnknownTopic => {
+                    // The broker is the judge: let the name servers say whether it lives elsewhere now.
+                    self.cluster.forget_route(topic);
+                }
+            }
+        }
+    }
+
+    /// Sends once to one queue.
+    ///
+    /// # Cancellation
+    /// As [`Self::deliver`].
+    pub async fn send(&self, queue: &Queue, messages: &[Message], timeout: Duration) -> Outcome {
+        let failure = |reason: String, hint| Failure { broker: queue.broker.clone(), reason, hint };
+        if let Err(illegal) = message::check_topic(&queue.topic) {
+            return Outcome::Rejected(failure(illegal.to_string(), Hint::None));
+        }
+        let address = match self.cluster.master_of(queue).await {
+            Ok(address) => address,
+            Err(error) => return Outcome::NotSent(failure(error.to_string(), Hint::StaleRoute)),
+        };
+        let started = Instant::now();
+        let version = if messages.iter().any(|message| message.deliver_at.is_some()) {
+            // A 4.9 broker ignores a timer, delivers at once and answers success: know the line before sending one.
+            match self.cluster.peer_version(&address).await {
+                Ok(version) => version,
+                Err(error) => return Outcome::NotSent(failure(error.to_string(), Hint::None)),
+            }
+        } else {
+            0
+        };
+        let payload = match message::payload(messages, version, unix_millis()) {
+            Ok(payload) => payload,
+            Err(illegal) => return Outcome::Rejected(failure(illegal.to_string(), Hint::None)),
+        };
+        let code = if payload.is_batch { request::SEND_BATCH_MESSAGE } else { request::SEND_MESSAGE_V2 };
+        let properties = String::from_utf8_lossy(payload.properties.encoded()).into_owned();
+        let command = Command::request(code)
+            .field("a", &self.group)
+            .field("b", &queue.topic)
+            // The template for creating an unknown topic. Naming the topic itself forbids that: a broker would create
+            // it on itself alone, with a queue count nobody chose.
+            .field("c", &queue.topic)
+            .field("d", 4)
+            .field("e", queue.id)
+            .field("f", 0)
+            .field("g", messages.first().map_or(0, |message| message.born_at))
+            .field("h", 0)
+            .field("i", properties)
+            .field("j", 0)
+            .field("k", false)
+            .field("m", payload.is_batch)
+            .field("n", &queue.broker)
+            .body(payload.body);
+        let left = timeout.saturating_sub(started.elapsed());
+        let answer = self.cluster.request(&address, command, left).await;
+        self.avoidance.observe(&queue.broker, started.elapsed(), answer.as_ref().err());
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error @ RequestError::NotSent { .. }) => {
+                return Outcome::NotSent(failure(error.to_string(), Hint::StaleRoute));
+            }
+            Err(error @ RequestError::Unknown { .. }) => {
+                return Outcome::Unknown(failure(error.to_string(), Hint::StaleRoute));
+            }
+        };
+        if let Some((arm, hint)) = classify(answer.code, answer.remark()) {
+            return arm.outcome(failure(format!("code {}: {}", answer.code, answer.remark()), hint));
+        }
+        match (answer.number("queueId"), answer.number("queueOffset")) {
+            (Ok(queue_id), Ok(queue_offset)) => Outcome::Delivered(Receipt {
+                broker: queue.broker.clone(),
+                queue_id: i32::try_from(queue_id).unwrap_or(queue.id),
+                queue_offset,
+                message_id: answer.ext.get("msgId").cloned().unwrap_or_default(),
+                perhaps_twice: false,
+            }),
+            (Err(error), _) | (_, Err(error)) => Outcome::Unknown(failure(error.to_string(), Hint::None)),
+        }
+    }
+
+    /// The next queue in turn, and whether another broker could be tried after it.
+    fn choose(&self, route: &Route, preferred: Option<Queue>, last: Option<&str>) -> Option<(Queue, bool)> {
+        let queues = &route.write_queues;
+        let others = |chosen: &Queue| queues.iter().any(|queue| queue.broker != chosen.broker);
+        if let Some(queue) = preferred.filter(|queue| queues.contains(queue)) {
+            let others = others(&queue);
+            return Some((queue, others));
+        }
+        let start = self.turn.fetch_add(1, Ordering::Relaxed);
+        let in_turn = || (0..queues.len()).map(|step| &queues[start.wrapping_add(step) % queues.len()]);
+        let fit = in_turn()
+            .find(|queue| Some(queue.broker.as_str()) != last && !self.avoidance.avoids(&queue.broker));
+        let other = || in_turn().find(|queue| Some(queue.broker.as_str()) != last);
+        let queue = fit.or_else(other).or_else(|| in_turn().next())?;
+        Some((queue.clone(), others(queue)))
+    }
+}
+
+/// An earlier unknown outcome outlasts every later failure, a rejection included.
+fn settle(unknown: Option<Failure>, last: Outcome) -> Outcome {
+    match (unknown, last) {
+        (Some(_), Outcome::Delivered(receipt)) => {
+            Outcome::Delivered(Receipt { perhaps_twice: true, ..receipt })
+        }
+        (_, delivered @ Outcome::Delivered(_)) => delivered,
+        (Some(unknown), _) => Outcome::Unknown(unknown),
+        (None, last) => last,
+    }
+}
+
+fn not_sent(reason: String, hint: Hint) -> Outcome {
+    Outcome::NotSent(Failure { broker: "-".to_owned(), reason, hint })
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn unix_millis() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,38 @@
+# `make demo` and `make test` set up whatever they need; nothing must be installed or running beforehand except a Rust
+# toolchain, a JDK, Maven and Go (a missing one is named).
+
+CARGO ?= cargo
+# Tests of real brokers are bound by two or three JVMs; more threads than this only make them wait for each other.
+TEST_THREADS ?= 2
+CARGO_DENY := 0.20.2
+
+.DEFAULT_GOAL := help
+.PHONY: help brokers demo test lint audit clean
+
+help: ## Show this.
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+brokers: ## Fetch RocketMQ (both lines) and the NSQ programs into .brokers/; instant when they are there.
+	@$(CARGO) run --quiet --package nsqbridge-brokers -- fetch
+
+demo: brokers ## Run the main job on real brokers; ends by itself with ONCE=1.
+	@$(CARGO) build --quiet --release --bin nsqbridge
+	@$(CARGO) run --quiet --release --package nsqbridge-brokers --example demo -- $(if $(ONCE),--once)
+
+test: brokers ## Run every test, on real brokers.
+	$(CARGO) test --workspace --lib --bins --tests -- --test-threads=$(TEST_THREADS)
+	$(CARGO) test --workspace --doc
+
+lint: ## Check format and lints.
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+audit: .tools/bin/cargo-deny ## Check licences, bans and sources of the dependencies, offline.
+	$(CARGO) fetch --locked
+	.tools/bin/cargo-deny --offline --all-features check licenses bans sources
+
+.tools/bin/cargo-deny:
+	$(CARGO) install cargo-deny --version $(CARGO_DENY) --locked --root .tools
+
+clean: ## Remove what was built and fetched.
+	rm -rf target .brokers .tools

@@ -1,0 +1,272 @@
+//! The RocketMQ client against a peer that breaks the protocol.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use nsqbridge::rocketmq::{
+    Cluster, ClusterConfig, Outcome, Producer, Queue, QueueReader,
+    codes::{request, response},
+    command::Command,
+    offsets::Commit,
+    outcome::Hint,
+    reader::{Problem, Pull},
+    record::{StoredMessage, encode_stored},
+    properties::Properties,
+};
+
+use crate::scripted::{Peer, Reply, message, ok, refuse, stored};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn queue() -> Queue {
+    Queue { topic: "t".into(), broker: "fake".into(), id: 0 }
+}
+
+#[tokio::test]
+async fn a_second_answer_never_confirms_another_message() {
+    // The first send is answered twice, the second not at all: only a reused opaque could call it delivered.
+    let peer = Peer::start(1, |nth, asked| match nth {
+        0 => Reply::Twice(stored(asked, 0)),
+        _ => Reply::Silence,
+    })
+    .await;
+    let cluster = peer.cluster();
+    let producer = Producer::new(cluster.clone(), "p");
+    let first = producer.send(&queue(), &[message(b"first")], SECOND).await;
+    assert!(matches!(first, Outcome::Delivered(_)), "{first:?}");
+    let second = producer.send(&queue(), &[message(b"second")], SECOND).await;
+    assert!(matches!(second, Outcome::Unknown(_)), "{second:?}");
+    assert_eq!(cluster.unclaimed_answers(), 1, "the second answer is counted");
+}
+
+#[tokio::test]
+async fn a_reply_that_never_comes_is_unknown_after_the_deadline_and_the_retry_carries_the_same_id() {
+    let keys = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let told = std::sync::Arc::clone(&keys);
+    let peer = Peer::start(1, move |nth, asked| {
+        let properties = Properties::from_encoded(asked.ext["i"].clone().into());
+        told.lock().unwrap().push(properties.get("UNIQ_KEY").unwrap().to_owned());
+        if nth == 0 { Reply::Close } else { Reply::Answer(stored(asked, 7)) }
+    })
+    .await;
+    let producer = Producer::new(peer.cluster(), "p");
+    let outcome = producer.deliver("t", &[message(b"x")], None, 3 * SECOND).await;
+    let Outcome::Delivered(receipt) = outcome else { panic!("{outcome:?}") };
+    assert!(receipt.perhaps_twice, "the first try may have been stored");
+    assert_eq!(receipt.queue_offset, 7);
+    let keys = keys.lock().unwrap();
+    assert!(keys.len() == 2 && keys[0] == keys[1], "{keys:?}");
+    drop(peer);
+
+    let silent = Peer::start(1, |_, _| Reply::Silence).await;
+    let producer = Producer::new(silent.cluster(), "p");
+    let outcome = producer.deliver("t", &[message(b"x")], None, SECOND).await;
+    assert!(matches!(&outcome, Outcome::Unknown(failure) if failure.reason.contains("no answer")), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_frame_cut_in_half_or_unreadable_makes_the_send_unknown_and_the_next_one_reconnects() {
+    let peer = Peer::start(1, |nth, asked| match nth {
+        0 => Reply::HalfAFrame(stored(asked, 0)),
+        1 => Reply::Raw(vec![0xFF; 64]),
+        2 => Reply::Raw(vec![0, 0, 0, 8, 0, 0, 0, 4, b'n', b'o', b'p', b'e']),
+        _ => Reply::Answer(stored(asked, 1)),
+    })
+    .await;
+    let producer = Producer::new(peer.cluster(), "p");
+    for _ in 0..3 {
+        let outcome = producer.send(&queue(), &[message(b"x")], SECOND).await;
+        assert!(matches!(outcome, Outcome::Unknown(_)), "{outcome:?}");
+    }
+    let outcome = producer.send(&queue(), &[message(b"x")], SECOND).await;
+    assert!(matches!(outcome, Outcome::Delivered(_)), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn each_refusing_code_has_its_outcome() {
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Arm {
+        Rejected,
+        NotSent,
+        Unknown,
+    }
+    use Arm::{NotSent, Rejected, Unknown};
+    let cases = [
+        (1, "java.lang.RuntimeException: something", Unknown),
+        (1, "the in-sync replicas are not enough, replicas: 1", NotSent),
+        (1, "The specified topic contains illegal characters, allowing only", Rejected),
+        (1, "java.lang.RuntimeException: message body size exceeded", Rejected),
+        (1, "org.apache.rocketmq.acl.common.AclException: Check signature failed", Rejected),
+        (1, "request queueId[4] is illegal, TopicConfig", NotSent),
+        (2, "[PCBUSY_CLEAN_QUEUE]broker busy", NotSent),
+        (3, "request type 310 not supported", Rejected),
+        (10, "FLUSH_DISK_TIMEOUT", Unknown),
+        (11, "SLAVE_NOT_AVAILABLE", Unknown),
+        (12, "FLUSH_SLAVE_TIMEOUT", Unknown),
+        (13, "the message is illegal", Rejected),
+        (14, "the broker's disk is full", NotSent),
+        (16, "the broker[x] sending message is forbidden", NotSent),
+        (16, "User:x has no permission to access Topic:t", Rejected),
+        (17, "topic[t] not exist, apply first please!", NotSent),
+        (29, "The specified topic: a.b, contains illegal characters", Rejected),
+        (29, "request queueId[4] is illegal, TopicConfig", NotSent),
+        (215, "flow control", NotSent),
+        (1500, "please go away", NotSent),
+        (4711, "a code of the future", Unknown),
+    ];
+    let peer = Peer::start(1, move |nth, asked| Reply::Answer(refuse(asked, cases[nth].0, cases[nth].1))).await;
+    let producer = Producer::new(peer.cluster(), "p");
+    for (code, remark, expected) in cases {
+        let outcome = producer.send(&queue(), &[message(b"x")], SECOND).await;
+        let (arm, failure) = match outcome {
+            Outcome::Delivered(_) => panic!("{code} {remark} counted as delivered"),
+            Outcome::Rejected(failure) => (Rejected, failure),
+            Outcome::NotSent(failure) => (NotSent, failure),
+            Outcome::Unknown(failure) => (Unknown, failure),
+        };
+        assert_eq!(arm, expected, "{code} {remark}");
+        assert!(failure.reason.contains(&code.to_string()) && failure.reason.contains(remark), "{failure}");
+        assert_eq!(failure.hint == Hint::UnknownTopic, code == 17);
+    }
+}
+
+#[tokio::test]
+async fn go_away_moves_the_next_request_to_a_new_connection() {
+    let peer = Peer::start(1, |nth, asked| match nth {
+        0 => Reply::Answer(refuse(asked, response::GO_AWAY, "please go away")),
+        _ => Reply::Answer(stored(asked, 3)),
+    })
+    .await;
+    let producer = Producer::new(peer.cluster(), "p");
+    let outcome = producer.deliver("t", &[message(b"x")], None, 2 * SECOND).await;
+    let Outcome::Delivered(receipt) = outcome else { panic!("{outcome:?}") };
+    assert!(!receipt.perhaps_twice, "a server that says go away has stored nothing");
+}
+
+#[tokio::test]
+async fn a_batch_goes_out_with_empty_outer_properties() {
+    let outer = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let told = std::sync::Arc::clone(&outer);
+    let peer = Peer::start(1, move |_, asked| {
+        *told.lock().unwrap() = Some((asked.code, asked.ext["i"].clone(), asked.ext["m"].clone()));
+        Reply::Answer(stored(asked, 0))
+    })
+    .await;
+    let producer = Producer::new(peer.cluster(), "p");
+    let outcome = producer.send(&queue(), &[message(b"a"), message(b"b")], SECOND).await;
+    assert!(matches!(outcome, Outcome::Delivered(_)), "{outcome:?}");
+    let outer = outer.lock().unwrap().take();
+    assert_eq!(outer, Some((request::SEND_BATCH_MESSAGE, String::new(), "true".to_owned())));
+}
+
+/// A record as a broker stores it, at this place of queue `t`/0.
+fn record(offset: i64, body: &[u8]) -> StoredMessage {
+    StoredMessage {
+        topic: "t".into(),
+        queue_id: 0,
+        queue_offset: offset,
+        physical_offset: 1_000 + offset,
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp: 1,
+        born_host: "127.0.0.1:1".parse().unwrap(),
+        store_timestamp: 2,
+        store_host: "127.0.0.1:2".parse().unwrap(),
+        reconsume_times: 0,
+        prepared_transaction_offset: 0,
+        body: body.to_vec().into(),
+        properties: Properties::default(),
+    }
+}
+
+fn pulled(asked: &Command, next: i64, records: &[StoredMessage], damage: impl Fn(&mut BytesMut)) -> Reply {
+    let mut body = BytesMut::new();
+    for record in records {
+        encode_stored(&mut body, record);
+    }
+    damage(&mut body);
+    let answer = ok(asked).field("nextBeginOffset", next).field("minOffset", 0).field("maxOffset", 100);
+    Reply::Answer(answer.body(body.freeze()))
+}
+
+async fn problem_of(reply: impl Fn(&Command) -> Reply + Send + Sync + 'static) -> (usize, Problem) {
+    let peer = Peer::start(1, move |_, asked| reply(asked)).await;
+    let reader = QueueReader::new(peer.cluster(), "g");
+    match reader.pull(&queue(), 5, 32, Duration::ZERO).await.unwrap() {
+        Pull::Messages { messages, problem: Some(problem), .. } => (messages.len(), problem),
+        other => panic!("no problem reported: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_decoded_is_named_and_what_stands_before_it_is_kept() {
+    let (kept, problem) = problem_of(|asked| {
+        pulled(asked, 8, &[record(5, b"good"), record(6, b"damaged"), record(7, b"good")], |body| {
+            let place = body.windows(7).position(|bytes| bytes == b"damaged").unwrap();
+            body[place] ^= 1;
+        })
+    })
+    .await;
+    assert_eq!(kept, 1);
+    assert!(matches!(&problem, Problem::Record { offset: 6, .. }), "{problem}");
+    let text = problem.to_string();
+    assert!(text.contains("t/fake/0") && text.contains('6'), "{text}");
+}
+
+#[tokio::test]
+async fn a_record_at_the_wrong_place_is_named() {
+    let (kept, problem) =
+        problem_of(|asked| pulled(asked, 7, &[record(5, b"a"), record(7, b"b")], |_| {})).await;
+    assert_eq!(kept, 1);
+    assert!(matches!(problem, Problem::Displaced { offset: 6, found: 7, .. }), "{problem}");
+}
+
+#[tokio::test]
+async fn places_the_broker_skips_are_named() {
+    let (kept, problem) = problem_of(|asked| pulled(asked, 9, &[record(5, b"a")], |_| {})).await;
+    assert_eq!(kept, 1);
+    assert!(matches!(problem, Problem::Gap { from: 6, to: 8, .. }), "{problem}");
+
+    let (kept, problem) = problem_of(|asked| {
+        let answer = refuse(asked, response::PULL_RETRY_IMMEDIATELY, "filtered");
+        Reply::Answer(answer.field("nextBeginOffset", 9).field("minOffset", 0).field("maxOffset", 100))
+    })
+    .await;
+    assert_eq!(kept, 0);
+    assert!(matches!(problem, Problem::Gap { from: 5, to: 8, .. }), "{problem}");
+}
+
+#[tokio::test]
+async fn a_record_of_another_queue_is_named() {
+    let stray = StoredMessage { topic: "other".into(), ..record(5, b"a") };
+    let (_, problem) = problem_of(move |asked| pulled(asked, 6, &[stray.clone()], |_| {})).await;
+    assert!(matches!(problem, Problem::Stray { offset: 5, .. }), "{problem}");
+}
+
+#[tokio::test]
+async fn a_commit_that_is_answered_and_ignored_is_noticed() {
+    let peer = Peer::start(1, |_, asked| match asked.code {
+        request::UPDATE_CONSUMER_OFFSET => Reply::Answer(refuse(asked, 0, "Offset has been previously reset")),
+        _ => Reply::Answer(ok(asked).field("offset", 3)),
+    })
+    .await;
+    let commit = peer.cluster().commit_offset("g", &queue(), 10).await.unwrap();
+    assert_eq!(commit, Commit::Ignored { holds: Some(3) });
+    assert_eq!(peer.seen(), 2);
+}
+
+#[tokio::test]
+async fn a_name_server_that_is_gone_or_silent_is_passed_over() {
+    // The kernel accepts connections for this listener, and nobody ever reads them.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let good = Peer::start(3, |_, _| Reply::Silence).await;
+    let servers = vec!["127.0.0.1:1".to_owned(), silent.local_addr().unwrap().to_string(), good.address.clone()];
+    let mut config = ClusterConfig::new(servers);
+    config.request_timeout = Duration::from_millis(300);
+    let cluster = Cluster::new(config);
+    assert_eq!(cluster.route("t").await.unwrap().write_queues.len(), 3);
+    // The one that answered is asked first from now on: no further wait for the silent one.
+    let started = std::time::Instant::now();
+    assert_eq!(cluster.route("another").await.unwrap().write_queues.len(), 3);
+    assert!(started.elapsed() < Duration::from_millis(300), "{:?}", started.elapsed());
+}

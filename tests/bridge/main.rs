@@ -1,0 +1,8 @@
+//! The bridge as a whole: its parts against real brokers, and against peers that misbehave.
+//!
+//! One binary, so that the tests that only use brokers can share them.
+
+#![allow(missing_docs)]
+
+mod client_faults;
+mod scripted;

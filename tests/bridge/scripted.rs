@@ -1,0 +1,162 @@
+//! A RocketMQ peer that misbehaves on demand, for the faults a real broker cannot be made to show.
+//!
+//! It is name server and broker in one: it answers routes (one broker, itself) and heartbeats properly, and leaves
+//! everything else to the script.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::BytesMut;
+use nsqbridge::rocketmq::{
+    Cluster, ClusterConfig, Message,
+    codes::{request, response},
+    command::{self, Command},
+    producer::unix_millis,
+    properties::PropertiesBuilder,
+    unique_key::UniqueKeys,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// What the peer does with a request.
+pub enum Reply {
+    /// Answers it.
+    Answer(Command),
+    /// Answers it twice.
+    Twice(Command),
+    /// Says nothing, ever.
+    Silence,
+    /// Answers with the first bytes of a frame and closes.
+    HalfAFrame(Command),
+    /// Sends these bytes as they are.
+    Raw(Vec<u8>),
+    /// Closes the connection.
+    Close,
+}
+
+/// A running peer.
+pub struct Peer {
+    pub address: String,
+    /// Requests seen that were left to the script.
+    pub seen: Arc<AtomicUsize>,
+    _serving: AbortOnDropHandle<()>,
+}
+
+impl Peer {
+    /// Serves topic `t` with `queues` queues; `script` decides on every request but routes and heartbeats, and is told how many
+    /// came before it.
+    pub async fn start(
+        queues: u32,
+        script: impl Fn(usize, &Command) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let seen = Arc::new(AtomicUsize::new(0));
+        let peer = Arc::new(Script { address: address.clone(), queues, seen: Arc::clone(&seen), script });
+        let serving = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(serve(stream, Arc::clone(&peer)));
+            }
+        });
+        Self { address, seen, _serving: AbortOnDropHandle::new(serving) }
+    }
+
+    /// A client of this peer.
+    pub fn cluster(&self) -> Cluster {
+        Cluster::new(ClusterConfig::new(vec![self.address.clone()]))
+    }
+
+    pub fn seen(&self) -> usize {
+        self.seen.load(Ordering::SeqCst)
+    }
+}
+
+struct Script<F> {
+    address: String,
+    queues: u32,
+    seen: Arc<AtomicUsize>,
+    script: F,
+}
+
+impl<F: Fn(usize, &Command) -> Reply> Script<F> {
+    fn reply(&self, asked: &Command) -> Reply {
+        match asked.code {
+            request::GET_ROUTEINFO_BY_TOPIC => Reply::Answer(ok(asked).body(self.route())),
+            request::HEART_BEAT => Reply::Answer(ok(asked)),
+            _ => (self.script)(self.seen.fetch_add(1, Ordering::SeqCst), asked),
+        }
+    }
+
+    fn route(&self) -> String {
+        serde_json::json!({
+            "queueDatas": [{"brokerName": "fake", "readQueueNums": self.queues, "writeQueueNums": self.queues, "perm": 6}],
+            "brokerDatas": [{"brokerName": "fake", "cluster": "c", "brokerAddrs": {"0": self.address}}],
+        })
+        .to_string()
+    }
+}
+
+async fn serve<F: Fn(usize, &Command) -> Reply>(mut stream: TcpStream, script: Arc<Script<F>>) {
+    let mut buffer = BytesMut::new();
+    loop {
+        while let Some(asked) = command::decode(&mut buffer).unwrap() {
+            let mut out = BytesMut::new();
+            let mut close = false;
+            match script.reply(&asked) {
+                Reply::Answer(answer) => command::encode(&answer, &mut out),
+                Reply::Twice(answer) => {
+                    command::encode(&answer, &mut out);
+                    command::encode(&answer, &mut out);
+                }
+                Reply::Silence => {}
+                Reply::HalfAFrame(answer) => {
+                    command::encode(&answer, &mut out);
+                    out.truncate(out.len() / 2);
+                    close = true;
+                }
+                Reply::Raw(bytes) => out.extend_from_slice(&bytes),
+                Reply::Close => close = true,
+            }
+            if stream.write_all(&out).await.is_err() || close {
+                return;
+            }
+        }
+        match stream.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// A bare success.
+pub fn ok(asked: &Command) -> Command {
+    Command::response_to(asked, response::SUCCESS, None)
+}
+
+/// The answer of a broker that stored the message at `offset`.
+pub fn stored(asked: &Command, offset: i64) -> Command {
+    ok(asked).field("msgId", "7F00000100002A9F0000000000000000").field("queueId", 0).field("queueOffset", offset)
+}
+
+/// A refusal.
+pub fn refuse(asked: &Command, code: i32, remark: &str) -> Command {
+    Command::response_to(asked, code, Some(remark.to_owned()))
+}
+
+/// A message with this body.
+pub fn message(body: &[u8]) -> Message {
+    Message {
+        body: body.to_vec().into(),
+        properties: PropertiesBuilder::new(),
+        unique_key: UniqueKeys::new().mint(),
+        born_at: unix_millis(),
+        deliver_at: None,
+    }
+}

@@ -1,3 +1,48 @@
-//! nsqbridge moves a running NSQ installation to Apache RocketMQ.
+//! nsqbridge moves a running NSQ installation to Apache RocketMQ: no flag day, no lost message.
+//!
+//! # The two flows
+//!
+//! ```text
+//! publish   producer ─HTTP─▶ gateway::server ─▶ handlers ─▶ publish ─▶ rocketmq::Producer ─▶ broker
+//!              ◀── OK ──────────────────────────────────────────────── SEND_OK ◀──────────────┘
+//!
+//! relay     broker ─▶ transfer::read_ahead ─▶ queue ─▶ batch ─▶ deliver ─▶ nsq::nsqd ─▶ nsqd
+//!              ◀── commit ◀── window ◀──────────────────────────────────── OK ◀──────────┘
+//! ```
+//!
+//! A publish is acknowledged when RocketMQ has answered `SEND_OK`, and not before. An offset is committed when nsqd has answered
+//! `OK` to everything below it, and not before. Everything else may be repeated.
+//!
+//! # Layers
+//!
+//! Each imports only from those below it:
+//!
+//! ```text
+//! main, cli, run               the program: words, wiring, exit codes
+//! gateway │ transfer           the roles; they never name each other
+//! mapping                      NSQ's names in RocketMQ: the only module that knows both
+//! nsq │ rocketmq               the two sides; they never name each other
+//! retry, shutdown, observe     what everything needs
+//! ```
+//!
+//! # Invariants, as absences
+//!
+//! - `rocketmq` holds no word of NSQ; `nsq` holds none of RocketMQ.
+//! - `hyper` is named only in `gateway`, `reqwest` only in `nsq`, `backoff` only in `retry`.
+//! - There is no unbounded channel.
+//! - No message body is written to a log.
+//! - What only turns bytes into values has no `async`: `rocketmq::{command, record, properties, message}`, `nsq::mpub`,
+//!   `nsq::query`, `mapping`.
+//!
+//! `tests/bridge/layers.rs` holds these.
+
+pub mod cli;
+pub mod gateway;
+pub mod mapping;
+pub mod nsq;
+pub mod observe;
 pub mod retry;
 pub mod rocketmq;
+pub mod run;
+pub mod shutdown;
+pub mod transfer;

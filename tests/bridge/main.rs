@@ -2,7 +2,7 @@
 //!
 //! One binary, so that the tests that only use brokers can share them.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "these are tests")]
 
 mod client_faults;
 mod scripted;

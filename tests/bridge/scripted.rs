@@ -142,7 +142,10 @@ pub fn ok(asked: &Command) -> Command {
 
 /// The answer of a broker that stored the message at `offset`.
 pub fn stored(asked: &Command, offset: i64) -> Command {
-    ok(asked).field("msgId", "7F00000100002A9F0000000000000000").field("queueId", 0).field("queueOffset", offset)
+    ok(asked)
+        .field("msgId", "7F00000100002A9F0000000000000000")
+        .field("queueId", 0)
+        .field("queueOffset", offset)
 }
 
 /// A refusal.

@@ -1,0 +1,98 @@
+//! Names of topics and channels, checked once at the border.
+//!
+//! One rule for both (nsqd's `IsValidTopicName`): one or more of `.`, letters, digits, `_`, `-`, then perhaps
+//! `#ephemeral`; 64 bytes in all. Case matters, and nothing is reserved.
+
+use std::{fmt, str::FromStr};
+
+/// The longest name in bytes, `#ephemeral` included.
+pub const MAX_NAME_BYTES: usize = 64;
+
+/// What marks a topic or channel that is not kept on disk.
+pub const EPHEMERAL: &str = "#ephemeral";
+
+/// A name nsqd does not accept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an NSQ name: 1 to 64 of letters, digits, '.', '_', '-', then perhaps '#ephemeral'")]
+pub struct InvalidName(String);
+
+/// A topic's name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicName(String);
+
+/// A channel's name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChannelName(String);
+
+macro_rules! name {
+    ($name:ident) => {
+        impl $name {
+            /// The name as NSQ writes it.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// Whether it ends in `#ephemeral`.
+            #[must_use]
+            pub fn is_ephemeral(&self) -> bool {
+                self.0.ends_with(EPHEMERAL)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidName;
+
+            fn from_str(text: &str) -> Result<Self, InvalidName> {
+                if is_valid(text) { Ok(Self(text.to_owned())) } else { Err(InvalidName(text.to_owned())) }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name!(TopicName);
+name!(ChannelName);
+
+fn is_valid(name: &str) -> bool {
+    let stem = name.strip_suffix(EPHEMERAL).unwrap_or(name);
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    name.len() <= MAX_NAME_BYTES && !stem.is_empty() && stem.bytes().all(legal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_nsqds() {
+        let longest = "a".repeat(64);
+        let longest_ephemeral = format!("{}#ephemeral", "a".repeat(54));
+        for name in ["a", ".", "..", "-", "_", "A.b-C_9", "x#ephemeral", &longest, &longest_ephemeral] {
+            assert!(name.parse::<TopicName>().is_ok(), "{name}");
+        }
+        let too_long = "a".repeat(65);
+        let too_long_ephemeral = format!("{}#ephemeral", "a".repeat(55));
+        for name in [
+            "",
+            "#ephemeral",
+            "a#ephemeral#ephemeral",
+            "a#Ephemeral",
+            "a b",
+            "a\n",
+            "ü",
+            "a#",
+            "a%",
+            "a|b",
+            &too_long,
+            &too_long_ephemeral,
+        ] {
+            assert!(name.parse::<ChannelName>().is_err(), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! A client of one nsqd's HTTP API.
+//!
+//! nsqd answers `OK` from memory. That answer is the only thing a [`Published`] can be made of; whoever wants to call a message
+//! relayed must show one.
+
+use std::{error::Error as _, time::Duration};
+
+use bytes::Bytes;
+use reqwest::StatusCode;
+use serde::{Deserialize, Deserializer};
+
+use super::{
+    address::HttpAddress,
+    names::{ChannelName, TopicName},
+};
+
+/// How long an administrative request may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One nsqd. Clones share its connections.
+#[derive(Debug, Clone)]
+pub struct Nsqd {
+    address: HttpAddress,
+    http: reqwest::Client,
+}
+
+/// Proof that nsqd answered `OK` to a publish.
+#[derive(Debug)]
+pub struct Published(());
+
+#[cfg(test)]
+impl Published {
+    /// A proof without an nsqd.
+    pub(crate) fn for_tests() -> Self {
+        Self(())
+    }
+}
+
+/// Why nsqd, or nsqlookupd, did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// It answered, and refused.
+    #[error("{address} answered {status} {code} to {asked}")]
+    Refused {
+        /// Who answered.
+        address: HttpAddress,
+        /// What was asked, as method and path.
+        asked: &'static str,
+        /// The HTTP status.
+        status: u16,
+        /// Its error code, such as `TOPIC_NOT_FOUND`, or what it said instead of one.
+        code: String,
+    },
+    /// It could not be reached; nothing was done, and repeating is safe.
+    #[error("{address} cannot be reached: {reason}")]
+    NotSent {
+        /// Who was asked.
+        address: HttpAddress,
+        /// What prevented it.
+        reason: String,
+    },
+    /// It was asked and gave no answer, or one that cannot be read: it may have done it.
+    #[error("{address} gave no answer to {asked}; it may have done it: {reason}")]
+    Unknown {
+        /// Who was asked.
+        address: HttpAddress,
+        /// What was asked, as method and path.
+        asked: &'static str,
+        /// What ended the wait.
+        reason: String,
+    },
+}
+
+/// `GET /stats?format=json`, the part that is used.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Stats {
+    /// nsqd's version.
+    pub version: String,
+    /// `OK`, or `NOK - …`.
+    pub health: String,
+    /// When the process started, in seconds since 1970: another value means another process.
+    pub start_time: i64,
+    /// The topics, by name. nsqd writes `null` when a filter matches none.
+    #[serde(deserialize_with = "null_as_empty")]
+    pub topics: Vec<TopicStats>,
+}
+
+/// One topic of [`Stats`].
+#[derive(Debug, Clone, Deserialize)]
+pub struct TopicStats {
+    /// Its name.
+    pub topic_name: String,
+    /// Its channels, by name.
+    #[serde(deserialize_with = "null_as_empty")]
+    pub channels: Vec<ChannelStats>,
+    /// Messages not yet copied to channels, in memory and on disk.
+    pub depth: u64,
+    /// Messages published since the process started.
+    pub message_count: u64,
+    /// Whether copying to channels is stopped.
+    pub paused: bool,
+}
+
+/// One channel of [`TopicStats`].
+#[derive(Debug, Clone, Deserialize)]
+pub struct ChannelStats {
+    /// Its name.
+    pub channel_name: String,
+    /// Messages waiting, in memory and on disk.
+    pub depth: u64,
+    /// Messages delivered and not finished.
+    pub in_flight_count: u64,
+    /// Messages waiting for their time.
+    pub deferred_count: u64,
+    /// Messages received since the process started.
+    pub message_count: u64,
+    /// Whether delivery is stopped.
+    pub paused: bool,
+}
+
+fn null_as_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(list: D) -> Result<Vec<T>, D::Error> {
+    Ok(Option::<Vec<T>>::deserialize(list)?.unwrap_or_default())
+}
+
+impl Nsqd {
+    /// The nsqd whose HTTP API listens at `address`.
+    #[must_use]
+    pub fn new(address: HttpAddress) -> Self {
+        Self { address, http: client() }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> &HttpAddress {
+        &self.address
+    }
+
+    /// Publishes a batch: `payload` is a binary mpub body ([`super::mpub::encode_binary`]).
+    ///
+    /// # Errors
+    /// See [`HttpError`]; a refused batch may be published in part when nsqd was exiting.
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves the outcome unknown.
+    pub async fn mpub(
+        &self,
+        topic: &TopicName,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Result<Published, HttpError> {
+        const ASKED: &str = "POST /mpub";
+        let url = format!("http://{}/mpub?binary=true&topic={}", self.address, escape(topic.as_str()));
+        let answer =
+            exchange(self.http.post(url).body(payload).timeout(timeout), &self.address, ASKED).await?;
+        if &answer[..] == b"OK" {
+            return Ok(Published(()));
+        }
+        let reason = format!("the answer is not OK but {:?}", String::from_utf8_lossy(&answer));
+        Err(HttpError::Unknown { address: self.address.clone(), asked: ASKED, reason })
+    }
+
+    /// Creates the topic, if it is new.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn create_topic(&self, topic: &TopicName) -> Result<(), HttpError> {
+        let url = format!("http://{}/topic/create?topic={}", self.address, escape(topic.as_str()));
+        exchange(self.http.post(url).timeout(TIMEOUT), &self.address, "POST /topic/create").await.map(drop)
+    }
+
+    /// Creates the channel, if it is new.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn create_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        let (topic, channel) = (escape(topic.as_str()), escape(channel.as_str()));
+        let url = format!("http://{}/channel/create?topic={topic}&channel={channel}", self.address);
+        exchange(self.http.post(url).timeout(TIMEOUT), &self.address, "POST /channel/create").await.map(drop)
+    }
+
+    /// Its statistics for one topic; no topic in the list when it does not have it.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn stats(&self, topic: &TopicName) -> Result<Stats, HttpError> {
+        const ASKED: &str = "GET /stats";
+        let topic = escape(topic.as_str());
+        let url = format!(
+            "http://{}/stats?format=json&include_clients=false&include_mem=false&topic={topic}",
+            self.address
+        );
+        let answer = exchange(self.http.get(url).timeout(TIMEOUT), &self.address, ASKED).await?;
+        decode(&answer, &self.address, ASKED)
+    }
+}
+
+/// A client that keeps its connections, follows no redirect and uses no proxy.
+pub(super) fn client() -> reqwest::Client {
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .connect_timeout(Duration::from_secs(2))
+        .tcp_nodelay(true)
+        .build()
+        .expect("a client without TLS or a proxy needs nothing that could fail")
+}
+
+/// Sends a request; the body of a 200, or why there is none.
+pub(super) async fn exchange(
+    request: reqwest::RequestBuilder,
+    address: &HttpAddress,
+    asked: &'static str,
+) -> Result<Bytes, HttpError> {
+    let failed = |error: reqwest::Error| {
+        let reason = chain(&error);
+        if error.is_connect() {
+            HttpError::NotSent { address: address.clone(), reason }
+        } else {
+            HttpError::Unknown { address: address.clone(), asked, reason }
+        }
+    };
+    let response = request.send().await.map_err(failed)?;
+    let status = response.status();
+    let body = response.bytes().await.map_err(failed)?;
+    if status == StatusCode::OK {
+        return Ok(body);
+    }
+    Err(HttpError::Refused {
+        address: address.clone(),
+        asked,
+        status: status.as_u16(),
+        code: error_code(&body),
+    })
+}
+
+/// An answer's JSON.
+pub(super) fn decode<T: for<'de> Deserialize<'de>>(
+    body: &[u8],
+    address: &HttpAddress,
+    asked: &'static str,
+) -> Result<T, HttpError> {
+    serde_json::from_slice(body).map_err(|error| HttpError::Unknown {
+        address: address.clone(),
+        asked,
+        reason: format!("the answer cannot be read: {error}"),
+    })
+}
+
+/// The code in `{"message":"CODE"}`, or the beginning of whatever stands there.
+fn error_code(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Message {
+        message: String,
+    }
+    match serde_json::from_slice::<Message>(body) {
+        Ok(Message { message }) => message,
+        Err(_) => String::from_utf8_lossy(&body[..body.len().min(100)]).into_owned(),
+    }
+}
+
+/// reqwest's errors name their cause only further down.
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Escapes a name for a query. `#` is the only character of NSQ's names that needs it.
+pub(super) fn escape(name: &str) -> String {
+    name.replace('#', "%23")
+}

@@ -1,0 +1,108 @@
+//! Cuts what waits for nsqd into batches nsqd will take.
+//!
+//! A message nsqd is bound to refuse (empty, or beyond its size limit) travels alone, so that the refusal names it and
+//! nobody else.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::{nsq::mpub, rocketmq::record::StoredMessage};
+
+/// Where larger batches stop paying: the payload one request is filled up to.
+const TARGET_BYTES: usize = 256 * 1024;
+
+/// What nsqd takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// nsqd's `--max-msg-size`, bytes of one message.
+    pub max_msg_size: usize,
+    /// nsqd's `--max-body-size`, bytes of one request.
+    pub max_body_size: usize,
+}
+
+/// Messages with consecutive offsets, on their way to nsqd in one request.
+#[derive(Debug)]
+pub(super) struct Batch(Vec<StoredMessage>);
+
+impl Batch {
+    /// Takes the next batch from the front; `None` when nothing waits.
+    pub(super) fn cut(waiting: &mut VecDeque<StoredMessage>, limits: Limits) -> Option<Self> {
+        let room = TARGET_BYTES.min(limits.max_body_size);
+        let alone = |message: &StoredMessage| !(1..=limits.max_msg_size).contains(&message.body.len());
+        let mut payload = mpub::COUNT_BYTES;
+        let fits = waiting.iter().take_while(|message| {
+            payload += mpub::SIZE_BYTES + message.body.len();
+            payload <= room && !alone(message)
+        });
+        let count = fits.count().max(1);
+        let batch: Vec<_> = waiting.drain(..count.min(waiting.len())).collect();
+        (!batch.is_empty()).then_some(Self(batch))
+    }
+
+    /// How many messages it has.
+    pub(super) fn messages(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Bytes of all bodies.
+    pub(super) fn body_bytes(&self) -> usize {
+        self.0.iter().map(|message| message.body.len()).sum()
+    }
+
+    /// The body of the `/mpub?binary=true` request.
+    pub(super) fn payload(&self) -> Bytes {
+        mpub::encode_binary(self.0.iter().map(|message| &message.body[..]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rocketmq::properties::Properties;
+
+    const LIMITS: Limits = Limits { max_msg_size: 100_000, max_body_size: 120_000 };
+
+    fn stored(len: usize) -> StoredMessage {
+        StoredMessage {
+            topic: "t".into(),
+            queue_id: 0,
+            queue_offset: 0,
+            physical_offset: 0,
+            flag: 0,
+            sys_flag: 0,
+            born_timestamp: 0,
+            born_host: ([127, 0, 0, 1], 1).into(),
+            store_timestamp: 0,
+            store_host: ([127, 0, 0, 1], 1).into(),
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body: vec![7; len].into(),
+            properties: Properties::default(),
+        }
+    }
+
+    fn sizes(bodies: &[usize]) -> Vec<Vec<usize>> {
+        let mut waiting: VecDeque<_> = bodies.iter().map(|&len| stored(len)).collect();
+        let mut cuts = Vec::new();
+        while let Some(batch) = Batch::cut(&mut waiting, LIMITS) {
+            cuts.push(batch.0.iter().map(|message| message.body.len()).collect());
+        }
+        cuts
+    }
+
+    #[test]
+    fn batches_stay_within_a_request_and_keep_the_order() {
+        assert_eq!(sizes(&[]), Vec::<Vec<usize>>::new());
+        assert_eq!(sizes(&[10, 20, 30]), [[10, 20, 30]]);
+        assert_eq!(sizes(&[60_000, 59_988, 1]), [vec![60_000, 59_988], vec![1]]);
+        assert_eq!(sizes(&[60_000, 59_989, 1]), [vec![60_000], vec![59_989, 1]]);
+    }
+
+    #[test]
+    fn what_nsqd_must_refuse_travels_alone() {
+        assert_eq!(sizes(&[1, 0, 2]), [[1], [0], [2]]);
+        assert_eq!(sizes(&[1, 100_001, 2, 100_000]), [vec![1], vec![100_001], vec![2, 100_000]]);
+        assert_eq!(sizes(&[200_000]), [[200_000]]);
+    }
+}

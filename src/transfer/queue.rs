@@ -1,0 +1,332 @@
+//! The relay of one queue: RocketMQ to nsqd, in one loop.
+//!
+//! *Is something in flight confirmed? Take it out of the window. Has the low-water mark moved? Commit. Is there room?
+//! Read on.* A batch that nsqd does not take is offered again, to it or another nsqd, for as long as it takes; meanwhile the window
+//! fills and reading stops.
+//!
+//! The loop owns its queue only while its lease lasts ([`crate::rocketmq::group`]). Without a valid lease it neither
+//! publishes nor commits, because another instance may be doing both.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinSet},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{
+    batch::Batch,
+    destinations::Destinations,
+    read_ahead::{Read, ReadAhead},
+    topic::Counters,
+    window::{Confirmed, Window},
+};
+use crate::{
+    retry::Backoff,
+    rocketmq::{
+        Cluster, ClusterError, Queue, QueueReader,
+        offsets::Commit,
+        reader::{Bounds, Problem},
+        record::StoredMessage,
+    },
+};
+
+/// A commit is due this long after the last.
+const COMMIT_EVERY: Duration = Duration::from_millis(200);
+/// Batches of one queue on their way to nsqd at a time.
+const BATCHES_IN_FLIGHT: usize = 2;
+
+/// How a queue's relay ended without fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// As asked; what nsqd has is committed.
+    Drained,
+    /// The lock went to somebody else, who relays from the committed offset on.
+    LeaseLost,
+}
+
+/// Why a queue cannot be relayed further. The queue is held where it stands; nothing is skipped.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Held {
+    /// RocketMQ cannot be asked; it will be asked again.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// Something in the queue cannot be read.
+    #[error(
+        "{0}. The relay stands before it. To give that message up, stop the relay and set the group's offset past it"
+    )]
+    Unreadable(#[from] Problem),
+    /// The position is not in the queue any more, or not yet.
+    #[error(
+        "{queue}: the committed offset {offset} lies outside the queue, which holds {} to {}: {}",
+        bounds.min, bounds.max, out_of_range(*offset, *bounds)
+    )]
+    OutOfRange {
+        /// The queue.
+        queue: Queue,
+        /// What is committed.
+        offset: i64,
+        /// What the queue holds.
+        bounds: Bounds,
+    },
+    /// A delivery ended without an outcome: a defect of this program. What it had is relayed again.
+    #[error("{queue}: a delivery task failed: {error}")]
+    DeliveryFailed {
+        /// The queue.
+        queue: Queue,
+        /// What the runtime says of it.
+        error: String,
+    },
+    /// The broker holds another committed offset than the relay gave it.
+    #[error(
+        "{queue}: committed {offset}, but the broker holds {holds:?}: another client commits for this group, or it was reset"
+    )]
+    CommitIgnored {
+        /// The queue.
+        queue: Queue,
+        /// What was committed.
+        offset: i64,
+        /// What the broker holds.
+        holds: Option<i64>,
+    },
+}
+
+fn out_of_range(offset: i64, bounds: Bounds) -> String {
+    if offset < bounds.min {
+        format!(
+            "the messages {offset} to {} expired before they were relayed. To go on without them, stop the relay and \
+             set the group's offset to {}",
+            bounds.min - 1,
+            bounds.min
+        )
+    } else {
+        "the broker lost its newest messages, or the offset was set by hand. To go on, stop the relay and set the group's \
+         offset"
+            .to_owned()
+    }
+}
+
+/// Everything one queue's loop works with.
+pub(super) struct QueueRelay {
+    pub(super) cluster: Cluster,
+    pub(super) group: String,
+    pub(super) queue: Queue,
+    pub(super) destinations: Arc<Destinations>,
+    pub(super) counters: Arc<Counters>,
+    /// Until when the queue's lock may be relied on; `None` once it is lost.
+    pub(super) lease: watch::Receiver<Option<Instant>>,
+    /// Stop reading, finish what is in flight, commit.
+    pub(super) drain: CancellationToken,
+    /// How long finishing may take.
+    pub(super) drain_timeout: Duration,
+    /// Body bytes held in memory for this queue.
+    pub(super) max_bytes: usize,
+}
+
+impl QueueRelay {
+    /// Relays until asked to drain, or until the queue must be held.
+    pub(super) async fn run(mut self) -> Result<Ended, Held> {
+        let start = self.start_offset().await?;
+        debug!(queue = %self.queue, offset = start, "relaying");
+        let reader = QueueReader::new(self.cluster.clone(), self.group.clone());
+        let mut reads = ReadAhead::new(reader, self.queue.clone(), start);
+        let mut work = Work::new(start);
+        let ended = self.relay(&mut reads, &mut work).await;
+        if matches!(ended, Ok(Ended::LeaseLost)) {
+            return ended;
+        }
+        self.finish(work).await;
+        ended
+    }
+
+    async fn relay(&mut self, reads: &mut ReadAhead, work: &mut Work) -> Result<Ended, Held> {
+        let mut commits = tokio::time::interval(COMMIT_EVERY);
+        commits.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failures = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut read_after = Instant::now();
+        let mut held = None;
+        let drain = self.drain.clone();
+        loop {
+            let lease = *self.lease.borrow_and_update();
+            let Some(until) = lease else { return Ok(Ended::LeaseLost) };
+            if Instant::now() < until {
+                work.send(self);
+            }
+            if work.is_idle()
+                && let Some(held) = held.take()
+            {
+                return Err(held);
+            }
+            let room = held.is_none() && work.held_bytes() < self.max_bytes && Instant::now() < until;
+            tokio::select! {
+                biased;
+                Some(confirmed) = work.in_flight.join_next() => self.settle(confirmed, work)?,
+                _ = commits.tick(), if work.commit_due() && Instant::now() < until => self.commit(work).await?,
+                () = drain.cancelled() => return Ok(Ended::Drained),
+                // A changed or expired lease is looked at on the next round.
+                changed = self.lease.changed() => if changed.is_err() {
+                    return Ok(Ended::LeaseLost);
+                },
+                () = tokio::time::sleep_until(until), if Instant::now() < until => {}
+                read = async {
+                    tokio::time::sleep_until(read_after).await;
+                    reads.read().await
+                }, if room => match read {
+                    Ok(read) => {
+                        failures.reset();
+                        self.counters.backlog.set(&self.queue, reads.known_backlog());
+                        held = self.take(read, work);
+                    }
+                    Err(error) => {
+                        warn!(queue = %self.queue, %error, "cannot read; trying again");
+                        read_after = Instant::now() + failures.next_delay();
+                    }
+                },
+            }
+        }
+    }
+
+    /// Where to begin: the committed offset, or the oldest message of a queue nobody has read.
+    async fn start_offset(&self) -> Result<i64, Held> {
+        let bounds = self.cluster.queue_bounds(&self.queue).await?;
+        let offset = match self.cluster.committed_offset(&self.group, &self.queue).await? {
+            None => bounds.min,
+            Some(offset) => offset,
+        };
+        self.in_range(offset, bounds)?;
+        Ok(offset)
+    }
+
+    fn in_range(&self, offset: i64, bounds: Bounds) -> Result<(), Held> {
+        if (bounds.min..=bounds.max).contains(&offset) {
+            return Ok(());
+        }
+        Err(Held::OutOfRange { queue: self.queue.clone(), offset, bounds })
+    }
+
+    /// Queues what was read for nsqd; what stops the queue is returned, to be raised once everything before it is done.
+    fn take(&self, read: Read, work: &mut Work) -> Option<Held> {
+        let (messages, held) = match read {
+            Read::Messages(messages) => (messages, None),
+            Read::Broken(messages, problem) => (messages, Some(Held::Unreadable(problem))),
+            Read::OutOfRange(bounds) => {
+                let offset = work.read_to();
+                (Vec::new(), Some(Held::OutOfRange { queue: self.queue.clone(), offset, bounds }))
+            }
+        };
+        self.counters.read(messages.len());
+        work.waiting_bytes += messages.iter().map(|message| message.body.len()).sum::<usize>();
+        work.waiting.extend(messages);
+        held
+    }
+
+    fn settle(&self, confirmed: Result<Confirmed, JoinError>, work: &mut Work) -> Result<(), Held> {
+        let confirmed = confirmed
+            .map_err(|error| Held::DeliveryFailed { queue: self.queue.clone(), error: error.to_string() })?;
+        self.counters.relayed(confirmed.messages());
+        work.window.confirm(confirmed);
+        Ok(())
+    }
+
+    async fn commit(&self, work: &mut Work) -> Result<(), Held> {
+        let offset = work.window.committable();
+        match self.cluster.commit_offset(&self.group, &self.queue, offset).await {
+            Ok(Commit::Taken) => work.committed = offset,
+            Ok(Commit::Ignored { holds }) => {
+                return Err(Held::CommitIgnored { queue: self.queue.clone(), offset, holds });
+            }
+            // The next tick tries again; until then a crash would relay a little twice.
+            Err(error) => warn!(queue = %self.queue, offset, %error, "offset not committed; trying again"),
+        }
+        Ok(())
+    }
+
+    /// Waits for what is in flight, then commits it.
+    async fn finish(&mut self, mut work: Work) {
+        let waiting = async {
+            while let Some(confirmed) = work.in_flight.join_next().await {
+                if let Err(error) = self.settle(confirmed, &mut work) {
+                    warn!(%error, "while draining");
+                }
+            }
+        };
+        if tokio::time::timeout(self.drain_timeout, waiting).await.is_err() {
+            let unconfirmed = work.in_flight.len();
+            warn!(queue = %self.queue, unconfirmed, "batches still unconfirmed; they will be relayed again, perhaps twice");
+        }
+        work.in_flight.abort_all();
+        let owned = self.lease.borrow().is_some_and(|until| Instant::now() < until);
+        if work.commit_due() && owned {
+            let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
+            for _ in 0..4 {
+                match self.commit(&mut work).await {
+                    Ok(()) if work.commit_due() => backoff.wait().await,
+                    Ok(()) => break,
+                    Err(held) => {
+                        warn!(error = %held, "the last commit was not taken");
+                        break;
+                    }
+                }
+            }
+        }
+        info!(queue = %self.queue, committed = work.committed, "relay of the queue ended");
+    }
+}
+
+/// What one queue's loop has in hand.
+struct Work {
+    window: Window,
+    committed: i64,
+    /// Read, and not yet on its way to nsqd.
+    waiting: VecDeque<StoredMessage>,
+    waiting_bytes: usize,
+    in_flight: JoinSet<Confirmed>,
+}
+
+impl Work {
+    fn new(start: i64) -> Self {
+        Self {
+            window: Window::new(start),
+            committed: start,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            in_flight: JoinSet::new(),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.in_flight.is_empty()
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.waiting_bytes + self.window.in_flight_bytes()
+    }
+
+    fn commit_due(&self) -> bool {
+        self.window.committable() > self.committed
+    }
+
+    fn read_to(&self) -> i64 {
+        self.window.next_offset() + self.waiting.len() as i64
+    }
+
+    /// Sends waiting messages on their way while there is room for another batch.
+    fn send(&mut self, relay: &QueueRelay) {
+        while self.in_flight.len() < BATCHES_IN_FLIGHT
+            && let Some(batch) = Batch::cut(&mut self.waiting, relay.destinations.limits())
+        {
+            self.waiting_bytes -= batch.body_bytes();
+            let claim = self.window.claim(batch.messages(), batch.body_bytes());
+            let destinations = Arc::clone(&relay.destinations);
+            let counters = Arc::clone(&relay.counters);
+            let queue = relay.queue.clone();
+            let lease = relay.lease.clone();
+            self.in_flight.spawn(async move {
+                super::deliver::until_confirmed(&destinations, &counters, &queue, &lease, claim, batch).await
+            });
+        }
+    }
+}

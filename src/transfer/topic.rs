@@ -1,0 +1,319 @@
+//! The relay of one topic: which of its queues are this instance's, and one loop for each.
+//!
+//! Every round asks for the topic's queues and the group's members, computes this instance's share, gives up what is no longer
+//! its own (drained and committed before it is unlocked), locks or renews the rest, and sees that each locked queue
+//! has a loop. A queue whose loop ended is begun again from its committed offset, later each time.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::{debug, error, info, warn};
+
+use super::{
+    TransferConfig,
+    destinations::Destinations,
+    queue::{Ended, Held, QueueRelay},
+};
+use crate::{
+    mapping,
+    nsq::names::TopicName,
+    retry::Backoff,
+    rocketmq::{
+        Cluster, ClusterError, Queue,
+        group::{Member, allocate},
+    },
+};
+
+/// A round is due this long after the last, or at once when the group's members change.
+const ROUND_EVERY: Duration = Duration::from_secs(1);
+/// Locks are renewed when this much of the lease is left.
+const RENEW_BEFORE: Duration = Duration::from_secs(20);
+/// Progress is logged this often, if there was any.
+const REPORT_EVERY: Duration = Duration::from_secs(30);
+
+/// What one topic's relay has done since the process started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    read: AtomicU64,
+    relayed: AtomicU64,
+    retried: AtomicU64,
+    perhaps_doubled: AtomicU64,
+    /// Messages known to wait, by queue.
+    pub(super) backlog: Backlog,
+}
+
+/// Messages known to wait in RocketMQ, by queue.
+#[derive(Debug, Default)]
+pub(super) struct Backlog(Mutex<HashMap<Queue, i64>>);
+
+impl Backlog {
+    pub(super) fn set(&self, queue: &Queue, messages: i64) {
+        let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match queues.get_mut(queue) {
+            Some(known) => *known = messages,
+            None => drop(queues.insert(queue.clone(), messages)),
+        }
+    }
+
+    fn forget(&self, queue: &Queue) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(queue);
+    }
+
+    fn total(&self) -> i64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+}
+
+impl Counters {
+    pub(super) fn read(&self, messages: usize) {
+        self.read.fetch_add(messages as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn relayed(&self, messages: usize) {
+        self.relayed.fetch_add(messages as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn retried(&self, messages: usize) {
+        self.retried.fetch_add(messages as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn perhaps_doubled(&self, messages: usize) {
+        self.perhaps_doubled.fetch_add(messages as u64, Ordering::Relaxed);
+    }
+}
+
+/// One topic's relay.
+pub(super) struct TopicRelay {
+    cluster: Cluster,
+    config: Arc<TransferConfig>,
+    topic: TopicName,
+    rocketmq_topic: String,
+    group: String,
+    destinations: Arc<Destinations>,
+    counters: Arc<Counters>,
+    owned: HashMap<Queue, Owned>,
+    loops: JoinSet<(Queue, Result<Ended, Held>)>,
+    failures: HashMap<Queue, Failure>,
+}
+
+/// A queue this instance holds the lock of.
+struct Owned {
+    lease: watch::Sender<Option<Instant>>,
+    drain: CancellationToken,
+}
+
+/// A queue whose loop ended with a fault.
+struct Failure {
+    backoff: Backoff,
+    retry_at: Instant,
+}
+
+impl TopicRelay {
+    pub(super) fn new(cluster: Cluster, config: Arc<TransferConfig>, topic: TopicName) -> Self {
+        let destinations = Destinations::new(topic.clone(), config.source.clone(), config.limits);
+        Self {
+            cluster,
+            rocketmq_topic: mapping::rocketmq_topic(&topic),
+            group: mapping::relay_group(&config.group_prefix, &topic),
+            topic,
+            config,
+            destinations: Arc::new(destinations),
+            counters: Arc::default(),
+            owned: HashMap::new(),
+            loops: JoinSet::new(),
+            failures: HashMap::new(),
+        }
+    }
+
+    /// Relays until `drain`; then finishes what is in flight, commits, unlocks and leaves the group.
+    pub(super) async fn run(mut self, drain: CancellationToken) {
+        let _destinations = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.destinations).keep_ready()));
+        let Some(member) = drain.run_until_cancelled(self.join()).await else { return };
+        let mut changes = self.cluster.membership_changes();
+        let mut rounds = tokio::time::interval(ROUND_EVERY);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reports = tokio::time::interval(REPORT_EVERY);
+        let mut reported = 0;
+        while !drain.is_cancelled() {
+            tokio::select! {
+                () = drain.cancelled() => break,
+                Some(ended) = self.loops.join_next() => self.ended(ended),
+                _ = reports.tick() => self.report(&mut reported),
+                _ = rounds.tick() => self.round(&member).await,
+                _ = changes.changed() => self.round(&member).await,
+            }
+        }
+        self.leave(member).await;
+        self.report(&mut reported);
+    }
+
+    /// Waits until the topic exists, then joins its group.
+    async fn join(&self) -> Member {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+        let mut waiting = false;
+        loop {
+            match self.try_join().await {
+                Ok(member) => return member,
+                Err(ClusterError::UnknownTopic(topic)) => {
+                    if !waiting {
+                        info!(topic, "the topic does not exist yet; waiting for its first message");
+                    }
+                    waiting = true;
+                }
+                Err(error) => warn!(topic = %self.topic, %error, "cannot begin; trying again"),
+            }
+            backoff.wait().await;
+        }
+    }
+
+    async fn try_join(&self) -> Result<Member, ClusterError> {
+        self.cluster.route(&self.rocketmq_topic).await?;
+        if let Err(error) = self.cluster.create_group(&self.group).await {
+            // Without the right to create groups the first heartbeat may still do it.
+            warn!(group = self.group, %error, "consumer group not created");
+        }
+        let member = Member::join(self.cluster.clone(), &self.group, &self.rocketmq_topic).await?;
+        info!(topic = %self.topic, group = self.group, "relaying");
+        Ok(member)
+    }
+
+    async fn round(&mut self, member: &Member) {
+        let share = match self.share(member).await {
+            Ok(share) => share,
+            Err(error) => {
+                debug!(topic = %self.topic, %error, "membership unknown; keeping the queues there are");
+                self.owned.keys().cloned().collect()
+            }
+        };
+        self.give_up_all_but(&share, member).await;
+        let now = Instant::now();
+        let due = |queue: &&Queue| match self.owned.get(*queue) {
+            Some(owned) => owned.lease.borrow().is_none_or(|until| until < now + RENEW_BEFORE),
+            None => self.failures.get(*queue).is_none_or(|failure| failure.retry_at <= now),
+        };
+        let wanted: Vec<Queue> = share.iter().filter(due).cloned().collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let locked = member.lock(&wanted).await;
+        for queue in wanted {
+            if locked.granted.contains(&queue) {
+                match self.owned.get(&queue) {
+                    Some(owned) => drop(owned.lease.send_replace(Some(locked.until))),
+                    None => self.begin(queue, locked.until),
+                }
+            } else if locked.refused.contains(&queue)
+                && let Some(owned) = self.owned.get(&queue)
+            {
+                warn!(%queue, "another instance holds the lock of this queue; leaving it");
+                owned.lease.send_replace(None);
+            }
+        }
+    }
+
+    /// The queues that are this instance's to relay.
+    async fn share(&self, member: &Member) -> Result<Vec<Queue>, ClusterError> {
+        let route = self.cluster.route(&self.rocketmq_topic).await?;
+        let members = member.members().await?;
+        Ok(allocate(&route.read_queues, &members, &self.cluster.config().client_id))
+    }
+
+    fn begin(&mut self, queue: Queue, until: Instant) {
+        let (lease, held) = watch::channel(Some(until));
+        let drain = CancellationToken::new();
+        let relay = QueueRelay {
+            cluster: self.cluster.clone(),
+            group: self.group.clone(),
+            queue: queue.clone(),
+            destinations: Arc::clone(&self.destinations),
+            counters: Arc::clone(&self.counters),
+            lease: held,
+            drain: drain.clone(),
+            drain_timeout: self.config.drain_timeout,
+            max_bytes: self.config.max_bytes_per_queue,
+        };
+        self.owned.insert(queue.clone(), Owned { lease, drain });
+        self.loops.spawn(async move { (queue, relay.run().await) });
+    }
+
+    /// Drains the loops of queues outside `share` and unlocks them, so that their new owner begins where they ended.
+    async fn give_up_all_but(&mut self, share: &[Queue], member: &Member) {
+        let surplus: Vec<Queue> = self.owned.keys().filter(|queue| !share.contains(queue)).cloned().collect();
+        for queue in &surplus {
+            if let Some(owned) = self.owned.get(queue) {
+                owned.drain.cancel();
+            }
+        }
+        while surplus.iter().any(|queue| self.owned.contains_key(queue)) {
+            match self.loops.join_next().await {
+                Some(ended) => self.ended(ended),
+                None => break,
+            }
+        }
+        if !surplus.is_empty() {
+            member.unlock(&surplus).await;
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(Queue, Result<Ended, Held>), tokio::task::JoinError>) {
+        let (queue, result) = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                // Its queue stays owned without a loop; that must not last.
+                error!(topic = %self.topic, %error, "a queue's loop failed; ending the process's hold on its queues");
+                self.owned.clear();
+                return;
+            }
+        };
+        self.owned.remove(&queue);
+        self.counters.backlog.forget(&queue);
+        match result {
+            Ok(Ended::Drained) => drop(self.failures.remove(&queue)),
+            Ok(Ended::LeaseLost) => debug!(%queue, "left to its new owner"),
+            Err(held) => {
+                let failure = self.failures.entry(queue).or_insert_with(|| Failure {
+                    backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(30)),
+                    retry_at: Instant::now(),
+                });
+                let delay = failure.backoff.next_delay();
+                failure.retry_at = Instant::now() + delay;
+                error!(topic = %self.topic, reason = %held, retry_in = ?delay, "queue held");
+            }
+        }
+    }
+
+    async fn leave(&mut self, member: Member) {
+        self.give_up_all_but(&[], &member).await;
+        member.leave().await;
+    }
+
+    fn report(&self, reported: &mut u64) {
+        let relayed = self.counters.relayed.load(Ordering::Relaxed);
+        if relayed == *reported {
+            return;
+        }
+        *reported = relayed;
+        info!(
+            topic = %self.topic,
+            read = self.counters.read.load(Ordering::Relaxed),
+            relayed,
+            retried = self.counters.retried.load(Ordering::Relaxed),
+            perhaps_doubled = self.counters.perhaps_doubled.load(Ordering::Relaxed),
+            backlog = self.counters.backlog.total(),
+            queues = self.owned.len(),
+            "progress"
+        );
+    }
+}

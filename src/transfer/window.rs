@@ -1,0 +1,142 @@
+//! What of a queue is in flight, and how far it may be committed.
+//!
+//! Messages go to nsqd in runs of consecutive offsets, and the runs are confirmed in any order. The offset that may be
+//! committed is the lowest one not confirmed yet. A run enters the window as a [`Claim`] and leaves it only as a
+//! [`Confirmed`], which only nsqd's `OK` can make of it: there is no way to commit what nsqd has not answered for. A claim that
+//! is dropped stays open, and the window never moves past it.
+
+use std::collections::BTreeMap;
+
+use crate::nsq::nsqd::Published;
+
+/// The state of one queue.
+#[derive(Debug)]
+pub(super) struct Window {
+    low: i64,
+    next: i64,
+    /// Claimed runs by first offset: where they end, and whether they are confirmed.
+    runs: BTreeMap<i64, Run>,
+    in_flight_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Run {
+    end: i64,
+    bytes: usize,
+    confirmed: bool,
+}
+
+/// A run of consecutive offsets on its way to nsqd.
+#[derive(Debug)]
+pub(super) struct Claim {
+    start: i64,
+    messages: usize,
+}
+
+impl Claim {
+    /// Spends nsqd's answer on this run.
+    pub(super) fn confirm(self, _answer: Published) -> Confirmed {
+        Confirmed(self)
+    }
+
+    /// The first offset.
+    pub(super) fn start(&self) -> i64 {
+        self.start
+    }
+}
+
+/// A run nsqd has answered `OK` to.
+#[derive(Debug)]
+pub(super) struct Confirmed(Claim);
+
+impl Confirmed {
+    /// How many messages it has.
+    pub(super) fn messages(&self) -> usize {
+        self.0.messages
+    }
+}
+
+impl Window {
+    /// A window in which everything below `offset` is done.
+    pub(super) fn new(offset: i64) -> Self {
+        Self { low: offset, next: offset, runs: BTreeMap::new(), in_flight_bytes: 0 }
+    }
+
+    /// Claims the next `messages` offsets.
+    pub(super) fn claim(&mut self, messages: usize, bytes: usize) -> Claim {
+        let start = self.next;
+        // A pull has at most a few thousand messages.
+        self.next += messages as i64;
+        self.runs.insert(start, Run { end: self.next, bytes, confirmed: false });
+        self.in_flight_bytes += bytes;
+        Claim { start, messages }
+    }
+
+    /// Takes a confirmed run out of flight.
+    pub(super) fn confirm(&mut self, Confirmed(claim): Confirmed) {
+        if let Some(run) = self.runs.get_mut(&claim.start) {
+            run.confirmed = true;
+            self.in_flight_bytes -= run.bytes;
+        }
+        while let Some(first) = self.runs.first_entry().filter(|first| first.get().confirmed) {
+            self.low = first.remove().end;
+        }
+    }
+
+    /// The offset that may be committed: everything below it is in nsqd.
+    pub(super) fn committable(&self) -> i64 {
+        self.low
+    }
+
+    /// The offset the next claim begins at.
+    pub(super) fn next_offset(&self) -> i64 {
+        self.next
+    }
+
+    /// Body bytes on their way to nsqd.
+    pub(super) fn in_flight_bytes(&self) -> usize {
+        self.in_flight_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_committable_offset_is_the_lowest_unconfirmed_one_whatever_the_order(
+            sizes in proptest::collection::vec(1_usize..50, 1..30),
+            order in any::<prop::sample::Index>(),
+            lost in any::<prop::sample::Index>(),
+            start in 0_i64..1_000,
+        ) {
+            let mut window = Window::new(start);
+            let mut claims: Vec<_> = sizes.iter().map(|&size| window.claim(size, size)).collect();
+            let end = start + sizes.iter().sum::<usize>() as i64;
+            let rotation = order.index(claims.len());
+            claims.rotate_left(rotation);
+            let lost = claims.remove(lost.index(claims.len()));
+            let mut open: Vec<i64> = claims.iter().map(Claim::start).chain([lost.start()]).collect();
+            for claim in claims {
+                open.retain(|&start| start != claim.start());
+                window.confirm(claim.confirm(Published::for_tests()));
+                prop_assert_eq!(Some(window.committable()), open.iter().min().copied());
+            }
+            prop_assert_eq!(window.in_flight_bytes(), lost.messages);
+            window.confirm(lost.confirm(Published::for_tests()));
+            prop_assert_eq!((window.committable(), window.in_flight_bytes()), (end, 0));
+        }
+    }
+
+    #[test]
+    fn a_dropped_claim_is_never_committed_past() {
+        let mut window = Window::new(10);
+        let _dropped = window.claim(5, 5);
+        let later = window.claim(5, 5);
+        window.confirm(later.confirm(Published::for_tests()));
+        assert_eq!(window.committable(), 10);
+    }
+}

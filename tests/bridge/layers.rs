@@ -1,0 +1,81 @@
+//! Holds the layers and the absences `src/lib.rs` states.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn sources(under: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(under)];
+    while let Some(path) = folders.pop() {
+        if path.is_dir() {
+            folders.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            found.push((path, text));
+        }
+    }
+    assert!(!found.is_empty(), "nothing under src/{under}");
+    found
+}
+
+/// The files under `src/UNDER` with a line that holds `word`, comments aside.
+fn naming(under: &str, word: &str) -> Vec<PathBuf> {
+    let names = |text: &str| text.lines().any(|line| line.split("//").next().unwrap_or("").contains(word));
+    sources(under).into_iter().filter(|(_, text)| names(text)).map(|(path, _)| path).collect()
+}
+
+fn assert_absent(under: &str, words: &[&str]) {
+    for word in words {
+        assert_eq!(naming(under, word), Vec::<PathBuf>::new(), "{word:?} under src/{under}");
+    }
+}
+
+#[test]
+fn layers_import_only_downward() {
+    assert_absent("rocketmq", &["crate::nsq", "crate::mapping", "crate::gateway", "crate::transfer", "crate::run"]);
+    assert_absent("nsq", &["crate::rocketmq", "crate::mapping", "crate::gateway", "crate::transfer", "crate::run"]);
+    assert_absent("mapping.rs", &["crate::gateway", "crate::transfer", "crate::run", "crate::cli"]);
+    assert_absent("gateway", &["crate::transfer", "crate::run", "crate::cli"]);
+    assert_absent("transfer", &["crate::gateway", "crate::run", "crate::cli"]);
+    for low in ["retry.rs", "shutdown.rs", "observe"] {
+        assert_absent(low, &["crate::nsq", "crate::rocketmq", "crate::mapping", "crate::gateway", "crate::transfer"]);
+    }
+}
+
+#[test]
+fn the_rocketmq_client_holds_no_word_of_nsq_not_even_in_comments() {
+    for (path, text) in sources("rocketmq") {
+        assert!(!text.to_lowercase().contains("nsq"), "{}", path.display());
+    }
+}
+
+#[test]
+fn libraries_stay_where_they_belong() {
+    let only_in = |word: &str, home: &str| {
+        for path in naming("", word) {
+            assert!(path.to_string_lossy().contains(home), "{word} in {}", path.display());
+        }
+    };
+    only_in("hyper", "src/gateway");
+    only_in("reqwest", "src/nsq");
+    only_in("backoff::", "src/retry.rs");
+}
+
+#[test]
+fn no_channel_is_unbounded() {
+    assert_absent("", &["unbounded"]);
+}
+
+#[test]
+fn what_only_turns_bytes_into_values_has_no_async() {
+    for file in
+        ["command.rs", "record.rs", "properties.rs", "message.rs", "compression.rs", "loose_json.rs", "outcome.rs"]
+    {
+        assert_absent(&format!("rocketmq/{file}"), &["async", "tokio"]);
+    }
+    assert_absent("nsq/mpub.rs", &["async", "tokio"]);
+    assert_absent("nsq/query.rs", &["async", "tokio"]);
+    assert_absent("mapping.rs", &["async", "tokio"]);
+}

@@ -281,6 +281,7 @@ pub(super) async fn keep_fresh(routes: Arc<Routes>, shared: Arc<Shared>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rocketmq::command;
 
     #[test]
     fn a_route_lists_the_queues_by_permission_and_the_masters() {
@@ -298,5 +299,19 @@ mod tests {
         assert_eq!(ids(&route.read_queues), ["a0", "a1", "a2", "b0"]);
         assert_eq!(route.masters().collect::<Vec<_>>(), [("a", "127.0.0.1:10911")]);
         assert_eq!(route.master("b"), None);
+    }
+
+    #[test]
+    fn the_routes_of_real_name_servers_are_read() {
+        for frame in [
+            &include_bytes!("../../tests/golden/5.5.0/route.bin")[..],
+            include_bytes!("../../tests/golden/4.9.7/route.bin"),
+        ] {
+            let answer = command::decode(&mut frame.into()).unwrap().unwrap();
+            let route = decode("golden", &answer.body).unwrap();
+            assert_eq!(route.write_queues.len(), 2);
+            assert_eq!(route.write_queues, route.read_queues);
+            assert!(route.master("broker-a").is_some_and(|address| address.starts_with("127.0.0.1:")));
+        }
     }
 }

@@ -34,13 +34,22 @@ fn assert_absent(under: &str, words: &[&str]) {
 
 #[test]
 fn layers_import_only_downward() {
-    assert_absent("rocketmq", &["crate::nsq", "crate::mapping", "crate::gateway", "crate::transfer", "crate::run"]);
-    assert_absent("nsq", &["crate::rocketmq", "crate::mapping", "crate::gateway", "crate::transfer", "crate::run"]);
+    assert_absent(
+        "rocketmq",
+        &["crate::nsq", "crate::mapping", "crate::gateway", "crate::transfer", "crate::run"],
+    );
+    assert_absent(
+        "nsq",
+        &["crate::rocketmq", "crate::mapping", "crate::gateway", "crate::transfer", "crate::run"],
+    );
     assert_absent("mapping.rs", &["crate::gateway", "crate::transfer", "crate::run", "crate::cli"]);
     assert_absent("gateway", &["crate::transfer", "crate::run", "crate::cli"]);
     assert_absent("transfer", &["crate::gateway", "crate::run", "crate::cli"]);
     for low in ["retry.rs", "shutdown.rs", "observe"] {
-        assert_absent(low, &["crate::nsq", "crate::rocketmq", "crate::mapping", "crate::gateway", "crate::transfer"]);
+        assert_absent(
+            low,
+            &["crate::nsq", "crate::rocketmq", "crate::mapping", "crate::gateway", "crate::transfer"],
+        );
     }
 }
 
@@ -70,9 +79,15 @@ fn no_channel_is_unbounded() {
 
 #[test]
 fn what_only_turns_bytes_into_values_has_no_async() {
-    for file in
-        ["command.rs", "record.rs", "properties.rs", "message.rs", "compression.rs", "loose_json.rs", "outcome.rs"]
-    {
+    for file in [
+        "command.rs",
+        "record.rs",
+        "properties.rs",
+        "message.rs",
+        "compression.rs",
+        "loose_json.rs",
+        "outcome.rs",
+    ] {
         assert_absent(&format!("rocketmq/{file}"), &["async", "tokio"]);
     }
     assert_absent("nsq/mpub.rs", &["async", "tokio"]);

@@ -5,4 +5,6 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "these are tests")]
 
 mod client_faults;
+mod golden;
+mod layers;
 mod scripted;

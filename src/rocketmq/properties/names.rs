@@ -107,7 +107,7 @@ mod tests {
             let refused = PropertiesBuilder::new().user(name, "1").err();
             assert_eq!(refused, Some(PropertyError::Reserved { name: name.to_owned() }));
         }
-        for name in ["keys", "KEYSX", "X_TIMER_", "DELAYED", "nsq"] {
+        for name in ["keys", "KEYSX", "X_TIMER_", "DELAYED", "plain"] {
             assert!(!is_reserved(name), "{name}");
         }
         assert!(RESERVED.is_sorted(), "searched by halves");

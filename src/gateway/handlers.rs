@@ -9,7 +9,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::{Request, body::Body, body::Incoming};
 use tracing::{error, warn};
@@ -149,34 +149,25 @@ fn announced(body: &Incoming) -> u64 {
 
 /// Reads a body of at most `limit` bytes.
 async fn read(mut body: Incoming, limit: usize, too_big: impl Fn() -> Error) -> Result<Bytes, Error> {
-    let announced = announced(&body);
-    if announced > limit as u64 {
+    if announced(&body) > limit as u64 {
         read_on(body);
         return Err(too_big());
     }
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
+    let mut chunks: Vec<Bytes> = Vec::new();
+    let mut len = 0;
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| Error::Unreadable)?.into_data() else { continue };
-        if first.len() + rest.len() + data.len() > limit {
+        let Ok(chunk) = frame.map_err(|_| Error::Unreadable)?.into_data() else { continue };
+        len += chunk.len();
+        if len > limit {
             read_on(body);
             return Err(too_big());
         }
-        if first.is_empty() {
-            first = data;
-        } else {
-            if rest.is_empty() {
-                // Within the limit checked above.
-                rest.reserve((announced as usize).max(first.len() + data.len()));
-                rest.extend_from_slice(&first);
-                first = Bytes::new();
-                rest.extend_from_slice(&data);
-                continue;
-            }
-            rest.extend_from_slice(&data);
-        }
+        chunks.push(chunk);
     }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
+    Ok(match &mut chunks[..] {
+        [whole] => std::mem::take(whole),
+        chunks => chunks.concat().into(),
+    })
 }
 
 /// Reads some of a refused body while the answer is on its way: a client that is still sending would otherwise see a

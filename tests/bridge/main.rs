@@ -4,7 +4,9 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "these are tests")]
 
+mod bridge;
 mod client_faults;
 mod golden;
 mod layers;
+mod relay;
 mod scripted;

@@ -1,0 +1,245 @@
+//! Starts the program under test, publishes to it, and consumes from nsqd as an NSQ client does.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    process::Command,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use nsqbridge::rocketmq::{Cluster, ClusterConfig};
+use nsqbridge_brokers::{Line, NameServer, Nsqd, Nsqlookupd, Rig, RigOptions, Server, http, ports::Ports};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
+
+/// For what must happen soon; generous, because the machine may be slow.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// Runs code that blocks, such as starting a broker.
+pub fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    tokio::task::block_in_place(work)
+}
+
+/// The brokers all tests of one line share.
+pub fn shared(line: Line) -> &'static Rig {
+    blocking(|| nsqbridge_brokers::shared(line))
+}
+
+/// Brokers of one's own, to break.
+pub fn own(line: Line, options: &RigOptions) -> Rig {
+    blocking(|| Rig::start(line, options)).unwrap()
+}
+
+/// A client of the rig's RocketMQ.
+pub fn cluster(rig: &Rig) -> Cluster {
+    Cluster::new(ClusterConfig::new(vec![rig.name_server.addr().to_string()]))
+}
+
+/// A topic name no other test uses.
+pub fn topic(stem: &str) -> String {
+    format!("{stem}.{:08x}", fastrand::u32(..))
+}
+
+/// Waits until `condition` holds.
+pub async fn eventually(what: &str, within: Duration, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + within;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn program(title: &str, arguments: &[String]) -> Server {
+    let run = |_: &std::path::Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nsqbridge"));
+        command.args(arguments);
+        command
+    };
+    blocking(|| Server::run(title, run)).unwrap()
+}
+
+/// A running gateway.
+pub struct Gateway {
+    pub process: Server,
+    pub address: SocketAddr,
+    http: reqwest::Client,
+    _ports: Ports,
+}
+
+impl Gateway {
+    /// Starts one on a free port and waits until it is healthy.
+    pub async fn start(name_server: &NameServer, flags: &[&str]) -> Self {
+        let ports = Ports::claim().unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], ports.get(0)));
+        let mut arguments: Vec<String> =
+            ["gateway", "--namesrv", &name_server.addr().to_string(), "--http-address", &address.to_string()]
+                .map(str::to_owned)
+                .into();
+        arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
+        let process = program("gateway", &arguments);
+        let healthy =
+            async || blocking(|| http::get(address, "/ping")).is_ok_and(|(status, _)| status == 200);
+        eventually("the gateway is healthy", SOON, healthy).await;
+        Self { process, address, http: reqwest::Client::builder().no_proxy().build().unwrap(), _ports: ports }
+    }
+
+    /// Sends a request; status and body of the answer.
+    pub async fn post(
+        &self,
+        path: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> Result<(u16, String), reqwest::Error> {
+        let url = format!("http://{}{path}", self.address);
+        let answer = self.http.post(url).body(body).timeout(Duration::from_secs(10)).send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    /// Publishes one message, which must succeed.
+    pub async fn publish(&self, topic: &str, body: impl Into<reqwest::Body>) {
+        let answer = self.post(&format!("/pub?topic={topic}"), body).await.unwrap();
+        assert_eq!(answer, (200, "OK".to_owned()));
+    }
+
+    /// Publishes a batch, which must succeed.
+    pub async fn publish_all(&self, topic: &str, bodies: &[Bytes]) {
+        let payload = nsqbridge::nsq::mpub::encode_binary(bodies.iter().map(|body| &body[..]));
+        let answer = self.post(&format!("/mpub?binary=true&topic={topic}"), payload).await.unwrap();
+        assert_eq!(answer, (200, "OK".to_owned()));
+    }
+}
+
+/// Where a transfer daemon finds its nsqds.
+pub enum To<'a> {
+    Nsqds(&'a [&'a Nsqd]),
+    Lookupd(&'a Nsqlookupd),
+}
+
+/// Starts a transfer daemon.
+pub fn transfer(name_server: &NameServer, topic: &str, to: &To<'_>, flags: &[&str]) -> Server {
+    let mut arguments: Vec<String> =
+        ["transfer", "--namesrv", &name_server.addr().to_string(), "--topic", topic]
+            .map(str::to_owned)
+            .into();
+    match to {
+        To::Nsqds(nsqds) => {
+            for nsqd in *nsqds {
+                arguments.extend(["--nsqd-http-address".to_owned(), nsqd.http_addr().to_string()]);
+            }
+        }
+        To::Lookupd(lookupd) => {
+            arguments.extend(["--lookupd-http-address".to_owned(), lookupd.http_addr().to_string()]);
+        }
+    }
+    arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
+    program("transfer", &arguments)
+}
+
+/// Creates a channel on an nsqd.
+pub async fn create_channel(nsqd: &Nsqd, topic: &str, channel: &str) {
+    let nsqd = nsqbridge::nsq::nsqd::Nsqd::new(nsqd.http_addr().to_string().parse().unwrap());
+    let topic = topic.parse().unwrap();
+    nsqd.create_topic(&topic).await.unwrap();
+    nsqd.create_channel(&topic, &channel.parse().unwrap()).await.unwrap();
+}
+
+/// An NSQ consumer of one channel on several nsqds: finishes every message and keeps its body. It connects again
+/// when an nsqd goes away.
+pub struct Consumer {
+    received: Arc<Mutex<Vec<Bytes>>>,
+    _connections: JoinSet<()>,
+}
+
+impl Consumer {
+    pub fn start(nsqds: &[&Nsqd], topic: &str, channel: &str) -> Self {
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let mut connections = JoinSet::new();
+        for nsqd in nsqds {
+            let (address, received) = (nsqd.tcp_addr(), Arc::clone(&received));
+            let subscribe = format!("  V2SUB {topic} {channel}\nRDY 1000\n");
+            connections.spawn(async move {
+                loop {
+                    // An nsqd that is away is tried again; what it had not heard finished, it sends again.
+                    let _ = consume(address, &subscribe, &received).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            });
+        }
+        Self { received, _connections: connections }
+    }
+
+    /// Everything received so far.
+    pub fn received(&self) -> Vec<Bytes> {
+        self.received.lock().unwrap().clone()
+    }
+
+    pub fn count(&self) -> usize {
+        self.received.lock().unwrap().len()
+    }
+
+    /// Waits for this many messages and returns them, sorted.
+    pub async fn wait_for(&self, count: usize) -> Vec<Bytes> {
+        let mut last = (0, Instant::now());
+        while self.count() < count {
+            if self.count() > last.0 {
+                last = (self.count(), Instant::now());
+            }
+            assert!(last.1.elapsed() < SOON, "{} of {count} messages, and no more are coming", last.0);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let mut received = self.received();
+        received.sort_unstable();
+        received
+    }
+
+    /// How often each body was received.
+    pub fn tally(&self) -> BTreeMap<Bytes, usize> {
+        let mut tally = BTreeMap::new();
+        for body in self.received() {
+            *tally.entry(body).or_default() += 1;
+        }
+        tally
+    }
+}
+
+async fn consume(address: SocketAddr, subscribe: &str, received: &Mutex<Vec<Bytes>>) -> std::io::Result<()> {
+    const MESSAGE: u32 = 2;
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(subscribe.as_bytes()).await?;
+    let mut buffer = BytesMut::new();
+    loop {
+        let mut commands = Vec::new();
+        while let Some(size) = buffer.first_chunk::<4>().map(|size| u32::from_be_bytes(*size) as usize)
+            && buffer.len() >= 4 + size
+        {
+            let mut frame = buffer.split_to(4 + size).freeze();
+            frame.advance(4);
+            if frame.get_u32() != MESSAGE {
+                if &frame[..] == b"_heartbeat_" {
+                    commands.extend_from_slice(b"NOP\n");
+                }
+                continue;
+            }
+            // Timestamp and attempts, then the id.
+            frame.advance(10);
+            let id = frame.split_to(16);
+            received.lock().unwrap().push(frame);
+            commands.extend_from_slice(b"FIN ");
+            commands.extend_from_slice(&id);
+            commands.push(b'\n');
+        }
+        stream.write_all(&commands).await?;
+        if stream.read_buf(&mut buffer).await? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// `n` distinct messages.
+pub fn numbered(range: std::ops::Range<usize>) -> Vec<Bytes> {
+    range.map(|n| Bytes::from(format!("message {n:07}"))).collect()
+}

@@ -3,6 +3,7 @@
 //! ```text
 //! server     sockets, connections, draining
 //!   routes     method and path → a closed set of routes
+//!     body       reading requests, and leaving them unread
 //!     handlers   the checks nsqd makes, in its order
 //!       publish    ids, batches, RocketMQ
 //!   replies    every answer, in one table
@@ -11,6 +12,7 @@
 //! What it promises: `OK` only when RocketMQ has answered `SEND_OK` for every message of the request; an unmodified
 //! producer sees nsqd's own answers to everything else it does. Once publishing has begun, a producer that hangs up cancels nothing.
 
+mod body;
 mod handlers;
 pub mod publish;
 mod replies;

@@ -5,7 +5,11 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{
+    header::{CONNECTION, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -16,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     GatewayConfig,
-    handlers::{self, Gateway},
+    handlers::{self, Answer, Gateway},
     publish::Publisher,
     replies::{Error, Reply},
 };
@@ -68,12 +72,16 @@ async fn connection(stream: TcpStream, gateway: Arc<Gateway>, drain: Cancellatio
         let gateway = Arc::clone(&gateway);
         let exiting = draining.is_cancelled();
         async move {
-            let reply = if exiting {
-                Reply::Error(Error::Exiting)
+            let answer = if exiting {
+                Answer { reply: Reply::Error(Error::Exiting), close: true }
             } else {
                 handlers::handle(&gateway, request).await
             };
-            Ok::<_, Infallible>(reply.into_response())
+            let mut response = answer.reply.into_response();
+            if answer.close {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
         }
     });
     let serving = http1::Builder::new()

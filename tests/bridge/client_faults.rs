@@ -242,7 +242,7 @@ async fn places_the_broker_skips_are_named() {
 #[tokio::test]
 async fn a_record_of_another_queue_is_named() {
     let stray = StoredMessage { topic: "other".into(), ..record(5, b"a") };
-    let (_, problem) = problem_of(move |asked| pulled(asked, 6, &[stray.clone()], |_| {})).await;
+    let (_, problem) = problem_of(move |asked| pulled(asked, 6, std::slice::from_ref(&stray), |_| {})).await;
     assert!(matches!(problem, Problem::Stray { offset: 5, .. }), "{problem}");
 }
 

@@ -1,7 +1,6 @@
 //! Starts the program under test, publishes to it, and consumes from nsqd as an NSQ client does.
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     process::Command,
     sync::{Arc, Mutex},
@@ -194,15 +193,6 @@ impl Consumer {
         let mut received = self.received();
         received.sort_unstable();
         received
-    }
-
-    /// How often each body was received.
-    pub fn tally(&self) -> BTreeMap<Bytes, usize> {
-        let mut tally = BTreeMap::new();
-        for body in self.received() {
-            *tally.entry(body).or_default() += 1;
-        }
-        tally
     }
 }
 

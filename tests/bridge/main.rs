@@ -4,9 +4,30 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "these are tests")]
 
+/// Makes two tests of each function that takes a release line.
+macro_rules! on_both_lines {
+    ($($test:ident),* $(,)?) => {
+        mod on_5_5_0 {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                super::$test(nsqbridge_brokers::Line::V5).await;
+            })*
+        }
+
+        mod on_4_9_7 {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                super::$test(nsqbridge_brokers::Line::V4).await;
+            })*
+        }
+    };
+}
+
 mod bridge;
 mod client_faults;
+mod faults;
 mod golden;
 mod layers;
 mod relay;
 mod scripted;
+mod traps;

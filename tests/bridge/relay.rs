@@ -160,23 +160,6 @@ async fn deferred(line: Line, latest: Duration) {
     assert!(started.elapsed() < latest, "late: {:?}", started.elapsed());
 }
 
-macro_rules! on_both_lines {
-    ($($test:ident),*) => {
-        mod on_5_5_0 {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $test() {
-                super::$test(nsqbridge_brokers::Line::V5).await;
-            })*
-        }
-
-        mod on_4_9_7 {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $test() {
-                super::$test(nsqbridge_brokers::Line::V4).await;
-            })*
-        }
-    };
-}
 on_both_lines!(every_byte_and_size, everything_exactly_once, two_instances_one_stopped);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! Parts stop, freeze and come back under load, and no acknowledged message is lost.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -10,11 +10,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use nsqbridge::rocketmq::{Queue, QueueReader, reader::Pull};
 use nsqbridge_brokers::{Line, Rig, RigOptions};
 use tokio::task::JoinSet;
 
 use crate::bridge::{
-    Consumer, Gateway, SOON, To, blocking, create_channel, eventually, own, topic, transfer,
+    Consumer, Gateway, SOON, To, blocking, cluster, create_channel, eventually, own, topic, transfer,
 };
 
 /// Producers that publish numbered messages one by one, and write down what was acknowledged.
@@ -73,6 +74,33 @@ impl Load {
     }
 }
 
+/// Where each message of the topic lies in RocketMQ.
+async fn stored(rig: &Rig, topic: &str) -> BTreeMap<Bytes, Vec<(Queue, i64)>> {
+    let cluster = cluster(rig);
+    let reader = QueueReader::new(cluster.clone(), "ledger");
+    let mut places: BTreeMap<Bytes, Vec<_>> = BTreeMap::new();
+    let topic = topic.replace('.', "|");
+    // A name server that was away learns of each broker with its next registration.
+    eventually("both brokers are registered", SOON, async || {
+        cluster.fresh_route(&topic).await.is_ok_and(|route| route.masters().count() == 2)
+    })
+    .await;
+    for (queue, bounds) in cluster.topic_stats(&topic).await.unwrap() {
+        let mut offset = bounds.min;
+        while offset < bounds.max {
+            let pulled = reader.pull(&queue, offset, 32, Duration::ZERO).await.unwrap();
+            let Pull::Messages { messages, problem: None, .. } = pulled else {
+                panic!("{queue}: {pulled:?}")
+            };
+            for message in messages {
+                places.entry(message.body).or_default().push((queue.clone(), offset));
+                offset += 1;
+            }
+        }
+    }
+    places
+}
+
 async fn nothing_is_lost_while_parts_stop_freeze_and_come_back(line: Line) {
     let rig: Rig = own(line, &RigOptions::default());
     let topic = topic("faults");
@@ -80,7 +108,7 @@ async fn nothing_is_lost_while_parts_stop_freeze_and_come_back(line: Line) {
     create_channel(nsqds[0], &topic, "ch").await;
     create_channel(nsqds[1], &topic, "ch").await;
     let gateway = Arc::new(Gateway::start(&rig.name_server, &["--topic-queues", "4"]).await);
-    let relay = transfer(&rig.name_server, &topic, &To::Nsqds(&nsqds), &[]);
+    let relay = transfer(&rig.name_server, &topic, &To::Nsqds(&nsqds), &["--log-level", "debug"]);
     let consumer = Consumer::start(&nsqds, &topic, "ch");
     let load = Load::start(&gateway, &topic);
     load.goes_on(300, "before").await;
@@ -117,13 +145,22 @@ async fn nothing_is_lost_while_parts_stop_freeze_and_come_back(line: Line) {
     arrives("broker thawed").await;
 
     let acknowledged = load.stop().await;
+    let stored = stored(&rig, &topic).await;
+    let not_stored: Vec<_> = acknowledged.iter().filter(|body| !stored.contains_key(*body)).collect();
+    assert!(not_stored.is_empty(), "acknowledged and not in RocketMQ: {not_stored:?}");
     let missing = || {
         let received: BTreeSet<_> = consumer.received().into_iter().collect();
         acknowledged.difference(&received).cloned().collect::<Vec<_>>()
     };
     let started = Instant::now();
     while !missing().is_empty() {
-        assert!(started.elapsed() < 2 * SOON, "lost: {:?}\n{}", missing(), relay.log_tail());
+        let lost = || missing().into_iter().map(|body| (stored[&body].clone(), body)).collect::<Vec<_>>();
+        assert!(
+            started.elapsed() < SOON,
+            "lost between RocketMQ and the consumer: {:?}\n{}",
+            lost(),
+            relay.log_tail()
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let distinct: BTreeSet<_> = consumer.received().into_iter().collect();

@@ -1,5 +1,7 @@
 //! The program `brokers`: what it leaves behind (nothing) and what it says when a tool is missing.
 
+#![allow(clippy::unwrap_used, reason = "in a test, also in its helpers, a panic is the report")]
+
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;

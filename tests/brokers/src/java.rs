@@ -28,7 +28,11 @@ const OPENINGS: [&str; 13] = [
     "java.base/java.util=ALL-UNNAMED",
 ];
 
-/// Warnings to standard output, which is the server's log. Both lines understand it; 4.9 does not start without it.
+/// Line 4 does not start without the file of its kind; line 5 is told which one to read.
+const LOGBACK_FILES: [&str; 3] =
+    ["conf/logback_broker.xml", "conf/logback_namesrv.xml", "conf/logback_tools.xml"];
+
+/// Warnings to standard output, which is the server's log.
 const LOGBACK: &str = r#"<configuration>
   <appender name="OUT" class="ch.qos.logback.core.ConsoleAppender">
     <encoder><pattern>%d %p %c{1} - %m%n</pattern></encoder>
@@ -60,8 +64,9 @@ pub(crate) fn prepare(
     let own = conf.iter().map(|(key, value)| format!("{key}={value}\n"));
     let theirs = settings.conf.iter().map(|(key, value)| format!("{key}={value}\n"));
     place(CONF, &own.chain(theirs).collect::<String>())?;
-    place("conf/logback_namesrv.xml", LOGBACK)?;
-    place("conf/logback_broker.xml", LOGBACK)?;
+    for path in LOGBACK_FILES {
+        place(path, LOGBACK)?;
+    }
     for (path, text) in &settings.files {
         place(path, text)?;
     }
@@ -81,8 +86,7 @@ fn java(line: Line, folder: &Path) -> Result<Command> {
     command.args(OPENINGS).arg("-XX:+UseSerialGC");
     // Logs and stores go below the home folder unless told otherwise.
     command.arg(format!("-Duser.home={}", folder.display()));
-    command
-        .arg(format!("-Drmq.logback.configurationFile={}", folder.join("conf/logback_broker.xml").display()));
+    command.arg(format!("-Drmq.logback.configurationFile={}", folder.join(LOGBACK_FILES[0]).display()));
     command.arg("-cp").arg(jars.join("*"));
     command.env("ROCKETMQ_HOME", folder).current_dir(folder);
     // Somebody's own cluster must not leak into a test.
@@ -100,9 +104,10 @@ fn java(line: Line, folder: &Path) -> Result<Command> {
 pub fn run(line: Line, main: &str, args: &[&str]) -> Result<Server> {
     let title = main.rsplit('.').next().unwrap_or(main);
     Server::start(title, |folder, _| {
-        let path = folder.join("conf/logback_broker.xml");
         fs::create_dir_all(folder.join("conf")).map_err(cannot("create", folder))?;
-        fs::write(&path, LOGBACK).map_err(cannot("write", &path))?;
+        for path in LOGBACK_FILES.map(|path| folder.join(path)) {
+            fs::write(&path, LOGBACK).map_err(cannot("write", &path))?;
+        }
         let mut command = java(line, folder)?;
         command.arg("-Xmx256m").arg(main).args(args);
         Ok(Launch { command, ready: Box::new(|_| true) })

@@ -16,8 +16,7 @@
 //! - No process outlives the one that started it, however that one ends; see [`process`].
 //! - Two test processes never choose the same port, not even while a server is stopped; see [`ports`].
 //! - Servers are told to listen on loopback only. RocketMQ 4.9 cannot be told: its ports are open on every interface.
-//! - Nothing is written outside `.brokers/`, the system's temporary
-//!   folder and the caches of Maven and Go.
+//! - Nothing is written outside `.brokers/`, the system's temporary folder and the caches of Maven and Go.
 //!
 //! Everything blocks. Asynchronous tests call it from a blocking task.
 //!

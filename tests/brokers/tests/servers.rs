@@ -105,6 +105,8 @@ fn nsq_keeps_messages_over_a_kill_and_nsqadmin_sees_it() {
         http::get(admin.http_addr(), "/api/topics").is_ok_and(|(_, body)| body.contains("orders"))
     });
 
+    // nsqd says OK before it notes how far its disk queue goes, and forgets what lies beyond when killed in between.
+    wait_until("the queue's end is noted", || nsqd.folder().join("orders.diskqueue.meta.dat").exists());
     let addr = nsqd.http_addr();
     nsqd.kill().unwrap();
     nsqd.start_again().unwrap();

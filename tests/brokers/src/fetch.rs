@@ -64,7 +64,10 @@ pub fn nsq() -> Result<PathBuf> {
 pub fn home() -> PathBuf {
     match env::var_os("NSQBRIDGE_BROKERS_DIR").filter(|folder| !folder.is_empty()) {
         Some(folder) => PathBuf::from(folder),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.brokers"),
+        None => Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+            .canonicalize()
+            .unwrap_or_default()
+            .join(".brokers"),
     }
 }
 
@@ -137,10 +140,9 @@ fn jars_so_far(log: &str, copied: &Listing) -> String {
     if copied.files > 0 {
         return format!("{} jars, {}", copied.files, megabytes(copied.bytes));
     }
-    let downloaded: Vec<&str> =
-        log.lines().filter(|line| line.contains("Downloaded from") && line.contains(".jar (")).collect();
+    let downloaded: Vec<&str> = log.lines().filter(|line| line.contains("Downloaded from")).collect();
     let bytes = downloaded.iter().filter_map(|line| maven_size(line)).sum();
-    format!("{} jars downloaded, {}", downloaded.len(), megabytes(bytes))
+    format!("{} files downloaded, {}", downloaded.len(), megabytes(bytes))
 }
 
 /// The size in "Downloaded from x: y.jar (752 kB at 3.6 MB/s)", in bytes.

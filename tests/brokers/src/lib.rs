@@ -15,8 +15,8 @@
 //! - A server that `start` returned is ready: it answers, and name servers that answer know it.
 //! - No process outlives the one that started it, however that one ends; see [`process`].
 //! - Two test processes never choose the same port, not even while a server is stopped; see [`ports`].
-//! - Nothing listens beyond loopback on purpose, and nothing is written outside `.brokers/`, the system's temporary
-//!   folder and the caches of Maven and Go.
+//! - Servers are told to listen on loopback only. RocketMQ 4.9 cannot be told: its ports are open on every interface.
+//! - Nothing is written outside `.brokers/`, the system's temporary folder and the caches of Maven and Go.
 //!
 //! Everything blocks. Asynchronous tests call it from a blocking task.
 //!
@@ -36,7 +36,9 @@ mod error;
 pub mod fetch;
 mod folder;
 pub mod http;
+mod java;
 pub mod nsq;
+mod options;
 pub mod ports;
 pub mod process;
 mod progress;
@@ -52,6 +54,6 @@ pub use error::{Error, Result};
 pub use nsq::{Nsqadmin, Nsqd, NsqdOptions, Nsqlookupd};
 pub use proxy::Proxy;
 pub use rig::{Rig, RigOptions, shared};
-pub use rocketmq::{Broker, BrokerOptions, Flush, NameServer, Settings};
+pub use rocketmq::{Broker, BrokerOptions, Flush, NameServer, QUICK_BOOT, Settings};
 pub use server::Server;
 pub use versions::Line;

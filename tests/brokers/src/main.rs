@@ -32,7 +32,7 @@ Examples:
 enum Task {
     Help,
     Fetch,
-    Up(Line, RigOptions),
+    Up(Line, Box<RigOptions>),
 }
 
 fn main() -> ExitCode {
@@ -82,7 +82,7 @@ fn parse(args: &[String]) -> Result<Task> {
                     other => return Err(Error::new(format!("up takes no {other:?}"))),
                 }
             }
-            Ok(Task::Up(line, options))
+            Ok(Task::Up(line, Box::new(options)))
         }
         Some(other) => Err(Error::new(format!("there is no command {other:?}"))),
     }

@@ -155,7 +155,10 @@ mod tests {
         let folder = Folder::new("process").unwrap();
         let mut process = sleeper(&folder);
         let pid = process.pid();
-        assert!(fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().starts_with("sleep"));
+        // The shell forks before it executes, so for a moment the process is still called sh.
+        while !fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().starts_with("sleep") {
+            thread::sleep(POLL);
+        }
         process.signal("STOP").unwrap();
         drop(process);
         assert!(!alive(pid));

@@ -6,6 +6,8 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
+/// What is done sooner needs no line.
+const QUIET: Duration = Duration::from_millis(500);
 const EVERY: Duration = Duration::from_secs(4);
 
 pub(crate) struct Progress {
@@ -22,6 +24,9 @@ impl Progress {
 
     /// Shows the state, if it is time for it.
     pub(crate) fn show(&mut self, so_far: &str) {
+        if self.since.elapsed() < QUIET {
+            return;
+        }
         if self.terminal || self.shown.is_none_or(|shown| shown.elapsed() >= EVERY) {
             self.shown = Some(Instant::now());
             self.write(so_far, if self.terminal { "" } else { "\n" });
@@ -30,7 +35,9 @@ impl Progress {
 
     /// Shows the last state.
     pub(crate) fn finish(&mut self, so_far: &str) {
-        self.write(so_far, "\n");
+        if self.since.elapsed() >= QUIET {
+            self.write(so_far, "\n");
+        }
     }
 
     fn write(&self, so_far: &str, end: &str) {

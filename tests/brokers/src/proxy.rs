@@ -58,7 +58,8 @@ impl Proxy {
     /// Listens on `listen` and forwards to `target`.
     ///
     /// To stand in front of a broker that clients find by its route, give the broker `brokerIP1=127.0.0.2` and listen
-    /// on its port at that address.
+    /// on its [`route_addr`](crate::Broker::route_addr). Line 5 only: a broker of line 4 occupies its port on every
+    /// address.
     ///
     /// # Errors
     /// The address could not be bound.

@@ -102,6 +102,22 @@ impl Server {
         tail(&self.log())
     }
 
+    /// Everything it has printed, over all starts.
+    pub fn log_text(&self) -> String {
+        read_from(&self.log(), 0)
+    }
+
+    /// Waits until it has ended by itself and returns its exit code: 128 + n if signal n ended it.
+    ///
+    /// # Errors
+    /// It is still running after `limit`, or was stopped or killed before; the end of its log is in the text.
+    pub fn wait(&self, limit: Duration) -> Result<i32> {
+        let mut slot = self.lock();
+        let Some(process) = slot.as_mut() else { return Err(self.error("was stopped already")) };
+        process.wait(limit);
+        process.exit_code().ok_or_else(|| self.error(&format!("did not end within {} s", limit.as_secs())))
+    }
+
     /// Whether the process exists, frozen or not.
     pub fn is_running(&self) -> bool {
         self.lock().as_mut().is_some_and(|process| process.exit_code().is_none())

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    ops::Deref,
     process::Command,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -53,18 +54,46 @@ pub async fn eventually(what: &str, within: Duration, mut condition: impl AsyncF
     }
 }
 
-fn program(title: &str, arguments: &[String]) -> Server {
-    let run = |_: &std::path::Path| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nsqbridge"));
-        command.args(arguments);
-        command
-    };
-    blocking(|| Server::run(title, run)).unwrap()
+/// A running `nsqbridge`. When its test fails, the end of its log is shown.
+pub struct Program(Server);
+
+impl Program {
+    fn start(title: &str, arguments: &[String]) -> Self {
+        let run = |_: &std::path::Path| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_nsqbridge"));
+            command.args(arguments);
+            command
+        };
+        Self(blocking(|| Server::run(title, run)).unwrap())
+    }
+
+    /// Everything it has logged.
+    pub fn logged(&self) -> String {
+        std::fs::read_to_string(self.0.log()).unwrap()
+    }
+}
+
+impl Deref for Program {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.0
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.0.log()).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            println!("--- {}\n{}", self.0.title(), lines[lines.len().saturating_sub(200)..].join("\n"));
+        }
+    }
 }
 
 /// A running gateway.
 pub struct Gateway {
-    pub process: Server,
+    pub process: Program,
     pub address: SocketAddr,
     http: reqwest::Client,
     _ports: Ports,
@@ -80,7 +109,7 @@ impl Gateway {
                 .map(str::to_owned)
                 .into();
         arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
-        let process = program("gateway", &arguments);
+        let process = Program::start("gateway", &arguments);
         let healthy =
             async || blocking(|| http::get(address, "/ping")).is_ok_and(|(status, _)| status == 200);
         eventually("the gateway is healthy", SOON, healthy).await;
@@ -119,7 +148,7 @@ pub enum To<'a> {
 }
 
 /// Starts a transfer daemon.
-pub fn transfer(name_server: &NameServer, topic: &str, to: &To<'_>, flags: &[&str]) -> Server {
+pub fn transfer(name_server: &NameServer, topic: &str, to: &To<'_>, flags: &[&str]) -> Program {
     let mut arguments: Vec<String> =
         ["transfer", "--namesrv", &name_server.addr().to_string(), "--topic", topic]
             .map(str::to_owned)
@@ -135,7 +164,7 @@ pub fn transfer(name_server: &NameServer, topic: &str, to: &To<'_>, flags: &[&st
         }
     }
     arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
-    program("transfer", &arguments)
+    Program::start("transfer", &arguments)
 }
 
 /// Creates a channel on an nsqd.

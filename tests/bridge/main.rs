@@ -27,6 +27,7 @@ mod bridge;
 mod client_faults;
 mod faults;
 mod golden;
+mod guarded;
 mod layers;
 mod relay;
 mod scripted;

@@ -7,8 +7,8 @@ use futures_util::future::join_all;
 use nsqbridge_brokers::Line;
 
 use crate::bridge::{
-    Consumer, Gateway, SOON, To, blocking, cluster, create_channel, eventually, numbered, shared, topic,
-    transfer,
+    Consumer, Gateway, Program, SOON, To, blocking, cluster, create_channel, eventually, numbered, shared,
+    topic, transfer,
 };
 
 async fn every_byte_and_size(line: Line) {
@@ -109,8 +109,8 @@ async fn two_instances_one_stopped(line: Line) {
     let to = To::Lookupd(&rig.nsqlookupd);
     let leaving = transfer(&rig.name_server, &topic, &to, &["--log-level", "debug"]);
     let staying = transfer(&rig.name_server, &topic, &to, &["--log-level", "debug"]);
-    let shares = |process: &nsqbridge_brokers::Server| {
-        let log = std::fs::read_to_string(process.log()).unwrap();
+    let shares = |process: &Program| {
+        let log = process.logged();
         let began = log.lines().filter(|line| line.contains("DEBUG") && line.contains(" relaying ")).count();
         let ended = log.lines().filter(|line| line.contains("relay of the queue ended")).count();
         began - ended
@@ -136,7 +136,7 @@ async fn two_instances_one_stopped(line: Line) {
     settle(&[&consumer]).await;
     assert!(received[0] == "first" && received[1..] == sent && consumer.count() == MESSAGES + 1);
     eventually("the one that stayed has all queues", SOON, async || shares(&staying) == 8).await;
-    let farewell = std::fs::read_to_string(leaving.log()).unwrap();
+    let farewell = leaving.logged();
     assert!(farewell.contains("transfer stopped") && farewell.contains("perhaps_doubled=0"), "{farewell}");
 }
 

@@ -12,7 +12,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
     task::{JoinError, JoinSet},
-    time::{Instant, MissedTickBehavior},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -36,6 +36,8 @@ use crate::{
 
 /// A commit is due this long after the last.
 const COMMIT_EVERY: Duration = Duration::from_millis(200);
+/// A stop commits at most this often before it leaves the rest to be relayed again.
+const LAST_COMMIT_TRIES: usize = 3;
 /// Batches of one queue on their way to nsqd at a time.
 const BATCHES_IN_FLIGHT: usize = 2;
 
@@ -94,6 +96,13 @@ pub(super) enum Held {
     },
 }
 
+impl Held {
+    /// Whether the queue stays held until somebody decides what to do about it.
+    pub(super) fn needs_a_person(&self) -> bool {
+        !matches!(self, Held::Cluster(_) | Held::DeliveryFailed { .. })
+    }
+}
+
 fn out_of_range(offset: i64, bounds: Bounds) -> String {
     if offset < bounds.min {
         format!(
@@ -143,9 +152,8 @@ impl QueueRelay {
     }
 
     async fn relay(&mut self, reads: &mut ReadAhead, work: &mut Work) -> Result<Ended, Held> {
-        let mut commits = tokio::time::interval(COMMIT_EVERY);
-        commits.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failures = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut commit_at = Instant::now() + COMMIT_EVERY;
+        let (mut reading, mut committing) = (Streak::new("reading"), Streak::new("committing"));
         let mut read_after = Instant::now();
         let mut held = None;
         let drain = self.drain.clone();
@@ -163,9 +171,20 @@ impl QueueRelay {
             let room = held.is_none() && work.held_bytes() < self.max_bytes && Instant::now() < until;
             tokio::select! {
                 biased;
-                Some(confirmed) = work.in_flight.join_next() => self.settle(confirmed, work)?,
-                _ = commits.tick(), if work.commit_due() && Instant::now() < until => self.commit(work).await?,
                 () = drain.cancelled() => return Ok(Ended::Drained),
+                Some(confirmed) = work.in_flight.join_next() => self.settle(confirmed, work)?,
+                () = tokio::time::sleep_until(commit_at), if work.commit_due() && Instant::now() < until => {
+                    let pause = match self.commit(work).await? {
+                        Ok(()) => {
+                            committing.works(&self.queue);
+                            COMMIT_EVERY
+                        }
+                        // Until it is taken a crash would relay a little twice.
+                        Err(error) => committing.fails(&self.queue, &error),
+                    };
+                    // From its end: commits that fail slowly must not crowd out everything else.
+                    commit_at = Instant::now() + pause;
+                }
                 // A changed or expired lease is looked at on the next round.
                 changed = self.lease.changed() => if changed.is_err() {
                     return Ok(Ended::LeaseLost);
@@ -176,14 +195,11 @@ impl QueueRelay {
                     reads.read().await
                 }, if room => match read {
                     Ok(read) => {
-                        failures.reset();
+                        reading.works(&self.queue);
                         self.counters.backlog.set(&self.queue, reads.known_backlog());
                         held = self.take(read, work);
                     }
-                    Err(error) => {
-                        warn!(queue = %self.queue, %error, "cannot read; trying again");
-                        read_after = Instant::now() + failures.next_delay();
-                    }
+                    Err(error) => read_after = Instant::now() + reading.fails(&self.queue, &error),
                 },
             }
         }
@@ -217,6 +233,11 @@ impl QueueRelay {
                 (Vec::new(), Some(Held::OutOfRange { queue: self.queue.clone(), offset, bounds }))
             }
         };
+        let expected = work.read_to();
+        if let Some(first) = messages.first().filter(|first| first.queue_offset != expected) {
+            let (queue, found) = (self.queue.clone(), first.queue_offset);
+            return Some(Held::Unreadable(Problem::Displaced { queue, offset: expected, found }));
+        }
         self.counters.read(messages.len());
         work.waiting_bytes += messages.iter().map(|message| message.body.len()).sum::<usize>();
         work.waiting.extend(messages);
@@ -231,17 +252,17 @@ impl QueueRelay {
         Ok(())
     }
 
-    async fn commit(&self, work: &mut Work) -> Result<(), Held> {
+    /// Commits what is confirmed; the inner error is one that a later try may not meet.
+    async fn commit(&self, work: &mut Work) -> Result<Result<(), ClusterError>, Held> {
         let offset = work.window.committable();
         match self.cluster.commit_offset(&self.group, &self.queue, offset).await {
             Ok(Commit::Taken) => work.committed = offset,
             Ok(Commit::Ignored { holds }) => {
                 return Err(Held::CommitIgnored { queue: self.queue.clone(), offset, holds });
             }
-            // The next tick tries again; until then a crash would relay a little twice.
-            Err(error) => warn!(queue = %self.queue, offset, %error, "offset not committed; trying again"),
+            Err(error) => return Ok(Err(error)),
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// Waits for what is in flight, then commits it.
@@ -259,20 +280,53 @@ impl QueueRelay {
         }
         work.in_flight.abort_all();
         let owned = self.lease.borrow().is_some_and(|until| Instant::now() < until);
-        if work.commit_due() && owned {
-            let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
-            for _ in 0..4 {
-                match self.commit(&mut work).await {
-                    Ok(()) if work.commit_due() => backoff.wait().await,
-                    Ok(()) => break,
-                    Err(held) => {
-                        warn!(error = %held, "the last commit was not taken");
-                        break;
-                    }
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
+        for _ in 0..LAST_COMMIT_TRIES {
+            if !(work.commit_due() && owned) {
+                break;
+            }
+            match self.commit(&mut work).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    warn!(queue = %self.queue, %error, "the last commit failed");
+                    backoff.wait().await;
+                }
+                Err(held) => {
+                    warn!(error = %held, "the last commit was not taken");
+                    break;
                 }
             }
         }
         info!(queue = %self.queue, committed = work.committed, "relay of the queue ended");
+    }
+}
+
+/// Failures in a row of one kind: logged when they begin and end, repeated with growing pauses.
+struct Streak {
+    doing: &'static str,
+    backoff: Backoff,
+    failing: bool,
+}
+
+impl Streak {
+    fn new(doing: &'static str) -> Self {
+        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        Self { doing, backoff, failing: false }
+    }
+
+    fn works(&mut self, queue: &Queue) {
+        if std::mem::take(&mut self.failing) {
+            info!(%queue, "{} works again", self.doing);
+            self.backoff.reset();
+        }
+    }
+
+    /// How long to wait before the next try.
+    fn fails(&mut self, queue: &Queue, error: &ClusterError) -> Duration {
+        if !std::mem::replace(&mut self.failing, true) {
+            warn!(%queue, %error, "{} fails; trying again until it works", self.doing);
+        }
+        self.backoff.next_delay()
     }
 }
 

@@ -1,8 +1,9 @@
 //! The relay of one topic: which of its queues are this instance's, and one loop for each.
 //!
-//! Every round asks for the topic's queues and the group's members, computes this instance's share, gives up what is no longer
-//! its own (drained and committed before it is unlocked), locks or renews the rest, and sees that each locked queue
-//! has a loop. A queue whose loop ended is begun again from its committed offset, later each time.
+//! Every round asks for the topic's queues and the group's members, computes this instance's share, tells the loops of
+//! other queues to drain (a queue is unlocked when its loop has drained and committed), locks or renews the rest, and
+//! sees that each locked queue has a loop. A round never waits for a loop: locks would not be renewed meanwhile.
+//! A queue whose loop ended is begun again from its committed offset, later each time.
 
 use std::{
     collections::HashMap,
@@ -15,7 +16,7 @@ use std::{
 
 use tokio::{
     sync::watch,
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -40,6 +41,10 @@ use crate::{
 const ROUND_EVERY: Duration = Duration::from_secs(1);
 /// Locks are renewed when this much of the lease is left.
 const RENEW_BEFORE: Duration = Duration::from_secs(20);
+/// A queue that was relayed this long before it failed has failed for the first time.
+const WELL_AFTER: Duration = Duration::from_secs(60);
+/// A held queue is reported at least this often.
+const REMIND_EVERY: Duration = Duration::from_secs(30);
 /// Progress is logged this often, if there was any.
 const REPORT_EVERY: Duration = Duration::from_secs(30);
 
@@ -112,6 +117,7 @@ pub(super) struct TopicRelay {
 struct Owned {
     lease: watch::Sender<Option<Instant>>,
     drain: CancellationToken,
+    begun: Instant,
 }
 
 /// A queue whose loop ended with a fault.
@@ -149,7 +155,13 @@ impl TopicRelay {
         while !drain.is_cancelled() {
             tokio::select! {
                 () = drain.cancelled() => break,
-                Some(ended) = self.loops.join_next() => self.ended(ended),
+                Some(ended) = self.loops.join_next() => {
+                    let mut unlock = Vec::from_iter(self.ended(ended));
+                    while let Some(ended) = self.loops.try_join_next() {
+                        unlock.extend(self.ended(ended));
+                    }
+                    member.unlock(&unlock).await;
+                }
                 _ = reports.tick() => self.report(&mut reported),
                 _ = rounds.tick() => self.round(&member).await,
                 _ = changes.changed() => self.round(&member).await,
@@ -197,13 +209,19 @@ impl TopicRelay {
                 self.owned.keys().cloned().collect()
             }
         };
-        self.give_up_all_but(&share, member).await;
+        for (queue, owned) in &self.owned {
+            if !share.contains(queue) {
+                owned.drain.cancel();
+            }
+        }
         let now = Instant::now();
         let due = |queue: &&Queue| match self.owned.get(*queue) {
             Some(owned) => owned.lease.borrow().is_none_or(|until| until < now + RENEW_BEFORE),
             None => self.failures.get(*queue).is_none_or(|failure| failure.retry_at <= now),
         };
-        let wanted: Vec<Queue> = share.iter().filter(due).cloned().collect();
+        // A queue that is being given up keeps its lock until it is drained and committed.
+        let leaving = self.owned.keys().filter(|queue| !share.contains(queue));
+        let wanted: Vec<Queue> = share.iter().chain(leaving).filter(due).cloned().collect();
         if wanted.is_empty() {
             return;
         }
@@ -244,58 +262,63 @@ impl TopicRelay {
             drain_timeout: self.config.drain_timeout,
             max_bytes: self.config.max_bytes_per_queue,
         };
-        self.owned.insert(queue.clone(), Owned { lease, drain });
+        self.owned.insert(queue.clone(), Owned { lease, drain, begun: Instant::now() });
         self.loops.spawn(async move { (queue, relay.run().await) });
     }
 
-    /// Drains the loops of queues outside `share` and unlocks them, so that their new owner begins where they ended.
-    async fn give_up_all_but(&mut self, share: &[Queue], member: &Member) {
-        let surplus: Vec<Queue> = self.owned.keys().filter(|queue| !share.contains(queue)).cloned().collect();
-        for queue in &surplus {
-            if let Some(owned) = self.owned.get(queue) {
-                owned.drain.cancel();
-            }
-        }
-        while surplus.iter().any(|queue| self.owned.contains_key(queue)) {
-            match self.loops.join_next().await {
-                Some(ended) => self.ended(ended),
-                None => break,
-            }
-        }
-        if !surplus.is_empty() {
-            member.unlock(&surplus).await;
-        }
-    }
-
-    fn ended(&mut self, ended: Result<(Queue, Result<Ended, Held>), tokio::task::JoinError>) {
+    /// Takes note of a loop's end; returns the queue if its lock is still held.
+    fn ended(&mut self, ended: Result<(Queue, Result<Ended, Held>), JoinError>) -> Option<Queue> {
         let (queue, result) = match ended {
             Ok(ended) => ended,
             Err(error) => {
                 // Its queue stays owned without a loop; that must not last.
-                error!(topic = %self.topic, %error, "a queue's loop failed; ending the process's hold on its queues");
+                error!(topic = %self.topic, %error, "a queue's loop failed; beginning all queues again");
                 self.owned.clear();
-                return;
+                return None;
             }
         };
-        self.owned.remove(&queue);
+        let ran = self.owned.remove(&queue).map_or(Duration::ZERO, |owned| owned.begun.elapsed());
         self.counters.backlog.forget(&queue);
         match result {
             Ok(Ended::Drained) => drop(self.failures.remove(&queue)),
-            Ok(Ended::LeaseLost) => debug!(%queue, "left to its new owner"),
-            Err(held) => {
-                let failure = self.failures.entry(queue).or_insert_with(|| Failure {
-                    backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(30)),
-                    retry_at: Instant::now(),
-                });
-                let delay = failure.backoff.next_delay();
-                failure.retry_at = Instant::now() + delay;
-                error!(topic = %self.topic, reason = %held, retry_in = ?delay, "queue held");
+            Ok(Ended::LeaseLost) => {
+                debug!(%queue, "left to its new owner");
+                return None;
             }
+            Err(held) => self.hold(&queue, &held, ran),
+        }
+        Some(queue)
+    }
+
+    /// Lets a queue that could not go on rest, longer each time.
+    fn hold(&mut self, queue: &Queue, held: &Held, ran: Duration) {
+        if ran > WELL_AFTER {
+            self.failures.remove(queue);
+        }
+        // What only time can mend is tried again soon; what a person must mend is repeated for the log's sake.
+        let longest = if held.needs_a_person() { REMIND_EVERY } else { Duration::from_secs(2) };
+        let failure = self.failures.entry(queue.clone()).or_insert_with(|| Failure {
+            backoff: Backoff::new(Duration::from_millis(500), REMIND_EVERY),
+            retry_at: Instant::now(),
+        });
+        let retry_in = failure.backoff.next_delay().min(longest);
+        failure.retry_at = Instant::now() + retry_in;
+        if held.needs_a_person() {
+            error!(topic = %self.topic, reason = %held, ?retry_in, "queue held");
+        } else {
+            warn!(topic = %self.topic, reason = %held, ?retry_in, "queue interrupted");
         }
     }
 
     async fn leave(&mut self, member: Member) {
-        self.give_up_all_but(&[], &member).await;
+        for owned in self.owned.values() {
+            owned.drain.cancel();
+        }
+        let mut unlock = Vec::new();
+        while let Some(ended) = self.loops.join_next().await {
+            unlock.extend(self.ended(ended));
+        }
+        member.unlock(&unlock).await;
         member.leave().await;
     }
 

@@ -73,7 +73,11 @@ pub enum HttpError {
 }
 
 fn advice(status: u16) -> &'static str {
-    if (400..500).contains(&status) { "asking again cannot help" } else { "it may be asked again" }
+    if (400..500).contains(&status) {
+        "the request is at fault, and repeating it as it is cannot help"
+    } else {
+        "it is at fault, and may be asked again"
+    }
 }
 
 /// `GET /info`, the part every nsqd 1.x gives.

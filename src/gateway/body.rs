@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::{
-    Request,
+    Request, Version,
     body::{Body as _, Incoming},
     header::EXPECT,
     http::request::Parts,
@@ -16,9 +16,10 @@ use hyper::{
 
 use super::replies::Error;
 
-/// As much of a refused body nsqd reads before it answers; beyond it, it answers at once and closes.
+/// A rest smaller than this is read before the answer, as nsqd does, and the connection lives on; with a larger one it
+/// ends (Go's `maxPostHandlerReadBytes`).
 const READ_FIRST_BYTES: u64 = 256 * 1024;
-/// How long a refused body is read before, or beside, the answer.
+/// How long a rest is read before the answer, and again beside it (Go's `rstAvoidanceDelay`).
 const READ_ON_FOR: Duration = Duration::from_millis(500);
 
 /// A request's body, not read yet.
@@ -28,75 +29,84 @@ pub(super) struct Body {
     awaits_continue: bool,
 }
 
-/// An error, and whether the connection ends with it.
-pub(super) struct Refusal {
-    pub(super) error: Error,
-    pub(super) close: bool,
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        Self { error, close: false }
-    }
-}
-
 /// Takes a request apart.
 pub(super) fn open(request: Request<Incoming>) -> (Parts, Body) {
     let (head, incoming) = request.into_parts();
-    let awaits_continue = head.headers.contains_key(EXPECT);
+    let awaits_continue = head.version >= Version::HTTP_11 && head.headers.contains_key(EXPECT);
     (head, Body { incoming, awaits_continue })
 }
 
 impl Body {
-    /// The bytes its `Content-Length` announces; 0 when it has none.
+    /// The bytes its `Content-Length` announces that are not read yet; 0 when it has none.
     pub(super) fn announced(&self) -> u64 {
         self.incoming.size_hint().exact().unwrap_or(0)
     }
 
-    /// Reads it whole; `too_big` when it has more than `limit` bytes.
-    pub(super) async fn read(mut self, limit: usize, too_big: Error) -> Result<Bytes, Refusal> {
-        if self.announced() > limit as u64 {
-            return Err(self.refuse(too_big).await);
+    /// Reads it whole; of a body beyond `limit` the first `limit + 1` bytes, whatever more came along with them.
+    pub(super) async fn read(&mut self, limit: usize) -> Result<Bytes, Error> {
+        let most = limit.saturating_add(1);
+        let Some(mut first) = self.chunk().await? else { return Ok(Bytes::new()) };
+        let mut next = if first.len() >= most { None } else { self.chunk().await? };
+        if next.is_none() {
+            first.truncate(most);
+            return Ok(first);
         }
-        self.awaits_continue = false;
-        let mut chunks: Vec<Bytes> = Vec::new();
-        let mut len = 0;
-        while let Some(frame) = self.incoming.frame().await {
-            let Ok(chunk) = frame.map_err(|_| Error::Unreadable)?.into_data() else { continue };
-            len += chunk.len();
-            if len > limit {
-                return Err(self.refuse(too_big).await);
-            }
-            chunks.push(chunk);
+        // Joined as it comes: a body may arrive in very many very small chunks.
+        let mut whole = BytesMut::from(&first[..]);
+        while let Some(chunk) = next {
+            whole.extend_from_slice(&chunk);
+            next = if whole.len() >= most { None } else { self.chunk().await? };
         }
-        Ok(match &mut chunks[..] {
-            [whole] => std::mem::take(whole),
-            chunks => chunks.concat().into(),
-        })
+        whole.truncate(most);
+        Ok(whole.freeze())
     }
 
-    /// An error that leaves the rest of the body unread.
-    pub(super) async fn refuse(self, error: Error) -> Refusal {
-        Refusal { error, close: self.leave().await }
+    async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        self.awaits_continue = false;
+        while let Some(frame) = self.incoming.frame().await {
+            match frame.map_err(|_| Error::Unreadable)?.into_data() {
+                Ok(chunk) if !chunk.is_empty() => return Ok(Some(chunk)),
+                _trailers_or_nothing => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Leaves the rest unused; whether the connection must end for it.
     ///
-    /// A small rest is read first, as nsqd does, and the connection lives on. A large one is read on for a while beside
-    /// the answer, so that a client still sending gets to see it.
+    /// A large rest is read on for a while beside the answer, so that a client still sending gets to see it.
     pub(super) async fn leave(mut self) -> bool {
-        if self.awaits_continue && !self.incoming.is_end_stream() {
+        if self.incoming.is_end_stream() {
+            return false;
+        }
+        if self.awaits_continue {
+            // Reading would ask for the body. Some clients send it unasked, though: they get the time to see the answer.
+            tokio::spawn(async move {
+                tokio::time::sleep(READ_ON_FOR).await;
+                drop(self);
+            });
             return true;
         }
-        let small = self.incoming.size_hint().upper().is_some_and(|rest| rest <= READ_FIRST_BYTES);
-        let reading = async move {
-            let to_the_end = async { while let Some(Ok(_)) = self.incoming.frame().await {} };
-            tokio::time::timeout(READ_ON_FOR, to_the_end).await.is_ok()
-        };
-        if small {
-            return !reading.await;
+        if self.announced() < READ_FIRST_BYTES {
+            let reading = tokio::time::timeout(READ_ON_FOR, self.skip(READ_FIRST_BYTES));
+            if reading.await == Ok(true) {
+                return false;
+            }
         }
-        tokio::spawn(reading);
+        tokio::spawn(async move { tokio::time::timeout(READ_ON_FOR, self.skip(u64::MAX)).await });
         true
+    }
+
+    /// Reads on until it ends or `most` bytes are read; whether it ended.
+    async fn skip(&mut self, most: u64) -> bool {
+        let mut skipped = 0;
+        while skipped < most {
+            match self.chunk().await {
+                Ok(Some(chunk)) => skipped += chunk.len() as u64,
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+        }
+        false
     }
 }

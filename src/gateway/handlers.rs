@@ -1,29 +1,32 @@
 //! What nsqd checks, in the order it checks (`nsqd/http.go`, 1.3.0), and then the publish.
 //!
 //! The order differs between the two: `/pub` looks at size and body before the topic, `/mpub` at the topic before the
-//! body.
+//! body. Where nsqd creates a topic for a request it then refuses or finds empty, RocketMQ is left alone, with one
+//! exception: a bad `defer` creates the topic here as there.
 //!
 //! # Cancellation
-//! hyper drops a handler when its client hangs up. The publish itself runs in a task of its own, so that what has begun to be stored
-//! is stored, counted and logged as usual.
+//! hyper drops a handler when its client hangs up. The publish itself runs in a task of its own, so that what has begun
+//! to be stored is stored and logged as usual; a drain waits for it.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use hyper::{Request, body::Incoming};
+use hyper::{Request, body::Incoming, http::request::Parts};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, warn};
 
 use super::{
     GatewayConfig,
-    body::{Refusal, open},
+    body::{self, Body},
+    protocol,
     publish::{PublishError, Publisher},
     replies::{Error, Reply},
     routes::{self, Route},
 };
 use crate::nsq::{
-    mpub,
+    mpub::{self, BodyError},
     names::TopicName,
-    query::{InvalidQuery, Query},
+    query::Query,
 };
 
 /// What all requests share.
@@ -31,77 +34,84 @@ use crate::nsq::{
 pub(super) struct Gateway {
     pub(super) publisher: Arc<Publisher>,
     pub(super) config: GatewayConfig,
+    /// Once cancelled, every further request is answered `EXITING`.
+    pub(super) drain: CancellationToken,
+    /// The publishes under way, whether somebody still waits for them or not.
+    pub(super) publishing: TaskTracker,
 }
 
-/// Answers one request.
-pub(super) async fn handle(gateway: &Gateway, request: Request<Incoming>) -> Answer {
-    let route = match routes::find(request.method(), request.uri()) {
-        Ok(route) => route,
-        Err(reply) => {
-            let (_, body) = open(request);
-            return Answer { reply, close: body.leave().await };
-        }
-    };
-    let result = match route {
-        Route::Ping => return Reply::Ping(gateway.publisher.health()).into(),
-        Route::Pub => publish_one(gateway, request).await,
-        Route::Mpub => publish_many(gateway, request).await,
-    };
-    match result {
-        Ok(()) => Reply::Ok.into(),
-        Err(Refusal { error, close }) => Answer { reply: Reply::Error(error), close },
-    }
-}
-
-/// What to answer, and whether the connection ends with it because some of the request is left unread.
+/// What to answer, and whether the connection ends with it.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) reply: Reply,
     pub(super) close: bool,
 }
 
-impl From<Reply> for Answer {
-    fn from(reply: Reply) -> Self {
-        Self { reply, close: false }
-    }
+/// Answers one request.
+pub(super) async fn handle(gateway: &Gateway, request: Request<Incoming>) -> Answer {
+    let (head, mut body) = body::open(request);
+    let reply = reply(gateway, &head, &mut body).await;
+    let unread = body.leave().await;
+    let close = unread || reply.ends_connection() || gateway.drain.is_cancelled();
+    Answer { reply, close }
 }
 
-async fn publish_one(gateway: &Gateway, request: Request<Incoming>) -> Result<(), Refusal> {
-    let limit = gateway.config.max_msg_size;
-    let (head, body) = open(request);
-    let body = body.read(limit, Error::MessageTooBig).await?;
-    if body.is_empty() {
-        return Err(Error::MessageEmpty.into());
+async fn reply(gateway: &Gateway, head: &Parts, body: &mut Body) -> Reply {
+    if gateway.drain.is_cancelled() {
+        return Reply::Error(Error::Exiting);
     }
-    let query = Query::parse(head.uri.query().unwrap_or_default()).map_err(Error::from)?;
+    let result = match protocol::check(head).and_then(|()| routes::find(&head.method, &head.uri)) {
+        Err(reply) => return reply,
+        Ok(Route::Ping) => return Reply::Ping(gateway.publisher.health()),
+        Ok(Route::Pub) => publish_one(gateway, head, body).await,
+        Ok(Route::Mpub) => publish_many(gateway, head, body).await,
+    };
+    result.map_or_else(Reply::Error, |()| Reply::Ok)
+}
+
+async fn publish_one(gateway: &Gateway, head: &Parts, body: &mut Body) -> Result<(), Error> {
+    let limit = gateway.config.max_msg_size;
+    if body.announced() > limit as u64 {
+        return Err(Error::MessageTooBig);
+    }
+    let body = body.read(limit).await?;
+    if body.len() > limit {
+        return Err(Error::MessageTooBig);
+    }
+    if body.is_empty() {
+        return Err(Error::MessageEmpty);
+    }
+    let query = query(head)?;
     let topic = topic(&query)?;
     let Some(defer) = query.get("defer") else {
-        return Ok(publish(gateway, topic, vec![body], None).await?);
+        return publish(gateway, topic, vec![body], None).await;
     };
     let Some(defer) = parse_defer(&defer, gateway.config.max_req_timeout) else {
         // nsqd has created the topic by the time it looks at `defer`.
         gateway.publisher.ensure_topic(&topic).await.map_err(|error| failed(&topic, error))?;
-        return Err(Error::InvalidDefer.into());
+        return Err(Error::InvalidDefer);
     };
-    Ok(publish(gateway, topic, vec![body], Some(defer).filter(|defer| !defer.is_zero())).await?)
+    publish(gateway, topic, vec![body], Some(defer).filter(|defer| !defer.is_zero())).await
 }
 
-async fn publish_many(gateway: &Gateway, request: Request<Incoming>) -> Result<(), Refusal> {
+async fn publish_many(gateway: &Gateway, head: &Parts, body: &mut Body) -> Result<(), Error> {
     let GatewayConfig { max_msg_size, max_body_size, .. } = gateway.config;
-    let (head, body) = open(request);
     if body.announced() > max_body_size as u64 {
-        return Err(body.refuse(Error::BodyTooBig).await);
+        return Err(Error::BodyTooBig);
     }
-    let checked = Query::parse(head.uri.query().unwrap_or_default()).map_err(Error::from);
-    let (query, topic) = match checked.and_then(|query| Ok((topic(&query)?, query))) {
-        Ok((topic, query)) => (query, topic),
-        Err(error) => return Err(body.refuse(error).await),
-    };
+    let query = query(head)?;
+    let topic = topic(&query)?;
     // nsqd takes every value it does not know for yes.
     let binary = !matches!(query.get("binary").as_deref(), None | Some("false" | "0"));
-    let body = body.read(max_body_size, Error::BodyTooBig).await?;
+    let body = body.read(max_body_size).await?;
     let messages = if binary {
-        mpub::decode_binary(body, max_msg_size, max_body_size)
+        // nsqd sets no limit to a binary body in chunks. Here there is one, and a message cut short by it is not bad.
+        let cut = body.len() > max_body_size;
+        let body = body.slice(..body.len().min(max_body_size));
+        mpub::decode_binary(body, max_msg_size, max_body_size).map_err(|error| match error {
+            BodyError::BadMessage if cut => BodyError::BodyTooBig,
+            error => error,
+        })
     } else {
         mpub::split_text(&body, max_msg_size, max_body_size)
     };
@@ -109,7 +119,7 @@ async fn publish_many(gateway: &Gateway, request: Request<Incoming>) -> Result<(
     if messages.is_empty() {
         return Ok(());
     }
-    Ok(publish(gateway, topic, messages, None).await?)
+    publish(gateway, topic, messages, None).await
 }
 
 /// Publishes in a task of its own: nobody who hangs up cancels it.
@@ -120,7 +130,7 @@ async fn publish(
     defer: Option<Duration>,
 ) -> Result<(), Error> {
     let publisher = Arc::clone(&gateway.publisher);
-    let publishing = tokio::spawn(async move {
+    let publishing = gateway.publishing.spawn(async move {
         publisher.publish(&topic, bodies, defer).await.map_err(|error| failed(&topic, error))
     });
     publishing.await.unwrap_or_else(|error| {
@@ -134,10 +144,8 @@ fn failed(topic: &TopicName, error: PublishError) -> Error {
     Error::Publish(error)
 }
 
-impl From<InvalidQuery> for Error {
-    fn from(_: InvalidQuery) -> Self {
-        Error::InvalidRequest
-    }
+fn query(head: &Parts) -> Result<Query, Error> {
+    Query::parse(head.uri.query().unwrap_or_default()).map_err(|_| Error::InvalidRequest)
 }
 
 fn topic(query: &Query) -> Result<TopicName, Error> {

@@ -72,6 +72,9 @@ pub struct Publisher {
     creating: tokio::sync::Mutex<()>,
     health: Arc<Mutex<Result<(), String>>>,
     _probe: AbortOnDropHandle<()>,
+    /// Stands in for RocketMQ where the HTTP side is tested alone.
+    #[cfg(test)]
+    script: Option<super::tests::Script>,
 }
 
 impl Publisher {
@@ -89,6 +92,21 @@ impl Publisher {
             creating: tokio::sync::Mutex::default(),
             health,
             _probe: AbortOnDropHandle::new(probe),
+            #[cfg(test)]
+            script: None,
+        }
+    }
+
+    /// A publisher in good health that does as the script says.
+    #[cfg(test)]
+    pub(super) fn for_tests(script: super::tests::Script) -> Self {
+        let cluster = Cluster::new(crate::rocketmq::ClusterConfig::new(Vec::new()));
+        let config = PublishConfig { topic_queues: 1, budget: Duration::from_secs(1) };
+        Self {
+            script: Some(script),
+            health: Arc::new(Mutex::new(Ok(()))),
+            _probe: AbortOnDropHandle::new(tokio::spawn(async {})),
+            ..Self::new(cluster, config)
         }
     }
 
@@ -107,6 +125,10 @@ impl Publisher {
         bodies: Vec<Bytes>,
         defer: Option<Duration>,
     ) -> Result<(), PublishError> {
+        #[cfg(test)]
+        if let Some(script) = &self.script {
+            return script.ask(topic, bodies, defer).await;
+        }
         let deadline = Instant::now() + self.config.budget;
         self.ensure_topic(topic).await?;
         let now = unix_millis();
@@ -175,6 +197,10 @@ impl Publisher {
     /// # Errors
     /// [`PublishError::Unavailable`] when that cannot be done now.
     pub async fn ensure_topic(&self, topic: &TopicName) -> Result<(), PublishError> {
+        #[cfg(test)]
+        if let Some(script) = &self.script {
+            return script.ask(topic, Vec::new(), None).await;
+        }
         if self.knows(topic) {
             return Ok(());
         }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     Response, StatusCode,
+    ext::ReasonPhrase,
     header::{ALLOW, CONTENT_TYPE, HeaderValue, LOCATION},
 };
 
@@ -15,6 +16,8 @@ use super::publish::PublishError;
 use crate::nsq::mpub::BodyError;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// Go's words for 413; hyper has newer ones.
+const TOO_LARGE: ReasonPhrase = ReasonPhrase::from_static(b"Request Entity Too Large");
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
 /// What a request came to.
@@ -28,6 +31,8 @@ pub(super) enum Reply {
     Options(HeaderValue),
     /// A path that is nearly one of ours.
     Redirect(StatusCode, HeaderValue),
+    /// A request Go's HTTP server would not have shown to nsqd; the text is its own.
+    Malformed(StatusCode, &'static str),
     /// Refused.
     Error(Error),
 }
@@ -82,6 +87,11 @@ impl Error {
 }
 
 impl Reply {
+    /// Whether no request can follow on the connection.
+    pub(super) fn ends_connection(&self) -> bool {
+        matches!(self, Reply::Malformed(..) | Reply::Error(Error::Unreadable | Error::Exiting))
+    }
+
     pub(super) fn into_response(self) -> Response<Full<Bytes>> {
         match self {
             Reply::Ok => nsq_typed(respond(StatusCode::OK, Some(TEXT), "OK")),
@@ -99,6 +109,7 @@ impl Reply {
                 response.headers_mut().insert(LOCATION, location);
                 response
             }
+            Reply::Malformed(status, text) => respond(status, Some(TEXT).filter(|_| !text.is_empty()), text),
             Reply::Error(error) => {
                 let (status, code) = error.status_and_code();
                 let mut response =
@@ -119,6 +130,9 @@ fn respond(
 ) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
+    if status == StatusCode::PAYLOAD_TOO_LARGE {
+        response.extensions_mut().insert(TOO_LARGE);
+    }
     if let Some(content_type) = content_type {
         response.headers_mut().insert(CONTENT_TYPE, content_type);
     }

@@ -1,4 +1,4 @@
-//! Method and path → route, as nsqd's router (httprouter) decides.
+//! Method and path → route, as nsqd's router (httprouter) decides; it looks at the path unescaped.
 //!
 //! Known paths answer 405 to other methods and list the allowed ones; a path that differs only in case, slashes or dots from a
 //! route of the same method is redirected there; everything else is 404.
@@ -6,6 +6,7 @@
 use hyper::{Method, StatusCode, Uri, header::HeaderValue};
 
 use super::replies::{Error, Reply};
+use crate::nsq::query::unescape_path;
 
 /// What is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +27,11 @@ const ROUTES: &[(Method, &str, Route)] = &[
 /// # Errors
 /// The answer to give when there is none.
 pub(super) fn find(method: &Method, uri: &Uri) -> Result<Route, Reply> {
-    let path = uri.path();
+    let Ok(path) = unescape_path(uri.path()) else {
+        return Err(Reply::Malformed(StatusCode::BAD_REQUEST, "400 Bad Request"));
+    };
+    // Bytes that are not UTF-8 are part of no route, whatever stands for them.
+    let path = &*String::from_utf8_lossy(&path);
     if let Some((_, _, route)) = ROUTES.iter().find(|(of, at, _)| of == method && *at == path) {
         return Ok(*route);
     }
@@ -107,5 +112,9 @@ mod tests {
             );
         }
         assert_eq!(answer(&Method::GET, "/ping/"), (301, some("/ping")));
+        assert_eq!(answer(&Method::POST, "/%70ub"), (200, some("Pub")));
+        assert_eq!(answer(&Method::POST, "/pub%2F"), (307, some("/pub")));
+        assert_eq!(answer(&Method::POST, "/pub%zz"), (400, None));
+        assert_eq!(answer(&Method::POST, "/pub%ff"), (404, None));
     }
 }

@@ -1,7 +1,11 @@
 //! Sockets and connections.
 //!
-//! nsqd never times out an idle connection, so neither does this: pooled producers would find dead ones. When draining, nothing
-//! new is accepted, requests under way are answered, and each connection closes after its answer.
+//! nsqd never times out an idle connection, so neither does this: pooled producers would find dead ones.
+//!
+//! # Draining
+//! Nothing new is accepted, and what is under way is answered. A request that still comes over an open connection hears
+//! 503 `EXITING`, and every answer says `Connection: close`, so that a producer moves on between two requests and
+//! not in the middle of one. A connection nothing comes over is closed after [`LAST_REQUEST_WITHIN`].
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -15,14 +19,13 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use super::{
     GatewayConfig,
-    handlers::{self, Answer, Gateway},
+    handlers::{self, Gateway},
     publish::Publisher,
-    replies::{Error, Reply},
 };
 
 /// Go's limit for a request's head.
@@ -30,8 +33,10 @@ const MAX_HEAD_BYTES: usize = 1024 * 1024;
 const MAX_HEADERS: usize = 1_000;
 /// After an accept that failed, most likely for want of file descriptors.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// How long an idle connection stays open once draining has begun, for a request that is on its way.
+const LAST_REQUEST_WITHIN: Duration = Duration::from_millis(500);
 
-/// Serves until `drain`, then until every request under way is answered.
+/// Serves until `drain`, then until every request under way is answered and every publish has its outcome.
 ///
 /// # Cancellation
 /// Dropping the future closes every connection; what was being published has an unknown outcome for its producer.
@@ -41,42 +46,52 @@ pub async fn serve(
     config: GatewayConfig,
     drain: CancellationToken,
 ) {
-    let gateway = Arc::new(Gateway { publisher, config });
+    let publishing = TaskTracker::new();
+    let gateway =
+        Arc::new(Gateway { publisher, config, drain: drain.clone(), publishing: publishing.clone() });
     let mut connections = JoinSet::new();
+    let mut failing = false;
     loop {
         tokio::select! {
             () = drain.cancelled() => break,
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, Arc::clone(&gateway), drain.clone()));
-                }
-                Err(error) => {
-                    warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
-                }
+            accepted = accept(&listener, &mut failing) => if let Some(stream) = accepted {
+                connections.spawn(connection(stream, Arc::clone(&gateway)));
             },
         }
     }
     drop(listener);
-    info!(connections = connections.len(), "draining");
+    info!(connections = connections.len(), publishing = publishing.len(), "draining");
     while connections.join_next().await.is_some() {}
+    publishing.close();
+    publishing.wait().await;
 }
 
-async fn connection(stream: TcpStream, gateway: Arc<Gateway>, drain: CancellationToken) {
+/// The next connection; `None` after a failure, which is logged once until accepting works again.
+async fn accept(listener: &TcpListener, failing: &mut bool) -> Option<TcpStream> {
+    match listener.accept().await {
+        Ok((stream, _)) => {
+            *failing = false;
+            Some(stream)
+        }
+        Err(error) => {
+            if !std::mem::replace(failing, true) {
+                warn!(%error, "cannot accept connections; trying on");
+            }
+            tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+            None
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "TCP_NODELAY");
     }
-    let draining = drain.clone();
-    let service = service_fn(move |request| {
+    let service = service_fn(|request| {
         let gateway = Arc::clone(&gateway);
-        let exiting = draining.is_cancelled();
         async move {
-            let answer = if exiting {
-                Answer { reply: Reply::Error(Error::Exiting), close: true }
-            } else {
-                handlers::handle(&gateway, request).await
-            };
+            let answer = handlers::handle(&gateway, request).await;
             let mut response = answer.reply.into_response();
             if answer.close {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -92,9 +107,13 @@ async fn connection(stream: TcpStream, gateway: Arc<Gateway>, drain: Cancellatio
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
+    let idle_for_good = async {
+        gateway.drain.cancelled().await;
+        tokio::time::sleep(LAST_REQUEST_WITHIN).await;
+    };
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
-        () = drain.cancelled() => {
+        () = idle_for_good => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

@@ -69,22 +69,125 @@ pub fn decode_binary(
 
 /// Splits a text body at newlines. Only the newline is removed, and empty lines are no messages.
 ///
+/// Faults are found in nsqd's order, line by line: a line that is too big is named before a body that grows too big
+/// behind it. Of a body beyond the limit, the first `max_body_size + 1` bytes are enough to judge it.
+///
 /// # Errors
 /// [`BodyError::BodyTooBig`] or [`BodyError::MessageTooBig`].
 pub fn split_text(body: &Bytes, max_msg_size: usize, max_body_size: usize) -> Result<Vec<Bytes>, BodyError> {
-    if body.len() > max_body_size {
-        return Err(BodyError::BodyTooBig);
+    let mut messages = Vec::new();
+    let mut read = 0;
+    for line in body.split_inclusive(|&byte| byte == b'\n') {
+        read += line.len();
+        if read > max_body_size {
+            return Err(BodyError::BodyTooBig);
+        }
+        let message = line.strip_suffix(b"\n").unwrap_or(line);
+        if message.len() > max_msg_size {
+            return Err(BodyError::MessageTooBig);
+        }
+        if !message.is_empty() {
+            messages.push(body.slice_ref(message));
+        }
     }
-    let lines = body.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-    lines
-        .map(
-            |line| {
-                if line.len() > max_msg_size {
-                    Err(BodyError::MessageTooBig)
-                } else {
-                    Ok(body.slice_ref(line))
+    Ok(messages)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    const MSG: usize = 8;
+    const BODY: usize = 64;
+
+    fn text(body: &[u8]) -> Result<Vec<Bytes>, BodyError> {
+        split_text(&Bytes::copy_from_slice(body), MSG, BODY)
+    }
+
+    fn binary(words: &[&[u8]]) -> Result<Vec<Bytes>, BodyError> {
+        decode_binary(words.concat().into(), MSG, BODY)
+    }
+
+    #[test]
+    fn text_is_cut_at_newlines_and_nothing_else_is_touched() {
+        assert_eq!(text(b"a\nb\r\n\n\n c ").unwrap(), [&b"a"[..], b"b\r", b" c "]);
+        assert_eq!(text(b"a\n").unwrap(), [&b"a"[..]], "the last newline ends a message and begins none");
+        assert_eq!(text(b"\0\xff").unwrap(), [&b"\0\xff"[..]], "bytes are bytes");
+        for nothing in [&b""[..], b"\n", b"\n\n\n"] {
+            assert_eq!(text(nothing).unwrap(), [&b""[..]; 0]);
+        }
+    }
+
+    #[test]
+    fn text_beyond_a_limit_is_refused_for_the_first_reason_met() {
+        assert_eq!(text(&[b'a'; MSG]).unwrap().len(), 1);
+        assert_eq!(text(&[b'a'; MSG + 1]), Err(BodyError::MessageTooBig));
+        assert_eq!(text(&[b'\n'; BODY]).unwrap().len(), 0);
+        assert_eq!(text(&[b'\n'; BODY + 1]), Err(BodyError::BodyTooBig));
+        let long_line_then_long_body = [&[b'a'; MSG + 1][..], &[b'\n'; BODY]].concat();
+        assert_eq!(text(&long_line_then_long_body), Err(BodyError::MessageTooBig));
+        assert_eq!(text(&[b'a'; BODY + 1]), Err(BodyError::BodyTooBig), "one line that is too big as a body");
+    }
+
+    #[test]
+    fn binary_faults_have_nsqds_names() {
+        let one = 1_i32.to_be_bytes();
+        let size = |size: i32| size.to_be_bytes();
+        for body in [&b""[..], &[0, 0, 0], &size(0), &size(-1), &size(i32::MIN), &size(13)] {
+            assert_eq!(binary(&[body]), Err(BodyError::BadBody), "{body:?}");
+        }
+        assert_eq!(
+            binary(&[&size(12)]),
+            Err(BodyError::BadMessage),
+            "the most messages this body could hold"
+        );
+        for message in [&b""[..], &[0, 0], &size(0), &size(-1), &size(9), &[&size(5)[..], b"abcd"].concat()] {
+            assert_eq!(binary(&[&one, message]), Err(BodyError::BadMessage), "{message:?}");
+        }
+        assert_eq!(
+            binary(&[&one, &size(9), b"123456789"]),
+            Err(BodyError::BadMessage),
+            "too big for a message"
+        );
+        let trailing = binary(&[&one, &size(8), b"12345678", b"ignored"]);
+        assert_eq!(trailing.unwrap(), [&b"12345678"[..]]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded_without_a_copy(bodies in vec(vec(any::<u8>(), 1..20), 1..20)) {
+            let payload = encode_binary(bodies.iter().map(Vec::as_slice));
+            let (first, last) = (payload.as_ptr() as usize, payload.as_ptr() as usize + payload.len());
+            let decoded = decode_binary(payload, 1024, 1024).unwrap();
+            prop_assert_eq!(&decoded, &bodies);
+            prop_assert!(decoded.iter().all(|body| (first..last).contains(&(body.as_ptr() as usize))));
+        }
+
+        #[test]
+        fn no_body_makes_it_panic_or_yield_an_illegal_message(body in vec(any::<u8>(), 0..200), count in 0_i32..5) {
+            let plausible = [&count.to_be_bytes()[..], &body].concat();
+            for body in [body, plausible].map(Bytes::from) {
+                for messages in [decode_binary(body.clone(), MSG, BODY), split_text(&body, MSG, BODY)] {
+                    let legal = |message: &Bytes| (1..=MSG).contains(&message.len());
+                    prop_assert!(messages.unwrap_or_default().iter().all(legal));
                 }
-            },
-        )
-        .collect()
+            }
+        }
+
+        #[test]
+        fn the_lines_of_a_text_are_its_messages(lines in vec("[^\n]{0,8}", 0..6)) {
+            let body = Bytes::from(lines.join("\n"));
+            let messages = split_text(&body, 64, 1024).unwrap();
+            let expected: Vec<_> = lines.iter().filter(|line| !line.is_empty()).map(String::as_bytes).collect();
+            prop_assert_eq!(messages, expected);
+        }
+
+        #[test]
+        fn the_start_of_a_body_that_is_too_big_is_enough_to_judge_it(body in vec(prop_oneof![Just(b'\n'), any::<u8>()], BODY + 1..200)) {
+            let body = Bytes::from(body);
+            prop_assert_eq!(split_text(&body.slice(..=BODY), MSG, BODY), split_text(&body, MSG, BODY));
+        }
+    }
 }

@@ -39,8 +39,9 @@ impl Published {
 /// Why nsqd, or nsqlookupd, did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// It answered, and refused.
-    #[error("{address} answered {status} {code} to {asked}")]
+    /// It answered, and refused. Repeating a 4xx as it is cannot help. A 503 may be repeated, though nsqd may have
+    /// published the first messages of a batch before it.
+    #[error("{address} answered {status} {code} to {asked}; {}", advice(*status))]
     Refused {
         /// Who answered.
         address: HttpAddress,
@@ -52,7 +53,7 @@ pub enum HttpError {
         code: String,
     },
     /// It could not be reached; nothing was done, and repeating is safe.
-    #[error("{address} cannot be reached: {reason}")]
+    #[error("{address} cannot be reached, nothing was sent and repeating is safe: {reason}")]
     NotSent {
         /// Who was asked.
         address: HttpAddress,
@@ -60,7 +61,7 @@ pub enum HttpError {
         reason: String,
     },
     /// It was asked and gave no answer, or one that cannot be read: it may have done it.
-    #[error("{address} gave no answer to {asked}; it may have done it: {reason}")]
+    #[error("{address} gave no usable answer to {asked}, and may have done it all the same: {reason}")]
     Unknown {
         /// Who was asked.
         address: HttpAddress,
@@ -71,7 +72,34 @@ pub enum HttpError {
     },
 }
 
+fn advice(status: u16) -> &'static str {
+    if (400..500).contains(&status) {
+        "the request is at fault, and repeating it as it is cannot help"
+    } else {
+        "it is at fault, and may be asked again"
+    }
+}
+
+/// `GET /info`, the part every nsqd 1.x gives.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Info {
+    /// nsqd's version.
+    pub version: String,
+    /// The host it tells others to reach it at.
+    pub broadcast_address: String,
+    /// The name of its machine.
+    pub hostname: String,
+    /// Where its HTTP API listens; -1 on a unix socket.
+    pub http_port: i32,
+    /// Where its TCP protocol listens; -1 on a unix socket.
+    pub tcp_port: i32,
+    /// When the process started, in seconds since 1970: another value means another process.
+    pub start_time: i64,
+}
+
 /// `GET /stats?format=json`, the part that is used.
+///
+/// A list may be missing or `null`; a counter may not, because 0 would say that a channel is drained.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Stats {
     /// nsqd's version.
@@ -81,7 +109,7 @@ pub struct Stats {
     /// When the process started, in seconds since 1970: another value means another process.
     pub start_time: i64,
     /// The topics, by name. nsqd writes `null` when a filter matches none.
-    #[serde(deserialize_with = "null_as_empty")]
+    #[serde(default, deserialize_with = "null_as_empty")]
     pub topics: Vec<TopicStats>,
 }
 
@@ -91,10 +119,12 @@ pub struct TopicStats {
     /// Its name.
     pub topic_name: String,
     /// Its channels, by name.
-    #[serde(deserialize_with = "null_as_empty")]
+    #[serde(default, deserialize_with = "null_as_empty")]
     pub channels: Vec<ChannelStats>,
     /// Messages not yet copied to channels, in memory and on disk.
     pub depth: u64,
+    /// The part of `depth` that is on disk.
+    pub backend_depth: u64,
     /// Messages published since the process started.
     pub message_count: u64,
     /// Whether copying to channels is stopped.
@@ -108,17 +138,25 @@ pub struct ChannelStats {
     pub channel_name: String,
     /// Messages waiting, in memory and on disk.
     pub depth: u64,
+    /// The part of `depth` that is on disk.
+    pub backend_depth: u64,
     /// Messages delivered and not finished.
     pub in_flight_count: u64,
     /// Messages waiting for their time.
     pub deferred_count: u64,
     /// Messages received since the process started.
     pub message_count: u64,
+    /// Messages put back by consumers since the process started.
+    pub requeue_count: u64,
+    /// Messages put back for want of an answer since the process started.
+    pub timeout_count: u64,
     /// Whether delivery is stopped.
     pub paused: bool,
 }
 
-fn null_as_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(list: D) -> Result<Vec<T>, D::Error> {
+pub(super) fn null_as_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    list: D,
+) -> Result<Vec<T>, D::Error> {
     Ok(Option::<Vec<T>>::deserialize(list)?.unwrap_or_default())
 }
 
@@ -148,15 +186,45 @@ impl Nsqd {
         payload: Bytes,
         timeout: Duration,
     ) -> Result<Published, HttpError> {
-        const ASKED: &str = "POST /mpub";
         let url = format!("http://{}/mpub?binary=true&topic={}", self.address, escape(topic.as_str()));
-        let answer =
-            exchange(self.http.post(url).body(payload).timeout(timeout), &self.address, ASKED).await?;
+        self.publish_to(url, "POST /mpub", payload, timeout).await
+    }
+
+    /// Publishes one message, with `defer` to be delivered no earlier than that; nsqd counts in milliseconds.
+    ///
+    /// # Errors
+    /// See [`HttpError`].
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves the outcome unknown.
+    pub async fn publish(
+        &self,
+        topic: &TopicName,
+        body: Bytes,
+        defer: Option<Duration>,
+        timeout: Duration,
+    ) -> Result<Published, HttpError> {
+        let mut url = format!("http://{}/pub?topic={}", self.address, escape(topic.as_str()));
+        if let Some(defer) = defer {
+            let milliseconds = defer.as_nanos().div_ceil(1_000_000);
+            url.push_str(&format!("&defer={milliseconds}"));
+        }
+        self.publish_to(url, "POST /pub", body, timeout).await
+    }
+
+    async fn publish_to(
+        &self,
+        url: String,
+        asked: &'static str,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Published, HttpError> {
+        let answer = exchange(self.http.post(url).body(body).timeout(timeout), &self.address, asked).await?;
         if &answer[..] == b"OK" {
             return Ok(Published(()));
         }
-        let reason = format!("the answer is not OK but {:?}", String::from_utf8_lossy(&answer));
-        Err(HttpError::Unknown { address: self.address.clone(), asked: ASKED, reason })
+        let reason = format!("the answer is not OK but {:?}", beginning(&answer));
+        Err(HttpError::Unknown { address: self.address.clone(), asked, reason })
     }
 
     /// Creates the topic, if it is new.
@@ -178,19 +246,39 @@ impl Nsqd {
         exchange(self.http.post(url).timeout(TIMEOUT), &self.address, "POST /channel/create").await.map(drop)
     }
 
-    /// Its statistics for one topic; no topic in the list when it does not have it.
+    /// Its statistics, for one topic or for all; no topic in the list when it does not have it.
     ///
     /// # Errors
     /// See [`HttpError`]; repeating is safe.
-    pub async fn stats(&self, topic: &TopicName) -> Result<Stats, HttpError> {
+    pub async fn stats(&self, topic: Option<&TopicName>) -> Result<Stats, HttpError> {
         const ASKED: &str = "GET /stats";
-        let topic = escape(topic.as_str());
+        let filter = topic.map(|topic| format!("&topic={}", escape(topic.as_str()))).unwrap_or_default();
         let url = format!(
-            "http://{}/stats?format=json&include_clients=false&include_mem=false&topic={topic}",
+            "http://{}/stats?format=json&include_clients=false&include_mem=false{filter}",
             self.address
         );
         let answer = exchange(self.http.get(url).timeout(TIMEOUT), &self.address, ASKED).await?;
         decode(&answer, &self.address, ASKED)
+    }
+
+    /// What it says of itself.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn info(&self) -> Result<Info, HttpError> {
+        const ASKED: &str = "GET /info";
+        let url = format!("http://{}/info", self.address);
+        let answer = exchange(self.http.get(url).timeout(TIMEOUT), &self.address, ASKED).await?;
+        decode(&answer, &self.address, ASKED)
+    }
+
+    /// Whether it is well; when its disk fails it answers 500 and `NOK - ` with the reason.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn ping(&self) -> Result<(), HttpError> {
+        let url = format!("http://{}/ping", self.address);
+        exchange(self.http.get(url).timeout(TIMEOUT), &self.address, "GET /ping").await.map(drop)
     }
 }
 
@@ -247,16 +335,19 @@ pub(super) fn decode<T: for<'de> Deserialize<'de>>(
     })
 }
 
-/// The code in `{"message":"CODE"}`, or the beginning of whatever stands there.
+/// The code in `{"message":"CODE"}` (before 1.0 it was `status_txt`), or the beginning of whatever stands there.
 fn error_code(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Message {
+        #[serde(alias = "status_txt")]
         message: String,
     }
-    match serde_json::from_slice::<Message>(body) {
-        Ok(Message { message }) => message,
-        Err(_) => String::from_utf8_lossy(&body[..body.len().min(100)]).into_owned(),
-    }
+    serde_json::from_slice::<Message>(body).map_or_else(|_| beginning(body), |body| body.message)
+}
+
+/// As much of an unexpected answer as an error should carry.
+fn beginning(body: &[u8]) -> String {
+    String::from_utf8_lossy(&body[..body.len().min(100)]).into_owned()
 }
 
 /// reqwest's errors name their cause only further down.
@@ -274,3 +365,6 @@ fn chain(error: &reqwest::Error) -> String {
 pub(super) fn escape(name: &str) -> String {
     name.replace('#', "%23")
 }
+
+#[cfg(test)]
+pub(super) mod tests;

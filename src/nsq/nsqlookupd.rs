@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{
     address::HttpAddress,
     names::{ChannelName, TopicName},
-    nsqd::{HttpError, client, decode, escape, exchange},
+    nsqd::{HttpError, client, decode, escape, exchange, null_as_empty},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,29 +28,46 @@ pub struct Found {
     pub nsqds: BTreeSet<HttpAddress>,
 }
 
-#[derive(Deserialize)]
-struct Lookup {
-    #[serde(default)]
-    channels: Vec<String>,
-    #[serde(default)]
-    producers: Vec<Producer>,
+/// An nsqd that has registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its HTTP address.
+    pub address: HttpAddress,
+    /// The topics it has.
+    pub topics: BTreeSet<TopicName>,
+    /// Those of them it must not be used for now: somebody took the topic off it.
+    pub tombstoned: BTreeSet<TopicName>,
 }
 
 #[derive(Deserialize)]
-struct Nodes {
-    #[serde(default)]
+struct Answer {
+    #[serde(default, deserialize_with = "null_as_empty")]
+    channels: Vec<String>,
+    #[serde(default, deserialize_with = "null_as_empty")]
     producers: Vec<Producer>,
+}
+
+/// Before nsqlookupd 1.0 an answer stood inside `data`.
+#[derive(Deserialize)]
+struct Wrapped {
+    data: Option<Answer>,
 }
 
 #[derive(Deserialize)]
 struct Producer {
     broadcast_address: String,
     http_port: u16,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_empty")]
     topics: Vec<String>,
     /// One for each of `topics`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_empty")]
     tombstones: Vec<bool>,
+}
+
+impl Answer {
+    fn channels(&self) -> BTreeSet<ChannelName> {
+        self.channels.iter().filter_map(|name| name.parse().ok()).collect()
+    }
 }
 
 impl Producer {
@@ -58,8 +75,13 @@ impl Producer {
         HttpAddress::new(&self.broadcast_address, self.http_port)
     }
 
-    fn is_tombstoned(&self, topic: &TopicName) -> bool {
-        self.topics.iter().zip(&self.tombstones).any(|(name, tombstone)| *tombstone && name == topic.as_str())
+    fn node(&self) -> Node {
+        let tombstoned = self.topics.iter().zip(&self.tombstones).filter(|(_, tombstone)| **tombstone);
+        Node {
+            address: self.address(),
+            topics: self.topics.iter().filter_map(|name| name.parse().ok()).collect(),
+            tombstoned: tombstoned.filter_map(|(name, _)| name.parse().ok()).collect(),
+        }
     }
 }
 
@@ -81,18 +103,26 @@ impl Nsqlookupd {
     /// # Errors
     /// See [`HttpError`]; repeating is safe.
     pub async fn lookup(&self, topic: &TopicName) -> Result<Found, HttpError> {
-        const ASKED: &str = "GET /lookup";
-        let url = format!("http://{}/lookup?topic={}", self.address, escape(topic.as_str()));
-        let answer = match exchange(self.http.get(url).timeout(TIMEOUT), &self.address, ASKED).await {
-            Ok(answer) => answer,
-            Err(HttpError::Refused { status: 404, .. }) => return Ok(Found::default()),
-            Err(error) => return Err(error),
-        };
-        let lookup: Lookup = decode(&answer, &self.address, ASKED)?;
-        Ok(Found {
-            channels: lookup.channels.iter().filter_map(|name| name.parse().ok()).collect(),
-            nsqds: lookup.producers.iter().map(Producer::address).collect(),
-        })
+        let path = format!("/lookup?topic={}", escape(topic.as_str()));
+        match self.get(&path, "GET /lookup").await {
+            Ok(answer) => Ok(Found {
+                channels: answer.channels(),
+                nsqds: answer.producers.iter().map(Producer::address).collect(),
+            }),
+            Err(HttpError::Refused { status: 404, code, .. }) if code == "TOPIC_NOT_FOUND" => {
+                Ok(Found::default())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The topic's channels; none when nobody has registered one. They outlive the nsqds that registered them.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn channels(&self, topic: &TopicName) -> Result<BTreeSet<ChannelName>, HttpError> {
+        let path = format!("/channels?topic={}", escape(topic.as_str()));
+        Ok(self.get(&path, "GET /channels").await?.channels())
     }
 
     /// The HTTP addresses of all nsqds it knows, but for those tombstoned for `topic`.
@@ -100,11 +130,91 @@ impl Nsqlookupd {
     /// # Errors
     /// See [`HttpError`]; repeating is safe.
     pub async fn nsqds(&self, topic: &TopicName) -> Result<BTreeSet<HttpAddress>, HttpError> {
-        const ASKED: &str = "GET /nodes";
-        let url = format!("http://{}/nodes", self.address);
-        let answer = exchange(self.http.get(url).timeout(TIMEOUT), &self.address, ASKED).await?;
-        let nodes: Nodes = decode(&answer, &self.address, ASKED)?;
-        let producers = nodes.producers.iter().filter(|producer| !producer.is_tombstoned(topic));
-        Ok(producers.map(Producer::address).collect())
+        let nodes = self.nodes().await?.into_iter().filter(|node| !node.tombstoned.contains(topic));
+        Ok(nodes.map(|node| node.address).collect())
+    }
+
+    /// All nsqds it knows.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn nodes(&self) -> Result<Vec<Node>, HttpError> {
+        Ok(self.get("/nodes", "GET /nodes").await?.producers.iter().map(Producer::node).collect())
+    }
+
+    async fn get(&self, path: &str, asked: &'static str) -> Result<Answer, HttpError> {
+        let url = format!("http://{}{path}", self.address);
+        let body = exchange(self.http.get(url).timeout(TIMEOUT), &self.address, asked).await?;
+        match decode::<Wrapped>(&body, &self.address, asked)?.data {
+            Some(answer) => Ok(answer),
+            None => decode(&body, &self.address, asked),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nsq::nsqd::tests::Server;
+
+    async fn lookupd(status: u16, body: &str) -> Nsqlookupd {
+        Nsqlookupd::new(Server::start(&[(status, body)]).await.address)
+    }
+
+    fn topic() -> TopicName {
+        "t#ephemeral".parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn answers_are_read_plain_and_wrapped_as_before_1_0() {
+        let plain = r#"{"channels":["a","b#ephemeral"],"producers":[
+            {"remote_address":"10.0.0.7:1","hostname":"h","broadcast_address":"h","tcp_port":4150,"http_port":4151,"version":"1.3.0"},
+            {"broadcast_address":"fd00::7","http_port":4151}]}"#;
+        let wrapped = format!(r#"{{"status_code":200,"status_txt":"OK","data":{plain}}}"#);
+        for body in [plain, &wrapped] {
+            let found = lookupd(200, body).await.lookup(&topic()).await.unwrap();
+            assert_eq!(
+                found.channels.iter().map(ChannelName::as_str).collect::<Vec<_>>(),
+                ["a", "b#ephemeral"]
+            );
+            let nsqds: Vec<_> = found.nsqds.iter().map(HttpAddress::as_str).collect();
+            assert_eq!(nsqds, ["[fd00::7]:4151", "h:4151"], "IPv6 addresses get brackets");
+            assert_eq!(lookupd(200, body).await.channels(&topic()).await.unwrap(), found.channels);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_read_is_never_taken_for_an_empty_one() {
+        let unreadable = r#"{"channels":["a"],"producers":[{"broadcast_address":"h","http_port":-1}]}"#;
+        for body in [unreadable, &format!(r#"{{"data":{unreadable}}}"#), "OK", ""] {
+            let error = lookupd(200, body).await.lookup(&topic()).await.unwrap_err();
+            assert!(matches!(error, HttpError::Unknown { .. }), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_topic_nobody_registered_is_no_error_and_any_other_404_is_one() {
+        let unknown = lookupd(404, r#"{"message":"TOPIC_NOT_FOUND"}"#).await;
+        assert_eq!(unknown.lookup(&topic()).await.unwrap(), Found::default());
+        let nobody = lookupd(200, r#"{"channels":null,"producers":null}"#).await;
+        assert_eq!(nobody.lookup(&topic()).await.unwrap(), Found::default());
+        let no_lookupd = lookupd(404, r#"{"message":"NOT_FOUND"}"#).await;
+        let error = no_lookupd.lookup(&topic()).await.unwrap_err();
+        assert!(
+            matches!(&error, HttpError::Refused { status: 404, code, .. } if code == "NOT_FOUND"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_node_is_left_out_for_the_topic_it_is_tombstoned_for() {
+        let body = r#"{"producers":[{"broadcast_address":"h","http_port":1,
+            "topics":["x","t#ephemeral"],"tombstones":[false,true]}]}"#;
+        let nodes = lookupd(200, body).await.nodes().await.unwrap();
+        let [node] = &nodes[..] else { panic!("{nodes:?}") };
+        assert_eq!(node.topics.len(), 2);
+        assert_eq!(node.tombstoned, [topic()].into());
+        assert!(lookupd(200, body).await.nsqds(&topic()).await.unwrap().is_empty());
+        assert_eq!(lookupd(200, body).await.nsqds(&"x".parse().unwrap()).await.unwrap().len(), 1);
     }
 }

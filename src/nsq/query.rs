@@ -24,7 +24,7 @@ impl Query {
                 return Err(InvalidQuery);
             }
             let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
-            Ok((unescape(name)?, unescape(value)?))
+            Ok((unescape(name, b' ')?, unescape(value, b' ')?))
         });
         pairs.collect::<Result<_, _>>().map(Self)
     }
@@ -38,7 +38,15 @@ impl Query {
     }
 }
 
-fn unescape(text: &str) -> Result<Vec<u8>, InvalidQuery> {
+/// Reads a path, in which a plus is a plus (Go's `url.PathUnescape`).
+///
+/// # Errors
+/// [`InvalidQuery`] for a bad percent escape.
+pub fn unescape_path(path: &str) -> Result<Vec<u8>, InvalidQuery> {
+    unescape(path, b'+')
+}
+
+fn unescape(text: &str, plus: u8) -> Result<Vec<u8>, InvalidQuery> {
     let mut bytes = text.bytes();
     let mut out = Vec::with_capacity(text.len());
     let digit = |bytes: &mut std::str::Bytes<'_>| {
@@ -46,7 +54,7 @@ fn unescape(text: &str) -> Result<Vec<u8>, InvalidQuery> {
     };
     while let Some(byte) = bytes.next() {
         out.push(match byte {
-            b'+' => b' ',
+            b'+' => plus,
             b'%' => (digit(&mut bytes)? * 16 + digit(&mut bytes)?) as u8,
             other => other,
         });
@@ -76,6 +84,12 @@ mod tests {
         for bad in ["topic=%", "topic=%z1", "topic=a&x=%2", "topic=a;b", "a=1&;"] {
             assert_eq!(Query::parse(bad), Err(InvalidQuery), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_plus_in_a_path_is_a_plus() {
+        assert_eq!(unescape_path("/%70u+b%2f").unwrap(), b"/pu+b/");
+        assert_eq!(unescape_path("/%zz"), Err(InvalidQuery));
     }
 
     proptest! {

@@ -270,7 +270,7 @@ impl Destinations {
 
     /// The channels an nsqd has for the topic now; ephemeral ones come and go with their consumers and are left out.
     async fn channels_of(&self, nsqd: &Nsqd) -> Result<BTreeSet<ChannelName>, HttpError> {
-        let stats = nsqd.stats(&self.topic).await?;
+        let stats = nsqd.stats(Some(&self.topic)).await?;
         let topic = stats.topics.into_iter().find(|topic| topic.topic_name == self.topic.as_str());
         let names = topic.into_iter().flat_map(|topic| topic.channels).map(|channel| channel.channel_name);
         Ok(names

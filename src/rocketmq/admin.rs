@@ -88,11 +88,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// Name and address of every master registered with the name servers.
+    /// Name and address of every master registered with the name servers; one at least.
     async fn masters(&self) -> Result<Vec<(String, String)>, ClusterError> {
         let brokers = self.brokers().await?;
         let masters = brokers.into_iter().filter_map(|(name, mut ids)| Some((name, ids.remove(&0)?)));
-        Ok(masters.collect())
+        let masters: Vec<_> = masters.collect();
+        if masters.is_empty() { Err(ClusterError::NoBroker) } else { Ok(masters) }
     }
 
     async fn has_topic(&self, address: &str, topic: &str) -> Result<bool, ClusterError> {

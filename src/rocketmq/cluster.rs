@@ -104,6 +104,9 @@ pub enum ClusterError {
     /// The name servers know no such topic.
     #[error("the name servers know no topic {0}")]
     UnknownTopic(String),
+    /// Nothing could be asked for want of a broker.
+    #[error("no broker with a master is registered with the name servers now")]
+    NoBroker,
     /// The route names no master for the broker.
     #[error("broker {0} has no master in the route now")]
     NoMaster(String),

@@ -3,15 +3,15 @@
 use std::{path::PathBuf, time::Duration};
 
 use nsqbridge::rocketmq::{
-    Cluster, ClusterConfig, Outcome, Producer, QueueReader, credentials::Credentials, group::Member,
-    offsets::Commit, reader::Pull, tls::Tls,
+    Cluster, ClusterConfig, ClusterError, Outcome, Producer, QueueReader, credentials::Credentials,
+    group::Member, offsets::Commit, reader::Pull, tls::Tls,
 };
 use nsqbridge_brokers::{Line, Rig, RigOptions, rocketmq::Settings};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 
 use crate::{
-    bridge::{Consumer, Gateway, To, create_channel, own, topic, transfer},
+    bridge::{Consumer, Gateway, SOON, To, create_channel, eventually, own, topic, transfer},
     scripted::message,
 };
 
@@ -126,7 +126,16 @@ async fn brokers_that_demand_tls_and_signatures_are_served(line: Line) {
     let tls = Tls::new(&certificates.path("ca.pem"), None).unwrap();
 
     let trusted = client(&rig, Some(tls.clone()), Some(SECRET_KEY));
-    trusted.create_topic("guarded", 1).await.unwrap();
+    // Until the broker has registered, which it tries every ten seconds, there is nowhere to create a topic, and that is an
+    // error.
+    eventually("the broker has registered", SOON, async || match trusted.create_topic("guarded", 1).await {
+        Ok(()) => true,
+        Err(error) => {
+            assert!(matches!(error, ClusterError::NoBroker), "{error}");
+            false
+        }
+    })
+    .await;
     trusted.create_group("guarded-group").await.unwrap();
     let queue = trusted.route("guarded").await.unwrap().write_queues[0].clone();
     let producer = Producer::new(trusted.clone(), "p");
@@ -149,7 +158,7 @@ async fn brokers_that_demand_tls_and_signatures_are_served(line: Line) {
     assert_eq!(member.lock(std::slice::from_ref(&queue)).await.granted.len(), 1);
     assert_eq!(member.members().await.unwrap().len(), 1);
     member.leave().await;
-    crate::bridge::eventually("found by its key", crate::bridge::SOON, async || {
+    eventually("found by its key", SOON, async || {
         trusted.messages_by_unique_key("guarded", key.as_str()).await.unwrap().len() == 1
     })
     .await;

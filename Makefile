@@ -15,9 +15,9 @@ help: ## Show this.
 brokers: ## Fetch RocketMQ (both lines) and the NSQ programs into .brokers/; instant when they are there.
 	@$(CARGO) run --quiet --package nsqbridge-brokers -- fetch
 
-demo: brokers ## Run the main job on real brokers; ends by itself with ONCE=1.
-	@$(CARGO) build --quiet --release --bin nsqbridge
-	@$(CARGO) run --quiet --release --package nsqbridge-brokers --example demo -- $(if $(ONCE),--once)
+demo: brokers ## Run the main job on real brokers; ONCE=1 ends by itself, ROCKETMQ=4.9.7 takes the other line.
+	@$(CARGO) build --quiet --bin nsqbridge --example demo
+	@ROCKETMQ=$(or $(ROCKETMQ),5.5.0) target/debug/examples/demo $(if $(ONCE),--once)
 
 test: brokers ## Run every test, on real brokers.
 	$(CARGO) test --workspace --lib --bins --tests -- --test-threads=$(TEST_THREADS)

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use tokio::{sync::watch, time::Instant};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::{
     batch::Batch,
@@ -32,6 +32,7 @@ pub(super) async fn until_confirmed(
     claim: Claim,
     batch: Batch,
 ) -> Confirmed {
+    debug!(%queue, offset = claim.start(), messages = batch.messages(), "batch begun");
     let payload = batch.payload();
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
     let mut lease = lease.clone();

@@ -29,6 +29,7 @@ mod faults;
 mod golden;
 mod guarded;
 mod layers;
+mod program;
 mod relay;
 mod scripted;
 mod traps;

@@ -1,0 +1,83 @@
+//! The program as scripts and service managers see it: exit codes, signals, logs.
+
+use std::{
+    process::{Command, Output},
+    time::Duration,
+};
+
+use nsqbridge_brokers::Line;
+
+use crate::bridge::{Gateway, SOON, To, blocking, eventually, shared, topic, transfer};
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_nsqbridge")).args(arguments).env_clear().output().unwrap()
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn usage_errors_exit_with_3_and_say_what_is_accepted() {
+    for (arguments, says) in [
+        (&[][..], "Usage"),
+        (&["gatewya"], "gateway"),
+        (&["gateway"], "--namesrv"),
+        (&["gateway", "--namesrv", "nohost"], "HOST:PORT"),
+        (&["gateway", "-n", "a:1", "--max-msg-size", "0"], "from 1 to 4194304"),
+        (&["transfer", "-n", "a:1", "--topic", "a b", "--nsqd-http-address", "a:1"], "not an NSQ name"),
+        (&["transfer", "-n", "a:1", "--topic", "t"], "--lookupd-http-address"),
+        (&["gateway", "-n", "a:1", "--access-key", "k"], "NSQBRIDGE_SECRET_KEY"),
+        (&["gateway", "-n", "a:1", "--rocketmq-tls-ca", "/no/such/file"], "/no/such/file"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}: {}", errors(&output));
+        assert!(errors(&output).contains(says), "{arguments:?}: {}", errors(&output));
+    }
+    for arguments in [&["--help"][..], &["gateway", "--help"], &["transfer", "--help"], &["--version"]] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(!output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn an_address_in_use_exits_with_1_and_names_it() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(&["gateway", "-n", "127.0.0.1:1", "--http-address", &address]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors(&output).contains(&address), "{}", errors(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_signal_drains_and_exits_0_a_second_one_stops_at_once_with_1() {
+    let rig = shared(Line::V5);
+    let gateway = Gateway::start(&rig.name_server, &["--log-format", "json"]).await;
+    gateway.process.signal("TERM").unwrap();
+    assert_eq!(blocking(|| gateway.process.wait(SOON)).unwrap(), 0);
+    for line in gateway.process.logged().lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(line["timestamp"].is_string() && line["fields"]["message"].is_string(), "{line}");
+    }
+
+    // Nobody answers at this nsqd's address, so what is in flight cannot be drained.
+    let topic = topic("stubborn");
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&rig.name_server, &[]).await;
+    gateway.publish(&topic, "x").await;
+    let nsqd = &rig.nsqds[0];
+    let relay = transfer(
+        &rig.name_server,
+        &topic,
+        &To::Nsqds(&[nsqd]),
+        &["--nsqd-http-address", &silent.local_addr().unwrap().to_string()],
+    );
+    eventually("a batch is in flight", SOON, async || relay.logged().contains("batch begun")).await;
+    let started = std::time::Instant::now();
+    relay.signal("TERM").unwrap();
+    eventually("it drains", SOON, async || relay.logged().contains("a second signal stops now")).await;
+    relay.signal("TERM").unwrap();
+    assert_eq!(blocking(|| relay.wait(SOON)).unwrap(), 1);
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+}

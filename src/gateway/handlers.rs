@@ -5,8 +5,8 @@
 //! exception: a bad `defer` creates the topic here as there.
 //!
 //! # Cancellation
-//! hyper drops a handler when its client hangs up. The publish itself runs in a task of its own, so that what has begun
-//! to be stored is stored and logged as usual; a drain waits for it.
+//! A handler is dropped with its connection. The publish itself runs in a task of its own, so that what has begun to be
+//! stored is stored and logged as usual, whether its producer has hung up or not; a drain waits for it.
 
 use std::{sync::Arc, time::Duration};
 

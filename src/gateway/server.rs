@@ -102,6 +102,7 @@ async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
     let serving = http1::Builder::new()
         // nsqd's headers are written `X-Nsq-Content-Type`, and some clients compare them as they are.
         .title_case_headers(true)
+        // A client may send its request, end its side and wait, as `nc -N` does; nsqd answers it.
         .half_close(true)
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
@@ -112,6 +113,8 @@ async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
         tokio::time::sleep(LAST_REQUEST_WITHIN).await;
     };
     let ended = tokio::select! {
+        // In this order: a request that has come is seen before its connection is taken for idle.
+        biased;
         ended = serving.as_mut() => ended,
         () = idle_for_good => {
             serving.as_mut().graceful_shutdown();

@@ -70,6 +70,20 @@ async fn a_client_that_hangs_up_cancels_nothing_and_a_drain_waits_for_what_it_be
 }
 
 #[tokio::test]
+async fn a_client_that_has_ended_its_side_is_answered() {
+    let mut gateway = Gateway::start().await;
+    let mut client = gateway.connect().await;
+    client.send(&post("/pub?topic=t", "x")).await;
+    client.stream.shutdown().await.unwrap();
+    let asked = gateway.asked().await;
+    // Time enough for the gateway to see that nothing more will come.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    asked.answer.send(Ok(())).unwrap();
+    client.answer().await.assert_ok();
+    client.assert_ends().await;
+}
+
+#[tokio::test]
 async fn a_drain_finishes_what_was_begun_and_then_closes() {
     let mut gateway = Gateway::start().await;
     let mut publishing = gateway.connect().await;
@@ -80,14 +94,14 @@ async fn a_drain_finishes_what_was_begun_and_then_closes() {
     assert_eq!(sending.answer().await.status, "HTTP/1.1 100 Continue");
 
     gateway.drain.cancel();
-    // Longer than an idle connection is kept: both are in the middle of a request, and stay.
-    tokio::time::sleep(Duration::from_millis(1_000)).await;
     asked.answer.send(Ok(())).unwrap();
     let answer = publishing.answer().await;
     answer.assert_ok();
-    assert!(answer.closes());
+    assert!(answer.closes(), "the producer must learn that nothing can follow");
     publishing.assert_ends().await;
 
+    // Longer than an idle connection is kept: this one is in the middle of a request, and stays.
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
     sending.send(b"xy").await;
     let asked = gateway.asked().await;
     assert_eq!(asked.bodies, ["xy"]);
@@ -129,11 +143,11 @@ async fn a_request_that_comes_while_draining_hears_exiting_and_the_connection_en
 #[tokio::test]
 async fn a_drain_closes_idle_connections_in_order() {
     let gateway = Gateway::start().await;
+    let mut unused = gateway.connect().await;
+    // Connections are accepted in turn: with this one answered, the other is accepted too.
     let mut used = gateway.connect().await;
     used.send(&head("GET", "/ping", &[])).await;
     assert_eq!(used.answer().await.body, "OK");
-    let mut unused = gateway.connect().await;
-    unused.send(b"").await;
     gateway.drain.cancel();
     used.assert_ends().await;
     gateway.drained().await;

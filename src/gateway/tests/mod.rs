@@ -6,7 +6,7 @@ mod bodies;
 mod connections;
 mod refusals;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -162,15 +162,15 @@ impl Client {
 
     /// The next answer; read by its length, as a client that keeps its connections does.
     async fn answer(&mut self) -> Answer {
-        timeout(SOON, self.read_answer()).await.expect("no answer")
+        timeout(SOON, self.read_answer()).await.expect("no answer").unwrap()
     }
 
-    async fn read_answer(&mut self) -> Answer {
+    async fn read_answer(&mut self) -> io::Result<Answer> {
         let head = loop {
             if let Some(end) = self.read.windows(4).position(|four| four == b"\r\n\r\n") {
                 break String::from_utf8(self.read.drain(..end + 4).collect()).unwrap();
             }
-            self.read_more().await;
+            self.read_more().await?;
         };
         let mut lines = head.trim_end().split("\r\n");
         let status = lines.next().unwrap().to_owned();
@@ -180,14 +180,17 @@ impl Client {
             .collect();
         let length = headers.get("Content-Length").map_or(0, |length| length.parse().unwrap());
         while self.read.len() < length {
-            self.read_more().await;
+            self.read_more().await?;
         }
         let body = String::from_utf8(self.read.drain(..length).collect()).unwrap();
-        Answer { status, headers, body }
+        Ok(Answer { status, headers, body })
     }
 
-    async fn read_more(&mut self) {
-        assert_ne!(self.stream.read_buf(&mut self.read).await.unwrap(), 0, "closed before the answer ended");
+    async fn read_more(&mut self) -> io::Result<()> {
+        match self.stream.read_buf(&mut self.read).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Waits until the gateway has closed the connection in order, with nothing more said.

@@ -69,7 +69,7 @@ impl Program {
 
     /// Everything it has logged.
     pub fn logged(&self) -> String {
-        std::fs::read_to_string(self.0.log()).unwrap()
+        self.0.log_text()
     }
 }
 
@@ -84,7 +84,7 @@ impl Deref for Program {
 impl Drop for Program {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.0.log()).unwrap_or_default();
+            let log = self.logged();
             let lines: Vec<&str> = log.lines().collect();
             println!("--- {}\n{}", self.0.title(), lines[lines.len().saturating_sub(200)..].join("\n"));
         }

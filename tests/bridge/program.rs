@@ -71,7 +71,7 @@ async fn a_first_signal_drains_and_exits_0_a_second_one_stops_at_once_with_1() {
         &rig.name_server,
         &topic,
         &To::Nsqds(&[nsqd]),
-        &["--nsqd-http-address", &silent.local_addr().unwrap().to_string()],
+        &["--nsqd-http-address", &silent.local_addr().unwrap().to_string(), "--log-level", "debug"],
     );
     eventually("a batch is in flight", SOON, async || relay.logged().contains("batch begun")).await;
     let started = std::time::Instant::now();

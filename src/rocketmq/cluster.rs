@@ -104,6 +104,9 @@ pub enum ClusterError {
     /// The name servers know no such topic.
     #[error("the name servers know no topic {0}")]
     UnknownTopic(String),
+    /// The time for a send ran out before there was anybody to send it to.
+    #[error("the name servers did not say in time where to send")]
+    TooLate,
     /// Nothing could be asked for want of a broker.
     #[error("no broker with a master is registered with the name servers now")]
     NoBroker,
@@ -266,7 +269,11 @@ impl Shared {
         timeout: Duration,
     ) -> Result<Command, RequestError> {
         let started = Instant::now();
-        let connection = self.connection(address).await?;
+        let connecting = tokio::time::timeout(timeout, self.connection(address)).await;
+        let connection = connecting.unwrap_or_else(|_| {
+            let reason = format!("no connection within {timeout:?}");
+            Err(RequestError::NotSent { address: address.to_owned(), reason })
+        })?;
         if let Some(credentials) = &self.config.credentials {
             // 4.9 leaves this one field out of the text it verifies, 5.x keeps it in; we never send it.
             credentials.sign(&mut command.ext, &command.body, false);

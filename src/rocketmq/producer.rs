@@ -68,7 +68,7 @@ impl Producer {
         let mut last_broker = None;
         let mut unknown: Option<Failure> = None;
         loop {
-            let failed = match self.cluster.route(topic).await {
+            let failed = match in_time(deadline, self.cluster.route(topic)).await {
                 Ok(route) => match self.choose(&route, preferred.take(), last_broker.as_deref()) {
                     Some((queue, others)) => {
                         let left = deadline.saturating_duration_since(Instant::now());
@@ -104,7 +104,7 @@ impl Producer {
             tokio::time::sleep(delay).await;
             match hint {
                 Hint::None => {}
-                Hint::StaleRoute => drop(self.cluster.fresh_route(topic).await),
+                Hint::StaleRoute => drop(in_time(deadline, self.cluster.fresh_route(topic)).await),
                 Hint::UnknownTopic => {
                     // The broker is the judge: let the name servers say whether it lives elsewhere now.
                     self.cluster.forget_route(topic);
@@ -122,14 +122,15 @@ impl Producer {
         if let Err(illegal) = message::check_topic(&queue.topic) {
             return Outcome::Rejected(failure(illegal.to_string(), Hint::None));
         }
-        let address = match self.cluster.master_of(queue).await {
+        let started = Instant::now();
+        let deadline = started + timeout;
+        let address = match in_time(deadline, self.cluster.master_of(queue)).await {
             Ok(address) => address,
             Err(error) => return Outcome::NotSent(failure(error.to_string(), Hint::StaleRoute)),
         };
-        let started = Instant::now();
         let version = if messages.iter().any(|message| message.deliver_at.is_some()) {
             // A 4.9 broker ignores a timer, delivers at once and answers success: know the line before sending one.
-            match self.cluster.peer_version(&address).await {
+            match in_time(deadline, self.cluster.peer_version(&address)).await {
                 Ok(version) => version,
                 Err(error) => return Outcome::NotSent(failure(error.to_string(), Hint::None)),
             }
@@ -202,6 +203,14 @@ impl Producer {
         let queue = fit.or_else(other).or_else(|| in_turn().next())?;
         Some((queue.clone(), others(queue)))
     }
+}
+
+/// Questions asked on the way to a send count against its time.
+async fn in_time<T>(
+    deadline: Instant,
+    question: impl Future<Output = Result<T, ClusterError>>,
+) -> Result<T, ClusterError> {
+    tokio::time::timeout_at(deadline, question).await.unwrap_or(Err(ClusterError::TooLate))
 }
 
 /// An earlier unknown outcome outlasts every later failure, a rejection included.

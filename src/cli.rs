@@ -19,10 +19,17 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
     /// Log what is at least this important: error, warn, info, debug, trace.
-    #[arg(long, global = true, default_value = "info", env = "NSQBRIDGE_LOG_LEVEL")]
+    #[arg(long, global = true, default_value = "info", env = "NSQBRIDGE_LOG_LEVEL", help_heading = "Logs")]
     pub log_level: tracing::level_filters::LevelFilter,
     /// Log for people, or one JSON object a line.
-    #[arg(long, global = true, value_enum, default_value = "human", env = "NSQBRIDGE_LOG_FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "human",
+        env = "NSQBRIDGE_LOG_FORMAT",
+        help_heading = "Logs"
+    )]
     pub log_format: LogFormat,
 }
 
@@ -91,9 +98,6 @@ pub struct RocketmqArgs {
 /// `nsqbridge gateway`.
 #[derive(Debug, Args)]
 pub struct GatewayArgs {
-    /// How to reach RocketMQ.
-    #[command(flatten)]
-    pub rocketmq: RocketmqArgs,
     /// Listen here for producers; nsqd's own port by default.
     #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:4151", env = "NSQBRIDGE_HTTP_ADDRESS")]
     pub http_address: SocketAddr,
@@ -112,14 +116,14 @@ pub struct GatewayArgs {
     /// How long a publish is tried before the producer hears 503; keep it below the producers' own timeout.
     #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_PUBLISH_TIMEOUT")]
     pub publish_timeout: Duration,
+    /// How to reach RocketMQ.
+    #[command(flatten)]
+    pub rocketmq: RocketmqArgs,
 }
 
 /// `nsqbridge transfer`.
 #[derive(Debug, Args)]
 pub struct TransferArgs {
-    /// How to reach RocketMQ.
-    #[command(flatten)]
-    pub rocketmq: RocketmqArgs,
     /// A topic to relay, by its NSQ name; repeat it for several.
     #[arg(long, value_name = "TOPIC", required = true, env = "NSQBRIDGE_TOPIC", value_delimiter = ',')]
     pub topic: Vec<TopicName>,
@@ -151,6 +155,9 @@ pub struct TransferArgs {
     /// How long a graceful stop waits for nsqd to answer; at most 10s.
     #[arg(long, value_name = "DURATION", default_value = "8s", value_parser = drain_timeout, env = "NSQBRIDGE_DRAIN_TIMEOUT")]
     pub drain_timeout: Duration,
+    /// How to reach RocketMQ.
+    #[command(flatten)]
+    pub rocketmq: RocketmqArgs,
 }
 
 /// A number of bytes from 1 to `max`.

@@ -201,7 +201,11 @@ impl Destinations {
         for (address, has) in seen {
             let Some(node) = state.nodes.get_mut(address) else { continue };
             let missing: Vec<_> = all.difference(has).cloned().collect();
-            if node.prepared.is_none() || !missing.is_empty() {
+            if !missing.is_empty() {
+                // A channel came up elsewhere, or this nsqd lost one: nothing goes there until it has them all.
+                node.prepared = None;
+            }
+            if node.prepared.is_none() {
                 todo.push((node.nsqd.clone(), missing));
             }
         }

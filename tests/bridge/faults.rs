@@ -109,7 +109,8 @@ async fn nothing_is_lost_while_parts_stop_freeze_and_come_back(line: Line) {
     create_channel(nsqds[1], &topic, "ch").await;
     let gateway = Arc::new(Gateway::start(&rig.name_server, &["--topic-queues", "4"]).await);
     let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&nsqds), &["--log-level", "debug"]);
-    let consumer = Consumer::start(&nsqds, &topic, "ch");
+    let consumer = Consumer::start(&nsqds[1..], &topic, "ch");
+    let consumer_of_first = Consumer::start(&nsqds[..1], &topic, "ch");
     let load = Load::start(&gateway, &topic);
     load.goes_on(300, "before").await;
     let arrives = async |phase: &str| {
@@ -125,10 +126,14 @@ async fn nothing_is_lost_while_parts_stop_freeze_and_come_back(line: Line) {
     load.goes_on(300, "broker back").await;
     arrives("broker back").await;
 
+    // nsqd 1.3.0 itself can lose a message it is handing to a consumer while it stops (one in 150 stops under load, without
+    // the bridge). That is not what is tested here: its consumer leaves first.
+    let received = consumer_of_first.leave(nsqds[0], &topic).await;
     blocking(|| rig.nsqds[0].stop()).unwrap();
     load.goes_on(300, "nsqd stopped").await;
     arrives("nsqd stopped").await;
     blocking(|| rig.nsqds[0].start_again()).unwrap();
+    let consumer_of_first = Consumer::start(&nsqds[..1], &topic, "ch");
     load.goes_on(300, "nsqd back").await;
 
     blocking(|| rig.name_server.stop()).unwrap();
@@ -148,9 +153,10 @@ async fn nothing_is_lost_while_parts_stop_freeze_and_come_back(line: Line) {
     let stored = stored(&rig, &topic).await;
     let not_stored: Vec<_> = acknowledged.iter().filter(|body| !stored.contains_key(*body)).collect();
     assert!(not_stored.is_empty(), "acknowledged and not in RocketMQ: {not_stored:?}");
+    let all_received = || [&received[..], &consumer.received(), &consumer_of_first.received()].concat();
     let missing = || {
-        let received: BTreeSet<_> = consumer.received().into_iter().collect();
-        acknowledged.difference(&received).cloned().collect::<Vec<_>>()
+        let distinct: BTreeSet<_> = all_received().into_iter().collect();
+        acknowledged.difference(&distinct).cloned().collect::<Vec<_>>()
     };
     let started = Instant::now();
     while !missing().is_empty() {
@@ -158,8 +164,8 @@ async fn nothing_is_lost_while_parts_stop_freeze_and_come_back(line: Line) {
         assert!(started.elapsed() < SOON, "lost between RocketMQ and the consumer: {:?}", lost());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let distinct: BTreeSet<_> = consumer.received().into_iter().collect();
-    let doubled = consumer.count() - distinct.len();
+    let distinct: BTreeSet<_> = all_received().into_iter().collect();
+    let doubled = all_received().len() - distinct.len();
     let stored_twice: usize = stored.values().map(|places| places.len() - 1).sum();
     let admitted = gateway.process.logged().matches("perhaps twice").count();
     println!(

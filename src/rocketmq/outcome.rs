@@ -69,11 +69,11 @@ pub fn classify(answer: i32, remark: &str) -> Option<(Arm, Hint)> {
         }
         code::INVALID_PARAMETER => (Arm::Rejected, Hint::None),
         code::SYSTEM_ERROR if remark_has(REFUSALS_UNDER_CODE_1) => (Arm::Rejected, Hint::None),
-        code::SYSTEM_ERROR if remark.contains("in-sync replicas") => (Arm::NotSent, Hint::None),
+        code::SYSTEM_ERROR if remark_has(REFUSALS_OF_THE_MOMENT) => (Arm::NotSent, Hint::None),
         code::SYSTEM_BUSY | code::SERVICE_NOT_AVAILABLE | code::FLOW_CONTROL | code::GO_AWAY => {
             (Arm::NotSent, Hint::None)
         }
-        code::NO_PERMISSION if remark_has(CREDENTIAL_REFUSALS) => (Arm::Rejected, Hint::None),
+        // Whether the broker, the topic or our credentials lack the permission: the message is not at fault.
         code::NO_PERMISSION => (Arm::NotSent, Hint::StaleRoute),
         code::TOPIC_NOT_EXIST => (Arm::NotSent, Hint::UnknownTopic),
         // 10, 11, 12 and everything this client has not met: stored, perhaps.
@@ -105,8 +105,8 @@ impl Arm {
     }
 }
 
-/// Remarks under code 1 that are refusals before anything is stored: names, sizes and layout (4.9 has no code 29;
-/// 5.x refuses an oversized or damaged batch with a Java exception), and 4.9's access control.
+/// Remarks under code 1 that refuse a message for what it is, before anything is stored: names, sizes and layout (4.9 has
+/// no code 29; 5.x refuses an oversized or damaged batch with a Java exception).
 const REFUSALS_UNDER_CODE_1: &[&str] = &[
     "illegal characters",
     "topic is blank",
@@ -115,9 +115,8 @@ const REFUSALS_UNDER_CODE_1: &[&str] = &[
     "newPosition < 0",
     "NumberFormatException",
     "BufferUnderflowException",
-    "AclException",
 ];
 
-/// Remarks of 5.x's access control under code 16; other answers 16 concern the broker's or topic's permission.
-const CREDENTIAL_REFUSALS: &[&str] =
-    &["check signature failed", "has no permission", "username cannot be null", "User:"];
+/// Remarks under code 1 that refuse any message now, before anything is stored: too few replicas, and 4.9's access
+/// control.
+const REFUSALS_OF_THE_MOMENT: &[&str] = &["in-sync replicas", "AclException"];

@@ -53,10 +53,19 @@ async fn demo(line: Line, once: bool) -> Result<bool> {
 
     title("2. The bridge: a gateway for producers, a relay for consumers");
     let ports = Ports::claim()?;
-    let gateway_address = format!("127.0.0.1:{}", ports.get(0));
+    let [gateway_address, gateway_admin, relay_admin] =
+        [0, 1, 2].map(|n| format!("127.0.0.1:{}", ports.get(n)));
     let name_server = rig.name_server.addr().to_string();
     let lookupd = rig.nsqlookupd.http_addr().to_string();
-    let gateway = bridge(&["gateway", "--namesrv", &name_server, "--http-address", &gateway_address])?;
+    let gateway = bridge(&[
+        "gateway",
+        "--namesrv",
+        &name_server,
+        "--http-address",
+        &gateway_address,
+        "--admin-address",
+        &gateway_admin,
+    ])?;
     let relay = bridge(&[
         "transfer",
         "--namesrv",
@@ -65,6 +74,8 @@ async fn demo(line: Line, once: bool) -> Result<bool> {
         TOPIC,
         "--lookupd-http-address",
         &lookupd,
+        "--admin-address",
+        &relay_admin,
     ])?;
     let healthy = || {
         gateway_address.parse().is_ok_and(|at| http::get(at, "/ping").is_ok_and(|(status, _)| status == 200))
@@ -113,16 +124,17 @@ async fn demo(line: Line, once: bool) -> Result<bool> {
     row("missing", lost);
     println!("   {:.0} s in all", started.elapsed().as_secs_f64());
     if !once && all.is_ok() {
-        play(&rig, &gateway_address, &consumer, started).await?;
+        play(&rig, &gateway_address, &gateway_admin, &consumer, started).await?;
     }
     all?;
     Ok(lost == 0)
 }
 
 /// Shows the addresses, and what arrives, until Ctrl-C.
-async fn play(rig: &Rig, gateway: &str, consumer: &Server, started: Instant) -> Result<()> {
+async fn play(rig: &Rig, gateway: &str, admin: &str, consumer: &Server, started: Instant) -> Result<()> {
     title("7. Now you: what you publish appears below. Ctrl-C ends everything");
     row("gateway (HTTP)", gateway);
+    row("gateway's /metrics", admin);
     row("nsqd (HTTP)", rig.nsqds[0].http_addr());
     row("nsqd (TCP)", rig.nsqds[0].tcp_addr());
     row("nsqlookupd (HTTP)", rig.nsqlookupd.http_addr());

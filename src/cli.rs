@@ -1,4 +1,7 @@
-//! The command line: what can be asked of `nsqbridge`, checked as far as words alone allow.
+//! The command line: what can be asked of `nsqbridge`.
+//!
+//! Every setting is a flag, an environment variable and a key of the configuration file, by the same name and with the same
+//! check ([`crate::config`]). What several settings must be together is checked in [`crate::run`], wherever they came from.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -18,19 +21,39 @@ pub struct Cli {
     /// What to run.
     #[command(subcommand)]
     pub command: Command,
+    /// Read settings from this TOML file; flags win over the environment, and both over the file.
+    #[arg(short = 'c', long, global = true, value_name = "FILE", env = "NSQBRIDGE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// How to log.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Logs")]
+pub struct LogArgs {
     /// Log what is at least this important: error, warn, info, debug, trace.
-    #[arg(long, global = true, default_value = "info", env = "NSQBRIDGE_LOG_LEVEL", help_heading = "Logs")]
-    pub log_level: tracing::level_filters::LevelFilter,
+    #[arg(
+        id = "log_level",
+        long = "log-level",
+        value_name = "LEVEL",
+        global = true,
+        default_value = "info",
+        env = "NSQBRIDGE_LOG_LEVEL"
+    )]
+    pub level: tracing::level_filters::LevelFilter,
     /// Log for people, or one JSON object a line.
     #[arg(
-        long,
+        id = "log_format",
+        long = "log-format",
+        value_name = "FORMAT",
         global = true,
         value_enum,
         default_value = "human",
-        env = "NSQBRIDGE_LOG_FORMAT",
-        help_heading = "Logs"
+        env = "NSQBRIDGE_LOG_FORMAT"
     )]
-    pub log_format: LogFormat,
+    pub format: LogFormat,
 }
 
 /// How logs are written.
@@ -47,12 +70,12 @@ pub enum LogFormat {
 pub enum Command {
     /// Take nsqd's place for producers: store what they publish over HTTP in RocketMQ.
     ///
-    /// Serves nsqd's `POST /pub`, `POST /mpub` and `GET /ping`. A publish is answered `OK` only when RocketMQ has
-    /// answered `SEND_OK`; otherwise the producer hears an error, as it would from nsqd.
+    /// Serves nsqd's HTTP API. A publish is answered `OK` only when RocketMQ has answered `SEND_OK`; otherwise the
+    /// producer hears an error, as it would from nsqd.
     #[command(after_help = "Example:\n  \
         nsqbridge gateway --namesrv rmq-1:9876 --http-address 0.0.0.0:4151\n  \
         curl -d 'hello' 'http://127.0.0.1:4151/pub?topic=orders'")]
-    Gateway(GatewayArgs),
+    Gateway(Box<GatewayArgs>),
     /// Relay topics from RocketMQ back into nsqd, for consumers that have not moved yet.
     ///
     /// Start as many instances as you like with the same topics: they share the queues, and none is relayed twice.
@@ -60,7 +83,11 @@ pub enum Command {
     #[command(after_help = "Examples:\n  \
         nsqbridge transfer --namesrv rmq-1:9876 --topic orders --lookupd-http-address lookup-1:4161\n  \
         nsqbridge transfer --namesrv rmq-1:9876 --topic orders --nsqd-http-address nsqd-1:4151")]
-    Transfer(TransferArgs),
+    Transfer(Box<TransferArgs>),
+    /// Run every role the configuration file has a section for, in one process.
+    #[command(after_help = "Example:\n  \
+        nsqbridge run -c bridge.toml     (docs/bridge.toml is an annotated one)")]
+    Run(RunArgs),
 }
 
 /// How to reach RocketMQ.
@@ -73,27 +100,51 @@ pub struct RocketmqArgs {
         long,
         value_name = "HOST:PORT[;HOST:PORT]",
         env = "NAMESRV_ADDR",
-        value_delimiter = ';',
-        required = true
+        value_delimiter = ';'
     )]
     pub namesrv: Vec<HttpAddress>,
     /// Speak TLS, trusting the certificate authorities in this PEM file.
     #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ROCKETMQ_TLS_CA")]
     pub rocketmq_tls_ca: Option<PathBuf>,
     /// Show this certificate chain (PEM) to brokers that ask for one.
-    #[arg(long, value_name = "FILE", requires_all = ["rocketmq_tls_key", "rocketmq_tls_ca"], env = "NSQBRIDGE_ROCKETMQ_TLS_CERT")]
+    #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ROCKETMQ_TLS_CERT")]
     pub rocketmq_tls_cert: Option<PathBuf>,
     /// The private key (PEM) of that certificate.
-    #[arg(long, value_name = "FILE", requires = "rocketmq_tls_cert", env = "NSQBRIDGE_ROCKETMQ_TLS_KEY")]
+    #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ROCKETMQ_TLS_KEY")]
     pub rocketmq_tls_key: Option<PathBuf>,
     /// Sign requests with this access key. The secret key comes from the environment variable
     /// NSQBRIDGE_SECRET_KEY or from --secret-key-file, so that no process list shows it.
     #[arg(long, value_name = "KEY", env = "NSQBRIDGE_ACCESS_KEY")]
     pub access_key: Option<String>,
     /// A file that holds the secret key.
-    #[arg(long, value_name = "FILE", requires = "access_key", env = "NSQBRIDGE_SECRET_KEY_FILE")]
+    #[arg(long, value_name = "FILE", env = "NSQBRIDGE_SECRET_KEY_FILE")]
     pub secret_key_file: Option<PathBuf>,
 }
+
+/// What topics are called.
+#[derive(Debug, Args)]
+pub struct NamesArgs {
+    /// Keep an NSQ topic under another name in RocketMQ; repeat it for several. All gateways and relays must agree.
+    #[arg(long, value_name = "TOPIC=ROCKETMQ_TOPIC", value_parser = rename, env = "NSQBRIDGE_RENAME", value_delimiter = ',')]
+    pub rename: Vec<(TopicName, String)>,
+    /// The consumer group of a topic's relay is this, a dash and the topic. All gateways and relays must agree.
+    #[arg(long, value_name = "PREFIX", default_value = "nsqbridge-transfer", env = "NSQBRIDGE_GROUP_PREFIX")]
+    pub group_prefix: String,
+}
+
+/// Where monitoring finds the process.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Monitoring")]
+pub struct AdminArgs {
+    /// Serve /livez, /readyz and /metrics here; an empty address serves them nowhere. By default loopback, port 4153 for a
+    /// gateway, 4154 for a relay, 4155 for `run`.
+    #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_ADMIN_ADDRESS", value_parser = address_or_none)]
+    pub admin_address: Option<AdminAddress>,
+}
+
+/// An address to listen on, or none.
+#[derive(Debug, Clone, Copy)]
+pub struct AdminAddress(pub Option<SocketAddr>);
 
 /// `nsqbridge gateway`.
 #[derive(Debug, Args)]
@@ -101,70 +152,154 @@ pub struct GatewayArgs {
     /// Listen here for producers; nsqd's own port by default.
     #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:4151", env = "NSQBRIDGE_HTTP_ADDRESS")]
     pub http_address: SocketAddr,
+    /// What this gateway calls itself in /info and on each message; the host's name by default (nsqd's flag).
+    #[arg(long, value_name = "HOST", env = "NSQBRIDGE_BROADCAST_ADDRESS")]
+    pub broadcast_address: Option<String>,
     /// The largest message, in bytes (nsqd's flag and default).
-    #[arg(long, value_name = "BYTES", default_value_t = 1_048_576, value_parser = size(4_194_304), env = "NSQBRIDGE_MAX_MSG_SIZE")]
+    #[arg(long, value_name = "BYTES", default_value = "1048576", value_parser = size(4_194_304), env = "NSQBRIDGE_MAX_MSG_SIZE")]
     pub max_msg_size: usize,
     /// The largest request body, in bytes (nsqd's flag and default).
-    #[arg(long, value_name = "BYTES", default_value_t = 5_242_880, value_parser = size(1 << 30), env = "NSQBRIDGE_MAX_BODY_SIZE")]
+    #[arg(long, value_name = "BYTES", default_value = "5242880", value_parser = size(1 << 30), env = "NSQBRIDGE_MAX_BODY_SIZE")]
     pub max_body_size: usize,
     /// The longest `defer` (nsqd's flag and default).
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration, env = "NSQBRIDGE_MAX_REQ_TIMEOUT")]
     pub max_req_timeout: Duration,
-    /// Queues a new topic gets on each broker.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024), env = "NSQBRIDGE_TOPIC_QUEUES")]
-    pub topic_queues: u32,
     /// How long a publish is tried before the producer hears 503; keep it below the producers' own timeout.
     #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_PUBLISH_TIMEOUT")]
     pub publish_timeout: Duration,
+    /// What each topic is to be.
+    #[command(flatten)]
+    pub topics: TopicsArgs,
+    /// What may be held in memory.
+    #[command(flatten)]
+    pub bounds: BoundsArgs,
+    /// What topics are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
     /// How to reach RocketMQ.
     #[command(flatten)]
     pub rocketmq: RocketmqArgs,
+    /// Where monitoring finds the process.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// What the topics of a gateway are to be.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Topics")]
+pub struct TopicsArgs {
+    /// Queues a new topic gets on each broker.
+    #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=1024), env = "NSQBRIDGE_TOPIC_QUEUES")]
+    pub topic_queues: u32,
+    /// Topics nobody has created: create them on every broker, as nsqd does, or refuse them with 404 TOPIC_NOT_FOUND.
+    #[arg(long, value_enum, default_value = "create", env = "NSQBRIDGE_UNKNOWN_TOPICS")]
+    pub unknown_topics: UnknownTopics,
+    /// Topics that end in #ephemeral: store them as durably as the others, or refuse them with 400 INVALID_TOPIC.
+    #[arg(long, value_enum, default_value = "store", env = "NSQBRIDGE_EPHEMERAL_TOPICS")]
+    pub ephemeral_topics: EphemeralTopics,
+    /// A `defer` a RocketMQ 4 broker can only keep roughly: wait longer, or refuse it with 400 INVALID_DEFER.
+    #[arg(long, value_enum, default_value = "round-up", env = "NSQBRIDGE_INEXACT_DEFER")]
+    pub inexact_defer: InexactDefer,
+}
+
+/// What may be held in memory.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Bounds (past them a publish is answered 503 at once)")]
+pub struct BoundsArgs {
+    /// Bytes of requests being read or waiting for RocketMQ.
+    #[arg(long, value_name = "BYTES", default_value = "268435456", value_parser = size(1 << 40), env = "NSQBRIDGE_MAX_IN_FLIGHT_BYTES")]
+    pub max_in_flight_bytes: usize,
+    /// Of these, bytes that wait for one topic, so that one that is stuck leaves room for the others.
+    #[arg(long, value_name = "BYTES", default_value = "67108864", value_parser = size(1 << 40), env = "NSQBRIDGE_MAX_TOPIC_BYTES")]
+    pub max_topic_bytes: usize,
+    /// Requests being read or waiting for RocketMQ.
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = size(1 << 24), env = "NSQBRIDGE_MAX_IN_FLIGHT_REQUESTS")]
+    pub max_in_flight_requests: usize,
+    /// Open connections; more are closed at once.
+    #[arg(long, value_name = "N", default_value = "20000", value_parser = size(1 << 20), env = "NSQBRIDGE_MAX_CONNECTIONS")]
+    pub max_connections: usize,
+    /// Topics with metrics of their own; the rest share one label.
+    #[arg(long, value_name = "N", default_value = "200", value_parser = size(100_000), env = "NSQBRIDGE_MAX_TOPIC_LABELS")]
+    pub max_topic_labels: usize,
+}
+
+/// What to do with a publish to a topic nobody has created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UnknownTopics {
+    /// Create it.
+    Create,
+    /// 404.
+    Refuse,
+}
+
+/// What to do with a publish to an ephemeral topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EphemeralTopics {
+    /// Store it like any other.
+    Store,
+    /// 400.
+    Refuse,
+}
+
+/// What to do with a delay that cannot be kept exactly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InexactDefer {
+    /// The next longer one.
+    RoundUp,
+    /// 400.
+    Refuse,
 }
 
 /// `nsqbridge transfer`.
 #[derive(Debug, Args)]
 pub struct TransferArgs {
     /// A topic to relay, by its NSQ name; repeat it for several.
-    #[arg(long, value_name = "TOPIC", required = true, env = "NSQBRIDGE_TOPIC", value_delimiter = ',')]
+    #[arg(long, value_name = "TOPIC", env = "NSQBRIDGE_TOPIC", value_delimiter = ',')]
     pub topic: Vec<TopicName>,
     /// Relay into the nsqds these nsqlookupds list; repeat it for several.
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        env = "NSQBRIDGE_LOOKUPD_HTTP_ADDRESS",
-        value_delimiter = ',',
-        required_unless_present = "nsqd_http_address",
-        conflicts_with = "nsqd_http_address"
-    )]
+    #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_LOOKUPD_HTTP_ADDRESS", value_delimiter = ',')]
     pub lookupd_http_address: Vec<HttpAddress>,
     /// Relay into this nsqd; repeat it for several.
     #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_NSQD_HTTP_ADDRESS", value_delimiter = ',')]
     pub nsqd_http_address: Vec<HttpAddress>,
-    /// The consumer group of a topic's relay is this, a dash and the topic. All instances must agree on it.
-    #[arg(long, value_name = "PREFIX", default_value = "nsqbridge-transfer", env = "NSQBRIDGE_GROUP_PREFIX")]
-    pub group_prefix: String,
     /// The nsqds' --max-msg-size, in bytes.
-    #[arg(long, value_name = "BYTES", default_value_t = 1_048_576, value_parser = size(1 << 30), env = "NSQBRIDGE_MAX_MSG_SIZE")]
+    #[arg(long, value_name = "BYTES", default_value = "1048576", value_parser = size(1 << 30), env = "NSQBRIDGE_NSQD_MAX_MSG_SIZE")]
     pub max_msg_size: usize,
     /// The nsqds' --max-body-size, in bytes.
-    #[arg(long, value_name = "BYTES", default_value_t = 5_242_880, value_parser = size(1 << 30), env = "NSQBRIDGE_MAX_BODY_SIZE")]
+    #[arg(long, value_name = "BYTES", default_value = "5242880", value_parser = size(1 << 30), env = "NSQBRIDGE_NSQD_MAX_BODY_SIZE")]
     pub max_body_size: usize,
     /// Message bytes held in memory for each queue.
-    #[arg(long, value_name = "BYTES", default_value_t = 4 << 20, value_parser = size(1 << 30), env = "NSQBRIDGE_MAX_QUEUE_BYTES")]
+    #[arg(long, value_name = "BYTES", default_value = "4194304", value_parser = size(1 << 30), env = "NSQBRIDGE_MAX_QUEUE_BYTES")]
     pub max_queue_bytes: usize,
     /// How long a graceful stop waits for nsqd to answer; at most 10s.
     #[arg(long, value_name = "DURATION", default_value = "8s", value_parser = drain_timeout, env = "NSQBRIDGE_DRAIN_TIMEOUT")]
     pub drain_timeout: Duration,
+    /// What topics are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
     /// How to reach RocketMQ.
     #[command(flatten)]
     pub rocketmq: RocketmqArgs,
+    /// Where monitoring finds the process.
+    #[command(flatten)]
+    pub admin: AdminArgs,
 }
 
-/// A number of bytes from 1 to `max`.
+/// `nsqbridge run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Where monitoring finds the process.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// A number from 1 to `max`.
 fn size(max: u64) -> impl Fn(&str) -> Result<usize, String> + Clone {
     move |text| match text.parse::<u64>() {
-        Ok(bytes) if (1..=max).contains(&bytes) => usize::try_from(bytes).map_err(|error| error.to_string()),
-        _ => Err(format!("a number of bytes from 1 to {max} is accepted")),
+        Ok(number) if (1..=max).contains(&number) => {
+            usize::try_from(number).map_err(|error| error.to_string())
+        }
+        _ => Err(format!("a number from 1 to {max} is accepted")),
     }
 }
 
@@ -172,19 +307,20 @@ fn drain_timeout(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     // Queue locks last 30 s and are not renewed while draining.
     if duration > Duration::from_secs(10) {
-        return Err("at most 10s is accepted: queue locks are not renewed while draining".to_owned());
+        return Err("at most 10s is accepted".to_owned());
     }
     Ok(duration)
 }
 
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
+fn rename(text: &str) -> Result<(TopicName, String), String> {
+    let (topic, to) = text.split_once('=').ok_or("TOPIC=ROCKETMQ_TOPIC is accepted")?;
+    Ok((topic.parse().map_err(|error| format!("{error}"))?, to.to_owned()))
+}
 
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+fn address_or_none(text: &str) -> Result<AdminAddress, String> {
+    if text.is_empty() {
+        return Ok(AdminAddress(None));
     }
+    let address = text.parse().map_err(|_| "IP:PORT, or nothing, is accepted")?;
+    Ok(AdminAddress(Some(address)))
 }

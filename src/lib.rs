@@ -18,7 +18,7 @@
 //! Each imports only from those below it:
 //!
 //! ```text
-//! main, cli, run               the program: words, wiring, exit codes
+//! main, cli, config, run       the program: words, settings, wiring, exit codes
 //! gateway │ transfer           the roles; they never name each other
 //! mapping                      NSQ's names in RocketMQ: the only module that knows both
 //! nsq │ rocketmq               the two sides; they never name each other
@@ -28,7 +28,7 @@
 //! # Invariants, as absences
 //!
 //! - `rocketmq` holds no word of NSQ; `nsq` holds none of RocketMQ.
-//! - `hyper` is named only in `gateway`, `reqwest` only in `nsq`, `backoff` only in `retry`.
+//! - `hyper` is named only where HTTP is served: in `gateway` and `observe::admin`; `reqwest` only in `nsq`, `backoff` only in `retry`.
 //! - There is no unbounded channel.
 //! - No message body is written to a log.
 //! - What only turns bytes into values has no `async`: `rocketmq::{command, record, properties, message}`, `nsq::mpub`,
@@ -37,6 +37,7 @@
 //! `tests/bridge/layers.rs` holds these.
 
 pub mod cli;
+pub mod config;
 pub mod gateway;
 pub mod mapping;
 pub mod nsq;

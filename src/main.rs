@@ -2,23 +2,27 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use nsqbridge::{
-    cli::{Cli, LogFormat},
+    cli::LogFormat,
+    config::{self, Refusal},
     observe::logging,
-    run,
+    run::{self, RunError},
 };
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
+    let invocation = match config::parse(std::env::args_os()) {
+        Ok(invocation) => invocation,
+        Err(Refusal::CommandLine(error)) => {
             // clap exits with 2 for usage, which here means "blocked by checks".
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(3) } else { ExitCode::SUCCESS };
         }
+        Err(refusal) => {
+            eprintln!("error: {refusal}");
+            return ExitCode::from(3);
+        }
     };
-    logging::start(cli.log_level, matches!(cli.log_format, LogFormat::Json));
+    logging::start(invocation.log.level, matches!(invocation.log.format, LogFormat::Json));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -26,8 +30,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(run::run(cli)).unwrap_or_else(|error| {
-        tracing::error!(%error, "cannot run");
+    runtime.block_on(run::run(invocation)).unwrap_or_else(|error| {
+        match &error {
+            RunError::Usage(problems) => problems.iter().for_each(|problem| eprintln!("error: {problem}")),
+            RunError::Start { .. } => tracing::error!(%error, "cannot run"),
+        }
         error.exit_code()
     })
 }

@@ -9,8 +9,13 @@
 //! | `.` | `\|` |
 //! | `#ephemeral` | `%ephemeral` |
 //! | a name RocketMQ reserves | the same behind `%nsq%` |
+//!
+//! An operator may rename topics. A name that is taken by a rename counts as reserved, so the topic that had it goes behind
+//! `%nsq%` too, and no two topics meet.
 
-use crate::nsq::names::{EPHEMERAL, TopicName};
+use std::collections::BTreeMap;
+
+use crate::nsq::names::{ChannelName, EPHEMERAL, TopicName};
 
 const EPHEMERAL_HERE: &str = "%ephemeral";
 const RESERVED_PREFIX: &str = "%nsq%";
@@ -35,25 +40,109 @@ fn is_reserved(name: &str) -> bool {
     RESERVED.contains(&name) || name.starts_with(RESERVED_START) || name.ends_with(RESERVED_END)
 }
 
-/// The RocketMQ topic that holds an NSQ topic's messages; at most 69 characters.
-#[must_use]
-pub fn rocketmq_topic(topic: &TopicName) -> String {
-    let name = topic.as_str().replace(EPHEMERAL, EPHEMERAL_HERE).replace('.', "|");
-    if is_reserved(&name) { format!("{RESERVED_PREFIX}{name}") } else { name }
+/// Topic names with an operator's renames; without any by default.
+#[derive(Debug, Clone, Default)]
+pub struct Names {
+    renamed: BTreeMap<TopicName, String>,
+    back: BTreeMap<String, TopicName>,
 }
 
-/// The NSQ topic whose messages a RocketMQ topic holds; `None` for a topic no NSQ name maps to.
-#[must_use]
-pub fn nsq_topic(topic: &str) -> Option<TopicName> {
-    let name = topic.strip_prefix(RESERVED_PREFIX).unwrap_or(topic);
-    let parsed: TopicName = name.replace(EPHEMERAL_HERE, EPHEMERAL).replace('|', ".").parse().ok()?;
-    (rocketmq_topic(&parsed) == topic).then_some(parsed)
+/// A rename that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RenameError {
+    /// RocketMQ does not accept the new name, or keeps it for itself.
+    #[error(
+        "{topic} cannot become {to:?}: a RocketMQ topic is named with 1 to 127 of letters, digits, '%', '|', '-', '_', and is none \
+         of RocketMQ's own"
+    )]
+    Illegal {
+        /// The NSQ topic.
+        topic: TopicName,
+        /// The new name.
+        to: String,
+    },
+    /// Two topics would share a RocketMQ topic.
+    #[error("{topic} cannot become {to:?}: {other} does")]
+    Taken {
+        /// The NSQ topic.
+        topic: TopicName,
+        /// The new name.
+        to: String,
+        /// Whose it is.
+        other: TopicName,
+    },
 }
 
-/// The consumer group of a topic's relay.
-#[must_use]
-pub fn relay_group(prefix: &str, topic: &TopicName) -> String {
-    format!("{prefix}-{}", rocketmq_topic(topic))
+impl Names {
+    /// Takes renames: NSQ topic, RocketMQ topic. Of a topic renamed twice the later counts.
+    ///
+    /// # Errors
+    /// Every rename that cannot be.
+    pub fn new(renames: impl IntoIterator<Item = (TopicName, String)>) -> Result<Self, Vec<RenameError>> {
+        let renamed: BTreeMap<_, _> = renames.into_iter().collect();
+        let mut back = BTreeMap::new();
+        let mut errors = Vec::new();
+        for (topic, to) in &renamed {
+            let (topic, to) = (topic.clone(), to.clone());
+            if !may_be_chosen(&to) {
+                errors.push(RenameError::Illegal { topic, to });
+                continue;
+            }
+            match back.get(&to).cloned() {
+                Some(other) => errors.push(RenameError::Taken { topic, to, other }),
+                None => drop(back.insert(to, topic)),
+            }
+        }
+        if errors.is_empty() { Ok(Self { renamed, back }) } else { Err(errors) }
+    }
+
+    /// The RocketMQ topic that holds an NSQ topic's messages; unrenamed at most 69 characters.
+    #[must_use]
+    pub fn rocketmq_topic(&self, topic: &TopicName) -> String {
+        if let Some(name) = self.renamed.get(topic) {
+            return name.clone();
+        }
+        let name = topic.as_str().replace(EPHEMERAL, EPHEMERAL_HERE).replace('.', "|");
+        let taken = is_reserved(&name) || self.back.contains_key(&name);
+        if taken { format!("{RESERVED_PREFIX}{name}") } else { name }
+    }
+
+    /// The NSQ topic whose messages a RocketMQ topic holds; `None` for a topic no NSQ name maps to.
+    #[must_use]
+    pub fn nsq_topic(&self, topic: &str) -> Option<TopicName> {
+        if let Some(name) = self.back.get(topic) {
+            return Some(name.clone());
+        }
+        let name = topic.strip_prefix(RESERVED_PREFIX).unwrap_or(topic);
+        let parsed: TopicName = name.replace(EPHEMERAL_HERE, EPHEMERAL).replace('|', ".").parse().ok()?;
+        (self.rocketmq_topic(&parsed) == topic).then_some(parsed)
+    }
+
+    /// The consumer group of a topic's relay.
+    #[must_use]
+    pub fn relay_group(&self, prefix: &str, topic: &TopicName) -> String {
+        format!("{prefix}-{}", self.rocketmq_topic(topic))
+    }
+
+    /// The consumer group that stands for a channel: `TOPIC%%CHANNEL`. No mapped name holds `%%`, so no two channels meet.
+    #[must_use]
+    pub fn channel_group(&self, topic: &TopicName, channel: &ChannelName) -> String {
+        let channel = channel.as_str().replace(EPHEMERAL, EPHEMERAL_HERE).replace('.', "|");
+        format!("{}%%{channel}", self.rocketmq_topic(topic))
+    }
+}
+
+/// Whether an operator may name a topic so: RocketMQ accepts it, and means nothing by it.
+fn may_be_chosen(name: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"%|-_".contains(&byte);
+    (1..=127).contains(&name.len())
+        && name.bytes().all(legal)
+        && !name.contains("%%")
+        && !name.ends_with('%')
+        && !name.starts_with(RESERVED_PREFIX)
+        && !name.starts_with("%RETRY%")
+        && !name.starts_with("%DLQ%")
+        && !is_reserved(name)
 }
 
 #[cfg(test)]
@@ -79,11 +168,12 @@ mod tests {
         #[test]
         fn every_nsq_name_has_a_legal_unreserved_name_of_its_own(name in any_name()) {
             let topic: TopicName = name.parse().unwrap();
-            let mapped = rocketmq_topic(&topic);
+            let names = Names::default();
+            let mapped = names.rocketmq_topic(&topic);
             prop_assert!(check_topic(&mapped).is_ok(), "{}", mapped);
             prop_assert!(!is_reserved(&mapped) || mapped.starts_with(RESERVED_PREFIX));
             prop_assert!(!mapped.starts_with("%RETRY%") && !mapped.starts_with("%DLQ%"));
-            prop_assert_eq!(nsq_topic(&mapped), Some(topic));
+            prop_assert_eq!(names.nsq_topic(&mapped), Some(topic));
             if check_topic(&name).is_ok() && !is_reserved(&name) {
                 prop_assert_eq!(mapped, name);
             }
@@ -91,19 +181,62 @@ mod tests {
 
         #[test]
         fn no_two_rocketmq_names_stand_for_one_nsq_name(topic in "(%nsq%|%RETRY%|%)?[|a-zA-Z0-9_.%-]{0,30}(%ephemeral)?") {
-            if let Some(parsed) = nsq_topic(&topic) {
-                prop_assert_eq!(rocketmq_topic(&parsed), topic);
+            if let Some(parsed) = Names::default().nsq_topic(&topic) {
+                prop_assert_eq!(Names::default().rocketmq_topic(&parsed), topic);
             }
         }
     }
 
     #[test]
     fn names_map_as_documented() {
-        let map = |name: &str| rocketmq_topic(&name.parse().unwrap());
+        let names = Names::default();
+        let map = |name: &str| names.rocketmq_topic(&name.parse().unwrap());
         assert_eq!(map("orders"), "orders");
         assert_eq!(map("orders.v2#ephemeral"), "orders|v2%ephemeral");
         assert_eq!(map("TBW102"), "%nsq%TBW102");
-        assert_eq!(nsq_topic("%nsq%orders"), None);
-        assert_eq!(nsq_topic("%RETRY%group"), None);
+        assert_eq!(names.nsq_topic("%nsq%orders"), None);
+        assert_eq!(names.nsq_topic("%RETRY%group"), None);
+    }
+
+    #[test]
+    fn renamed_topics_displace_others_and_none_meet() {
+        let names = |renames: &[(&str, &str)]| {
+            Names::new(renames.iter().map(|(topic, to)| (topic.parse().unwrap(), (*to).to_owned())))
+        };
+        let moved = names(&[("orders.v1", "ORDERS")]).unwrap();
+        let map = |name: &str| moved.rocketmq_topic(&name.parse().unwrap());
+        assert_eq!([map("orders.v1"), map("ORDERS"), map("orders")], ["ORDERS", "%nsq%ORDERS", "orders"]);
+        assert_eq!(moved.nsq_topic("ORDERS"), Some("orders.v1".parse().unwrap()));
+        assert_eq!(moved.nsq_topic("%nsq%ORDERS"), Some("ORDERS".parse().unwrap()));
+        assert_eq!(moved.nsq_topic("orders|v1"), None, "nothing is kept there any more");
+        let swapped = names(&[("a", "b"), ("b", "a")]).unwrap();
+        assert_eq!(swapped.nsq_topic("a"), Some("b".parse().unwrap()));
+        for (renames, refused) in [
+            (&[("a", "x"), ("b", "x")][..], 1),
+            (&[("a", "x.y"), ("b", ""), ("c", "TBW102"), ("d", "%RETRY%g"), ("e", "%nsq%a")], 5),
+        ] {
+            assert_eq!(names(renames).unwrap_err().len(), refused, "{renames:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn renamed_names_stay_reversible_and_free_of_collisions(
+            renames in proptest::collection::btree_map("[ab.]{1,2}", "[ab|%]{1,3}", 0..4),
+            name in "[ab.]{1,2}",
+            other in "[ab.]{1,2}",
+            channels in ("[a%-]{1,3}", "[a-]{1,2}"),
+        ) {
+            let parsed = renames.iter().map(|(topic, to)| (topic.parse().unwrap(), to.clone()));
+            let Ok(names) = Names::new(parsed) else { return Ok(()) };
+            let (name, other): (TopicName, TopicName) = (name.parse().unwrap(), other.parse().unwrap());
+            let mapped = names.rocketmq_topic(&name);
+            prop_assert_eq!(names.nsq_topic(&mapped), Some(name.clone()));
+            prop_assert_eq!(name == other, mapped == names.rocketmq_topic(&other));
+            if let (Ok(one), Ok(two)) = (channels.0.parse(), channels.1.parse()) {
+                let same = name == other && one == two;
+                prop_assert_eq!(same, names.channel_group(&name, &one) == names.channel_group(&other, &two));
+            }
+        }
     }
 }

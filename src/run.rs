@@ -1,18 +1,32 @@
-//! Wires roles together: builds them from the command line, runs them, drains them. The one place that does.
+//! Wires roles together: builds them from their settings, runs them, drains them. The one place that does.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, pin::Pin, process::ExitCode, sync::Arc};
 
-use tokio::net::TcpListener;
-use tracing::info;
+use prometheus_client::registry::Registry;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{error, info, warn};
 
 use crate::{
-    cli::{Cli, Command, GatewayArgs, RocketmqArgs, TransferArgs},
+    cli::{
+        Command, EphemeralTopics, GatewayArgs, InexactDefer, NamesArgs, RocketmqArgs, TransferArgs,
+        UnknownTopics,
+    },
+    config::Invocation,
     gateway::{
         self, GatewayConfig,
+        admission::AdmissionLimits,
+        metrics::MetricsConfig,
         publish::{PublishConfig, Publisher},
     },
+    mapping::Names,
     nsq::{nsqd::Nsqd, nsqlookupd::Nsqlookupd},
-    rocketmq::{Cluster, ClusterConfig, credentials::Credentials, tls::Tls},
+    observe::{
+        admin::{self, Admin},
+        health::Readiness,
+        metrics, process,
+    },
+    rocketmq::{Cluster, ClusterConfig, credentials::Credentials, message::Levels, tls::Tls},
     shutdown::Shutdown,
     transfer::{self, Limits, Source, TransferConfig},
 };
@@ -20,9 +34,9 @@ use crate::{
 /// Why the process ends with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// Settings that do not fit together or name something unusable.
-    #[error("{0}")]
-    Usage(String),
+    /// Settings that are missing, do not fit together or name something unusable: all of them.
+    #[error("{}", .0.join("\n  "))]
+    Usage(Vec<String>),
     /// The process could not start.
     #[error("{doing}: {error}")]
     Start {
@@ -44,89 +58,238 @@ impl RunError {
     }
 }
 
-/// Runs what the command line asks for until it is told to stop.
+/// A role that is ready to run.
+struct Role {
+    name: &'static str,
+    running: Pin<Box<dyn Future<Output = ()> + Send>>,
+    readiness: Option<Readiness>,
+}
+
+/// Runs what was asked for until it is told to stop.
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn run(cli: Cli) -> Result<ExitCode, RunError> {
+pub async fn run(invocation: Invocation) -> Result<ExitCode, RunError> {
     let shutdown = Shutdown::on_signals()
         .map_err(|error| RunError::Start { doing: "listening for signals".to_owned(), error })?;
-    let force = shutdown.force.clone();
-    let role = async {
-        match cli.command {
-            Command::Gateway(args) => run_gateway(args, shutdown).await,
-            Command::Transfer(args) => run_transfer(args, shutdown).await,
+    let mut registry = metrics::registry();
+    let mut roles = Vec::new();
+    for command in invocation.roles {
+        match command {
+            Command::Gateway(args) => roles.push(build_gateway(*args, &shutdown, &mut registry).await?),
+            Command::Transfer(args) => roles.push(build_transfer(*args, &shutdown)?),
+            Command::Run(_) => {}
         }
-    };
-    match force.run_until_cancelled(role).await {
-        Some(result) => result.map(|()| ExitCode::SUCCESS),
+    }
+    let readiness = roles.iter_mut().filter_map(|role| role.readiness.take()).collect();
+    let admin = Admin { registry, readiness, drain: shutdown.drain.clone() };
+    let _admin = listen_for_admin(invocation.admin)
+        .await?
+        .map(|listener| AbortOnDropHandle::new(tokio::spawn(admin::serve(listener, admin))));
+    match shutdown.force.run_until_cancelled(run_all(roles, &shutdown)).await {
+        Some(code) => Ok(code),
         None => Ok(ExitCode::FAILURE),
     }
 }
 
-async fn run_gateway(args: GatewayArgs, shutdown: Shutdown) -> Result<(), RunError> {
-    let cluster = cluster(&args.rocketmq)?;
-    let listener = TcpListener::bind(args.http_address)
-        .await
-        .map_err(|error| RunError::Start { doing: format!("listening on {}", args.http_address), error })?;
-    let publishing = PublishConfig { topic_queues: args.topic_queues, budget: args.publish_timeout };
+/// Runs all roles to their end; one that fails takes the others with it, for whoever started them watches one process.
+async fn run_all(roles: Vec<Role>, shutdown: &Shutdown) -> ExitCode {
+    let mut running = JoinSet::new();
+    for Role { name, running: role, .. } in roles {
+        running.spawn(async move {
+            role.await;
+            info!("{name} stopped");
+        });
+    }
+    let mut code = ExitCode::SUCCESS;
+    while let Some(ended) = running.join_next().await {
+        if let Err(error) = ended {
+            error!(%error, "a role failed by a fault of this program");
+            code = ExitCode::FAILURE;
+            shutdown.drain.cancel();
+        }
+    }
+    code
+}
+
+async fn build_gateway(
+    args: GatewayArgs,
+    shutdown: &Shutdown,
+    registry: &mut Registry,
+) -> Result<Role, RunError> {
+    let mut problems = Vec::new();
+    let cluster = cluster(&args.rocketmq, &mut problems);
+    let names = names(&args.names, &mut problems);
+    if args.bounds.max_topic_bytes < args.max_body_size + (1 << 20) {
+        problems.push(
+            "--max-topic-bytes must leave room for a body of --max-body-size and 1 MiB more".to_owned(),
+        );
+    }
+    if args.bounds.max_in_flight_bytes < args.bounds.max_topic_bytes {
+        problems.push("--max-in-flight-bytes must be at least --max-topic-bytes".to_owned());
+    }
+    if args.max_body_size < args.max_msg_size {
+        problems.push("--max-body-size must be at least --max-msg-size".to_owned());
+    }
+    let (Some(cluster), Some(names), []) = (cluster, names, &problems[..]) else {
+        return Err(RunError::Usage(problems));
+    };
+    let listener = listen(args.http_address).await?;
+    let publishing = PublishConfig {
+        names,
+        create_topics: args.topics.unknown_topics == UnknownTopics::Create,
+        ephemeral_topics: args.topics.ephemeral_topics == EphemeralTopics::Store,
+        topic_queues: args.topics.topic_queues,
+        budget: args.publish_timeout,
+        levels: match args.topics.inexact_defer {
+            InexactDefer::RoundUp => Levels::RoundUp,
+            InexactDefer::Refuse => Levels::Refuse,
+        },
+        admission: AdmissionLimits {
+            bytes: args.bounds.max_in_flight_bytes,
+            topic_bytes: args.bounds.max_topic_bytes,
+            requests: args.bounds.max_in_flight_requests,
+        },
+        metrics: MetricsConfig { max_topics: args.bounds.max_topic_labels },
+        relay_group_prefix: args.names.group_prefix,
+    };
     let publisher = Arc::new(Publisher::new(cluster, publishing));
+    publisher.register(registry);
+    let hostname = process::host_name();
     let config = GatewayConfig {
         max_msg_size: args.max_msg_size,
         max_body_size: args.max_body_size,
         max_req_timeout: args.max_req_timeout,
+        max_connections: args.bounds.max_connections,
+        broadcast_address: args.broadcast_address.unwrap_or_else(|| hostname.clone()),
+        hostname,
     };
     info!(http_address = %args.http_address, "gateway ready");
-    gateway::serve(listener, publisher, config, shutdown.drain).await;
-    info!("gateway stopped");
-    Ok(())
+    let watched = Arc::clone(&publisher);
+    Ok(Role {
+        name: "gateway",
+        running: Box::pin(gateway::serve(listener, publisher, config, shutdown.drain.clone())),
+        readiness: Some(Arc::new(move || watched.dependencies())),
+    })
 }
 
-async fn run_transfer(args: TransferArgs, shutdown: Shutdown) -> Result<(), RunError> {
-    let cluster = cluster(&args.rocketmq)?;
-    let source = if args.nsqd_http_address.is_empty() {
-        Source::Lookup(args.lookupd_http_address.into_iter().map(Nsqlookupd::new).collect())
-    } else {
-        Source::Given(args.nsqd_http_address.into_iter().map(Nsqd::new).collect())
+fn build_transfer(args: TransferArgs, shutdown: &Shutdown) -> Result<Role, RunError> {
+    let mut problems = Vec::new();
+    let cluster = cluster(&args.rocketmq, &mut problems);
+    let names = names(&args.names, &mut problems);
+    if args.topic.is_empty() {
+        problems.push("no topic to relay: give --topic, NSQBRIDGE_TOPIC or transfer.topic".to_owned());
+    }
+    let source = match (&args.nsqd_http_address[..], &args.lookupd_http_address[..]) {
+        ([], []) => {
+            problems
+                .push("nowhere to relay to: give --lookupd-http-address or --nsqd-http-address".to_owned());
+            None
+        }
+        ([_, ..], [_, ..]) => {
+            let both = "--lookupd-http-address and --nsqd-http-address cannot be given together";
+            problems.push(both.to_owned());
+            None
+        }
+        ([], _) => Some(Source::Lookup(args.lookupd_http_address.into_iter().map(Nsqlookupd::new).collect())),
+        _ => Some(Source::Given(args.nsqd_http_address.into_iter().map(Nsqd::new).collect())),
+    };
+    let (Some(cluster), Some(names), Some(source), []) = (cluster, names, source, &problems[..]) else {
+        return Err(RunError::Usage(problems));
     };
     let config = TransferConfig {
         topics: args.topic,
+        names,
         source,
-        group_prefix: args.group_prefix,
+        group_prefix: args.names.group_prefix,
         limits: Limits { max_msg_size: args.max_msg_size, max_body_size: args.max_body_size },
         max_bytes_per_queue: args.max_queue_bytes,
         drain_timeout: args.drain_timeout,
     };
-    transfer::run(cluster, config, shutdown.drain).await;
-    info!("transfer stopped");
-    Ok(())
+    let running = transfer::run(cluster, config, shutdown.drain.clone());
+    Ok(Role { name: "transfer", running: Box::pin(running), readiness: None })
 }
 
-fn cluster(args: &RocketmqArgs) -> Result<Cluster, RunError> {
-    let mut config = ClusterConfig::new(args.namesrv.iter().map(ToString::to_string).collect());
-    if let Some(ca) = &args.rocketmq_tls_ca {
-        let identity = args.rocketmq_tls_cert.as_deref().zip(args.rocketmq_tls_key.as_deref());
-        config.tls = Some(Tls::new(ca, identity).map_err(|error| RunError::Usage(error.to_string()))?);
-    }
-    if let Some(access_key) = &args.access_key {
-        config.credentials = Some(Credentials {
-            access_key: access_key.clone(),
-            secret_key: secret_key(args)?,
-            security_token: std::env::var("NSQBRIDGE_SECURITY_TOKEN").ok(),
-        });
-    }
-    Ok(Cluster::new(config))
+async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
+    let listening = TcpListener::bind(address).await;
+    listening.map_err(|error| RunError::Start { doing: format!("listening on {address}"), error })
 }
 
-fn secret_key(args: &RocketmqArgs) -> Result<String, RunError> {
-    let Some(file) = &args.secret_key_file else {
-        return std::env::var("NSQBRIDGE_SECRET_KEY").map_err(|_| {
-            RunError::Usage(
-                "--access-key needs a secret key: set NSQBRIDGE_SECRET_KEY or --secret-key-file".to_owned(),
-            )
-        });
+/// The admin listener. An address nobody asked for may be taken, by another role on the same machine most likely.
+async fn listen_for_admin(at: crate::config::AdminListener) -> Result<Option<TcpListener>, RunError> {
+    let Some(address) = at.address else { return Ok(None) };
+    let listener = match listen(address).await {
+        Ok(listener) => listener,
+        Err(error) if at.is_default => {
+            warn!(%error, "no /livez, /readyz and /metrics; choose another --admin-address");
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
     };
+    if let Ok(address) = listener.local_addr() {
+        info!(admin_address = %address, "serving /livez, /readyz and /metrics");
+    }
+    Ok(Some(listener))
+}
+
+fn names(args: &NamesArgs, problems: &mut Vec<String>) -> Option<Names> {
+    match Names::new(args.rename.iter().cloned()) {
+        Ok(names) => Some(names),
+        Err(errors) => {
+            problems.extend(errors.iter().map(|error| format!("--rename: {error}")));
+            None
+        }
+    }
+}
+
+/// A handle on the cluster, unless something is wrong with how to reach it.
+fn cluster(args: &RocketmqArgs, problems: &mut Vec<String>) -> Option<Cluster> {
+    let known = problems.len();
+    if args.namesrv.is_empty() {
+        problems.push("no name server: give --namesrv, NAMESRV_ADDR or rocketmq.namesrv".to_owned());
+    }
+    let mut config = ClusterConfig::new(args.namesrv.iter().map(ToString::to_string).collect());
+    if args.rocketmq_tls_cert.is_some() != args.rocketmq_tls_key.is_some() {
+        problems.push("--rocketmq-tls-cert and --rocketmq-tls-key need each other".to_owned());
+    }
+    match &args.rocketmq_tls_ca {
+        Some(ca) => {
+            let identity = args.rocketmq_tls_cert.as_deref().zip(args.rocketmq_tls_key.as_deref());
+            match Tls::new(ca, identity) {
+                Ok(tls) => config.tls = Some(tls),
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        None if args.rocketmq_tls_cert.is_some() => {
+            problems
+                .push("--rocketmq-tls-cert needs --rocketmq-tls-ca: without it no TLS is spoken".to_owned());
+        }
+        None => {}
+    }
+    match (&args.access_key, secret_key(args)) {
+        (Some(access_key), Ok(Some(secret_key))) => {
+            config.credentials = Some(Credentials {
+                access_key: access_key.clone(),
+                secret_key,
+                security_token: std::env::var("NSQBRIDGE_SECURITY_TOKEN").ok(),
+            });
+        }
+        (Some(_), Ok(None)) => {
+            let needed = "--access-key needs a secret key: set NSQBRIDGE_SECRET_KEY or --secret-key-file";
+            problems.push(needed.to_owned());
+        }
+        (None, _) if args.secret_key_file.is_some() => {
+            problems.push("--secret-key-file needs --access-key".to_owned());
+        }
+        (Some(_), Err(error)) => problems.push(error),
+        (None, _) => {}
+    }
+    (problems.len() == known).then(|| Cluster::new(config))
+}
+
+fn secret_key(args: &RocketmqArgs) -> Result<Option<String>, String> {
+    let Some(file) = &args.secret_key_file else { return Ok(std::env::var("NSQBRIDGE_SECRET_KEY").ok()) };
     let text = std::fs::read_to_string(file)
-        .map_err(|error| RunError::Usage(format!("--secret-key-file {}: {error}", file.display())))?;
-    Ok(text.trim().to_owned())
+        .map_err(|error| format!("--secret-key-file {}: {error}", file.display()))?;
+    Ok(Some(text.trim().to_owned()))
 }

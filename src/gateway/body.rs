@@ -14,11 +14,12 @@ use hyper::{
     http::request::Parts,
 };
 
-use super::replies::Error;
+use super::{admission::Permit, replies::Error};
 
 /// A rest smaller than this is read before the answer, as nsqd does, and the connection lives on; with a larger one it
 /// ends (Go's `maxPostHandlerReadBytes`).
 const READ_FIRST_BYTES: u64 = 256 * 1024;
+const COPIED_BELOW: usize = 16 * 1024;
 /// How long a rest is read before the answer, and again beside it (Go's `rstAvoidanceDelay`).
 const READ_ON_FOR: Duration = Duration::from_millis(500);
 
@@ -42,18 +43,25 @@ impl Body {
         self.incoming.size_hint().exact().unwrap_or(0)
     }
 
-    /// Reads it whole; of a body beyond `limit` the first `limit + 1` bytes, whatever more came along with them.
-    pub(super) async fn read(&mut self, limit: usize) -> Result<Bytes, Error> {
+    /// Reads it whole; of a body beyond `limit` the first `limit + 1` bytes, whatever more came along with them. `permit`
+    /// grows with what is held.
+    pub(super) async fn read(&mut self, limit: usize, permit: &mut Permit) -> Result<Bytes, Error> {
         let most = limit.saturating_add(1);
-        let Some(mut first) = self.chunk().await? else { return Ok(Bytes::new()) };
+        let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
+        permit.grow(first.len())?;
         let mut next = if first.len() >= most { None } else { self.chunk().await? };
         if next.is_none() {
-            first.truncate(most);
-            return Ok(first);
+            let first = first.slice(..first.len().min(most));
+            // A small body is a slice of the connection's buffer, and would keep all of it for as long as it waits.
+            return Ok(if first.len() < COPIED_BELOW { Bytes::copy_from_slice(&first) } else { first });
         }
         // Joined as it comes: a body may arrive in very many very small chunks.
-        let mut whole = BytesMut::from(&first[..]);
+        let mut whole = BytesMut::with_capacity(
+            usize::try_from(self.announced()).unwrap_or(usize::MAX).saturating_add(first.len()).min(most),
+        );
+        whole.extend_from_slice(&first);
         while let Some(chunk) = next {
+            permit.grow(chunk.len())?;
             whole.extend_from_slice(&chunk);
             next = if whole.len() >= most { None } else { self.chunk().await? };
         }

@@ -5,39 +5,55 @@
 //! exception: a bad `defer` creates the topic here as there.
 //!
 //! # Cancellation
-//! A handler is dropped with its connection. The publish itself runs in a task of its own, so that what has begun to be
-//! stored is stored and logged as usual, whether its producer has hung up or not; a drain waits for it.
+//! A handler is dropped with its connection, and that ends its wait and nothing else: what has joined a batch is stored.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use hyper::{Request, body::Incoming, http::request::Parts};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, warn};
+use hyper::{Request, body::Incoming, header::HeaderName, http::request::Parts};
+use serde_json::json;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
 
 use super::{
-    GatewayConfig,
+    GatewayConfig, actions,
+    admission::Permit,
     body::{self, Body},
-    protocol,
-    publish::{PublishError, Publisher},
+    lane::Stored,
+    options, protocol,
+    publish::{PublishError, PublishRequest, Publisher},
     replies::{Error, Reply},
     routes::{self, Route},
+    stamp, stats,
 };
-use crate::nsq::{
-    mpub::{self, BodyError},
-    names::TopicName,
-    query::Query,
+use crate::{
+    nsq::{
+        mpub::{self, BodyError},
+        names::TopicName,
+        query::Query,
+    },
+    observe::logging::Throttle,
+    rocketmq::producer::unix_millis,
 };
+
+/// `ids` asks for the ids of the messages in place of `OK`.
+const ANSWER: HeaderName = HeaderName::from_static("x-nsqbridge-answer");
+/// What a message takes in memory beside its bytes while its request waits.
+const MESSAGE_BYTES: usize = 32;
 
 /// What all requests share.
 #[derive(Debug)]
 pub(super) struct Gateway {
     pub(super) publisher: Arc<Publisher>,
     pub(super) config: GatewayConfig,
+    pub(super) http_address: SocketAddr,
+    /// Seconds since 1970.
+    pub(super) started_at: i64,
     /// Once cancelled, every further request is answered `EXITING`.
     pub(super) drain: CancellationToken,
-    /// The publishes under way, whether somebody still waits for them or not.
-    pub(super) publishing: TaskTracker,
+    /// Outages fail publishes by the thousand.
+    pub(super) failures: Throttle,
 }
 
 /// What to answer, and whether the connection ends with it.
@@ -49,32 +65,64 @@ pub(super) struct Answer {
 
 /// Answers one request.
 pub(super) async fn handle(gateway: &Gateway, request: Request<Incoming>) -> Answer {
+    let started = Instant::now();
     let (head, mut body) = body::open(request);
-    let reply = reply(gateway, &head, &mut body).await;
+    let mut endpoint = "other";
+    let mut topic = None;
+    let reply = if gateway.drain.is_cancelled() {
+        Reply::Error(Error::Exiting)
+    } else {
+        match protocol::check(&head).and_then(|()| routes::find(&head.method, &head.uri)) {
+            Err(reply) => reply,
+            Ok(route) => {
+                endpoint = route.endpoint();
+                dispatch(gateway, route, &head, &mut body, &mut topic).await.unwrap_or_else(Reply::Error)
+            }
+        }
+    };
+    if let Reply::Error(Error::Publish(error)) = &reply {
+        log(gateway, topic.as_ref(), error);
+    }
+    let known = topic.and_then(|topic| gateway.publisher.known_topic(&topic));
+    let label = known.as_ref().and_then(|topic| topic.label());
+    gateway.publisher.metrics().request(endpoint, label, reply.outcome(), started.elapsed());
     let unread = body.leave().await;
     let close = unread || reply.ends_connection() || gateway.drain.is_cancelled();
     Answer { reply, close }
 }
 
-async fn reply(gateway: &Gateway, head: &Parts, body: &mut Body) -> Reply {
-    if gateway.drain.is_cancelled() {
-        return Reply::Error(Error::Exiting);
+async fn dispatch(
+    gateway: &Gateway,
+    route: Route,
+    head: &Parts,
+    body: &mut Body,
+    topic: &mut Option<TopicName>,
+) -> Result<Reply, Error> {
+    match route {
+        Route::Ping => Ok(Reply::Ping(gateway.publisher.health())),
+        Route::Info => Ok(stats::info(gateway)),
+        Route::Pub => publish_one(gateway, head, body, topic).await,
+        Route::Mpub => publish_many(gateway, head, body, topic).await,
+        Route::Stats => stats::stats(gateway, &query(head)?).await,
+        Route::Topic(action) => actions::on_topic(gateway, action, &query(head)?).await,
+        Route::Channel(action) => actions::on_channel(gateway, action, &query(head)?).await,
+        Route::ReadOption(name) => options::read(gateway, &name),
+        Route::SetOption(name) => options::set(gateway, &name, body).await,
     }
-    let result = match protocol::check(head).and_then(|()| routes::find(&head.method, &head.uri)) {
-        Err(reply) => return reply,
-        Ok(Route::Ping) => return Reply::Ping(gateway.publisher.health()),
-        Ok(Route::Pub) => publish_one(gateway, head, body).await,
-        Ok(Route::Mpub) => publish_many(gateway, head, body).await,
-    };
-    result.map_or_else(Reply::Error, |()| Reply::Ok)
 }
 
-async fn publish_one(gateway: &Gateway, head: &Parts, body: &mut Body) -> Result<(), Error> {
+async fn publish_one(
+    gateway: &Gateway,
+    head: &Parts,
+    body: &mut Body,
+    named: &mut Option<TopicName>,
+) -> Result<Reply, Error> {
     let limit = gateway.config.max_msg_size;
     if body.announced() > limit as u64 {
         return Err(Error::MessageTooBig);
     }
-    let body = body.read(limit).await?;
+    let mut permit = gateway.publisher.admit()?;
+    let body = body.read(limit, &mut permit).await?;
     if body.len() > limit {
         return Err(Error::MessageTooBig);
     }
@@ -83,27 +131,38 @@ async fn publish_one(gateway: &Gateway, head: &Parts, body: &mut Body) -> Result
     }
     let query = query(head)?;
     let topic = topic(&query)?;
-    let Some(defer) = query.get("defer") else {
-        return publish(gateway, topic, vec![body], None).await;
+    *named = Some(topic.clone());
+    let defer = match query.get("defer") {
+        None => None,
+        Some(text) => match parse_defer(&text, gateway.config.max_req_timeout) {
+            Some(defer) => Some(defer).filter(|defer| !defer.is_zero()),
+            None => {
+                // nsqd has created the topic by the time it looks at `defer`.
+                gateway.publisher.ensure_topic(&topic).await?;
+                return Err(Error::InvalidDefer);
+            }
+        },
     };
-    let Some(defer) = parse_defer(&defer, gateway.config.max_req_timeout) else {
-        // nsqd has created the topic by the time it looks at `defer`.
-        gateway.publisher.ensure_topic(&topic).await.map_err(|error| failed(&topic, error))?;
-        return Err(Error::InvalidDefer);
-    };
-    publish(gateway, topic, vec![body], Some(defer).filter(|defer| !defer.is_zero())).await
+    publish(gateway, head, topic, vec![body], defer, permit).await
 }
 
-async fn publish_many(gateway: &Gateway, head: &Parts, body: &mut Body) -> Result<(), Error> {
+async fn publish_many(
+    gateway: &Gateway,
+    head: &Parts,
+    body: &mut Body,
+    named: &mut Option<TopicName>,
+) -> Result<Reply, Error> {
     let GatewayConfig { max_msg_size, max_body_size, .. } = gateway.config;
     if body.announced() > max_body_size as u64 {
         return Err(Error::BodyTooBig);
     }
     let query = query(head)?;
     let topic = topic(&query)?;
+    *named = Some(topic.clone());
     // nsqd takes every value it does not know for yes.
     let binary = !matches!(query.get("binary").as_deref(), None | Some("false" | "0"));
-    let body = body.read(max_body_size).await?;
+    let mut permit = gateway.publisher.admit()?;
+    let body = body.read(max_body_size, &mut permit).await?;
     let messages = if binary {
         // nsqd sets no limit to a binary body in chunks. Here there is one, and a message cut short by it is not bad.
         let cut = body.len() > max_body_size;
@@ -117,31 +176,41 @@ async fn publish_many(gateway: &Gateway, head: &Parts, body: &mut Body) -> Resul
     };
     let messages = messages.map_err(Error::Body)?;
     if messages.is_empty() {
-        return Ok(());
+        return Ok(Reply::Ok);
     }
-    publish(gateway, topic, messages, None).await
+    permit.grow(messages.len() * MESSAGE_BYTES)?;
+    publish(gateway, head, topic, messages, None, permit).await
 }
 
-/// Publishes in a task of its own: nobody who hangs up cancels it.
 async fn publish(
     gateway: &Gateway,
+    head: &Parts,
     topic: TopicName,
     bodies: Vec<Bytes>,
     defer: Option<Duration>,
-) -> Result<(), Error> {
-    let publisher = Arc::clone(&gateway.publisher);
-    let publishing = gateway.publishing.spawn(async move {
-        publisher.publish(&topic, bodies, defer).await.map_err(|error| failed(&topic, error))
-    });
-    publishing.await.unwrap_or_else(|error| {
-        error!(%error, "a publish ended without an outcome");
-        Err(Error::Publish(PublishError::Unknown(error.to_string())))
-    })
+    permit: Permit,
+) -> Result<Reply, Error> {
+    let accepted_ms = unix_millis();
+    let gateway_name = &gateway.config.broadcast_address;
+    let properties = stamp::properties(&topic, gateway_name, accepted_ms, &head.headers)?;
+    let wants_ids = head.headers.get(ANSWER).is_some_and(|answer| answer.as_bytes() == b"ids");
+    let request = PublishRequest { topic, bodies, properties, accepted_ms, defer, wants_ids, permit };
+    let Stored { ids } = gateway.publisher.publish(request).await?;
+    if !wants_ids {
+        return Ok(Reply::Ok);
+    }
+    let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
+    Ok(Reply::json(&json!({ "ids": ids })))
 }
 
-fn failed(topic: &TopicName, error: PublishError) -> Error {
-    warn!(%topic, %error, "publish not acknowledged");
-    Error::Publish(error)
+/// Says why a producer hears an error that is not its own.
+fn log(gateway: &Gateway, topic: Option<&TopicName>, error: &PublishError) {
+    let topic = topic.map(TopicName::as_str);
+    if matches!(error, PublishError::NoSuchTopic(_) | PublishError::Ephemeral(_)) {
+        debug!(topic, %error, "refused");
+    } else if let Some(left_out) = gateway.failures.pass() {
+        warn!(topic, %error, left_out, "publish not acknowledged");
+    }
 }
 
 fn query(head: &Parts) -> Result<Query, Error> {

@@ -5,9 +5,14 @@
 //!   protocol   what an HTTP server refuses
 //!   routes     method and path → a closed set of routes
 //!     body       reading requests, and leaving them unread
-//!     handlers   the checks nsqd makes, in its order
-//!       publish    ids, batches, RocketMQ
+//!     handlers   the checks nsqd makes, in its order, for what is published
+//!       stamp      what is written on each message
+//!       publish    topics, bounds (admission), the way into RocketMQ
+//!         lane       what gathers while a batch is on its way
+//!         store      one batch after the other, and each caller's outcome
+//!     actions    topics and channels          stats, options    what monitoring asks
 //!   replies    every answer, in one table
+//!   metrics    what is counted             health    whether RocketMQ is there
 //! ```
 //!
 //! What it promises: `OK` only when RocketMQ has answered `SEND_OK` for every message of the request; an unmodified
@@ -23,15 +28,25 @@
 //! - A target beyond 64 KiB is answered 414, and more than a thousand headers 431; nsqd takes a head of 1 MiB.
 //! - What cannot be parsed as HTTP/1 is answered 400 without a text, and redirects have no body.
 
+mod actions;
+pub mod admission;
 mod body;
 mod handlers;
+mod health;
+pub mod lane;
+pub mod metrics;
+mod options;
 mod protocol;
 pub mod publish;
 mod replies;
 mod routes;
 mod server;
+mod stamp;
+mod stats;
+mod store;
 #[cfg(test)]
 mod tests;
+pub mod topic;
 
 use std::time::Duration;
 
@@ -46,4 +61,10 @@ pub struct GatewayConfig {
     pub max_body_size: usize,
     /// The longest `defer`.
     pub max_req_timeout: Duration,
+    /// Connections beyond this are closed at once.
+    pub max_connections: usize,
+    /// How this gateway calls itself to clients, and on each message.
+    pub broadcast_address: String,
+    /// This machine's name.
+    pub hostname: String,
 }

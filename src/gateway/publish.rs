@@ -1,52 +1,85 @@
-//! Stores what producers publish: names, ids, batches, and what became of them.
+//! Takes what producers publish: the topic, the bounds, the way into RocketMQ.
 //!
 //! `Ok` means that RocketMQ answered `SEND_OK` for every message of the request, and nothing weaker. Each message gets
-//! its id once; every retry carries the same one.
+//! its id once; every retry that might double it carries the same one.
+//!
+//! ```text
+//! publish ─▶ topic (looked for, created) ─▶ its lane ─▶ store: one batch after the other ─▶ each caller's outcome
+//! ```
 
 use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::time::{Instant, MissedTickBehavior};
-use tokio_util::task::AbortOnDropHandle;
-use tracing::{info, warn};
+use prometheus_client::registry::Registry;
+use tokio::{sync::oneshot, time::Instant};
+use tokio_util::task::TaskTracker;
+use tracing::info;
 
+use super::{
+    admission::{Admission, AdmissionLimits, NoRoom, Permit},
+    health::Health,
+    lane::{Publish, Stored},
+    metrics::{Metrics, MetricsConfig},
+    store,
+    topic::Topic,
+};
 use crate::{
-    mapping,
+    mapping::Names,
     nsq::names::TopicName,
+    observe::health::Dependency,
+    retry::Backoff,
     rocketmq::{
-        Cluster, ClusterError, Message, Outcome, Producer, Queue,
-        outcome::{Failure, Hint},
-        producer::unix_millis,
-        properties::PropertiesBuilder,
-        record::batch_record_len,
+        Cluster, ClusterError, Message, Producer, message::Levels, properties::PropertiesBuilder,
         unique_key::UniqueKeys,
     },
 };
 
-/// A batch is cut here, though a broker takes 4 MiB: beyond this it only takes longer.
-const BATCH_BYTES: usize = 1024 * 1024;
-/// The answer to a batch carries an id of 33 bytes for each message.
-const BATCH_MESSAGES: usize = 10_000;
-/// What this gateway adds to each message as properties: the id, with room to spare.
-const PROPERTY_BYTES: usize = 64;
-/// The cluster's health is looked at this often.
-const PROBE_EVERY: Duration = Duration::from_secs(2);
-
 /// How to store what is published.
 #[derive(Debug, Clone)]
 pub struct PublishConfig {
+    /// What the topics are called in RocketMQ.
+    pub names: Names,
+    /// Create topics nobody has created yet; otherwise they are refused.
+    pub create_topics: bool,
+    /// Store what is published to `#ephemeral` topics, as durably as the rest; otherwise they are refused.
+    pub ephemeral_topics: bool,
     /// Queues a new topic gets on each broker.
     pub topic_queues: u32,
     /// How long a publish may be tried; below the 5 s after which producers commonly give up.
     pub budget: Duration,
+    /// What becomes of delays a 4.x broker can only keep roughly.
+    pub levels: Levels,
+    /// What may be held in memory.
+    pub admission: AdmissionLimits,
+    /// What is counted.
+    pub metrics: MetricsConfig,
+    /// The prefix of the relays' consumer groups; how far they are tells a topic's depth.
+    pub relay_group_prefix: String,
+}
+
+impl Default for PublishConfig {
+    /// What the command line does by default.
+    fn default() -> Self {
+        Self {
+            names: Names::default(),
+            create_topics: true,
+            ephemeral_topics: true,
+            topic_queues: 8,
+            budget: Duration::from_secs(4),
+            levels: Levels::RoundUp,
+            admission: AdmissionLimits { bytes: 256 << 20, topic_bytes: 64 << 20, requests: 10_000 },
+            metrics: MetricsConfig { max_topics: 200 },
+            relay_group_prefix: "nsqbridge-transfer".to_owned(),
+        }
+    }
 }
 
 /// Why a publish is not acknowledged.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum PublishError {
     /// Nothing was stored: repeating is safe.
     #[error("not stored: {0}")]
@@ -57,6 +90,37 @@ pub enum PublishError {
     /// RocketMQ will never take it as it is.
     #[error("refused, repeating cannot help: {0}")]
     Refused(String),
+    /// RocketMQ will never hold it back so long, or not as exactly as demanded.
+    #[error("defer refused, repeating cannot help: {0}")]
+    DeferRefused(String),
+    /// Nobody has created the topic, and this gateway is not to.
+    #[error("topic {0} does not exist, and --unknown-topics is refuse: create it in RocketMQ")]
+    NoSuchTopic(TopicName),
+    /// Ephemeral topics are not taken.
+    #[error("topic {0} is ephemeral, and --ephemeral-topics is refuse")]
+    Ephemeral(TopicName),
+    /// Nothing was stored for want of room: repeating later is safe.
+    #[error("not stored: {0}")]
+    Full(#[from] NoRoom),
+}
+
+/// What one request asks to be stored.
+#[derive(Debug)]
+pub struct PublishRequest {
+    /// Where to.
+    pub topic: TopicName,
+    /// One or more.
+    pub bodies: Vec<Bytes>,
+    /// What goes beside each body.
+    pub properties: PropertiesBuilder,
+    /// When the request was complete, in milliseconds since 1970.
+    pub accepted_ms: i64,
+    /// How much later a single body is to be delivered.
+    pub defer: Option<Duration>,
+    /// Return the messages' ids.
+    pub wants_ids: bool,
+    /// The room it takes.
+    pub permit: Permit,
 }
 
 /// Stores messages in one RocketMQ cluster.
@@ -66,12 +130,12 @@ pub struct Publisher {
     producer: Producer,
     keys: UniqueKeys,
     config: PublishConfig,
-    /// Topics seen to exist.
-    known: RwLock<HashSet<TopicName>>,
-    /// One topic is created at a time, so that first publishes at once do not create it twice.
-    creating: tokio::sync::Mutex<()>,
-    health: Arc<Mutex<Result<(), String>>>,
-    _probe: AbortOnDropHandle<()>,
+    topics: RwLock<HashMap<TopicName, Arc<Topic>>>,
+    admission: Arc<Admission>,
+    metrics: Arc<Metrics>,
+    /// Batches and topic creations under way, whether somebody still waits for them or not.
+    tasks: TaskTracker,
+    health: Health,
     /// Stands in for RocketMQ where the HTTP side is tested alone.
     #[cfg(test)]
     script: Option<super::tests::Script>,
@@ -81,17 +145,21 @@ impl Publisher {
     /// Makes a publisher and begins to watch the cluster's health.
     #[must_use]
     pub fn new(cluster: Cluster, config: PublishConfig) -> Self {
-        let health = Arc::new(Mutex::new(Err("RocketMQ was not reached yet".to_owned())));
-        let probe = tokio::spawn(probe(cluster.clone(), Arc::clone(&health)));
+        let metrics = Arc::new(Metrics::new(config.metrics.clone()));
+        let counted = Arc::clone(&metrics);
+        let health = Health::watch(cluster.clone(), config.levels);
         Self {
-            producer: Producer::new(cluster.clone(), "nsqbridge-gateway"),
+            producer: Producer::new(cluster.clone(), "nsqbridge-gateway")
+                .with_levels(config.levels)
+                .with_observer(Arc::new(move |tried| counted.tried(tried))),
             cluster,
             keys: UniqueKeys::new(),
+            topics: RwLock::default(),
+            admission: Admission::new(config.admission.clone()),
             config,
-            known: RwLock::default(),
-            creating: tokio::sync::Mutex::default(),
+            metrics,
+            tasks: TaskTracker::new(),
             health,
-            _probe: AbortOnDropHandle::new(probe),
             #[cfg(test)]
             script: None,
         }
@@ -99,135 +167,228 @@ impl Publisher {
 
     /// A publisher in good health that does as the script says.
     #[cfg(test)]
-    pub(super) fn for_tests(script: super::tests::Script) -> Self {
+    pub(super) fn for_tests(script: super::tests::Script, config: PublishConfig) -> Self {
         let cluster = Cluster::new(crate::rocketmq::ClusterConfig::new(Vec::new()));
-        let config = PublishConfig { topic_queues: 1, budget: Duration::from_secs(1) };
-        Self {
-            script: Some(script),
-            health: Arc::new(Mutex::new(Ok(()))),
-            _probe: AbortOnDropHandle::new(tokio::spawn(async {})),
-            ..Self::new(cluster, config)
-        }
+        Self { script: Some(script), health: Health::good(), ..Self::new(cluster, config) }
     }
 
-    /// Stores all of `bodies` (one or more) of one request, in order and in one queue; `Ok` only when every one is stored.
-    ///
-    /// With `defer`, a single body is delivered that much later.
+    /// Shows what is counted.
+    pub fn register(&self, registry: &mut Registry) {
+        self.metrics.register(registry, &self.admission, &self.cluster);
+    }
+
+    /// Lets a request in, or says at once that there is no room.
     ///
     /// # Errors
-    /// See [`PublishError`]; of several bodies the first ones may be stored all the same.
+    /// See [`NoRoom`].
+    pub fn admit(&self) -> Result<Permit, NoRoom> {
+        self.admission.admit()
+    }
+
+    /// Stores a request's messages in order and in one queue; `Ok` only when every one is stored.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; of several messages the first ones may be stored all the same.
     ///
     /// # Cancellation
-    /// Dropping the future leaves the outcome unknown. Run it in a task of its own.
-    pub async fn publish(
-        &self,
-        topic: &TopicName,
-        bodies: Vec<Bytes>,
-        defer: Option<Duration>,
-    ) -> Result<(), PublishError> {
+    /// Dropping the future only ends the wait: what has begun to be stored is stored.
+    pub async fn publish(self: &Arc<Self>, request: PublishRequest) -> Result<Stored, PublishError> {
         #[cfg(test)]
         if let Some(script) = &self.script {
-            return script.ask(topic, bodies, defer).await;
+            let asking = self.tasks.spawn(script.clone().ask(request));
+            return asking.await.unwrap_or_else(|error| Err(PublishError::Unknown(error.to_string())));
         }
         let deadline = Instant::now() + self.config.budget;
-        self.ensure_topic(topic).await?;
-        let now = unix_millis();
-        let deliver_at =
-            defer.map(|defer| now.saturating_add(i64::try_from(defer.as_millis()).unwrap_or(i64::MAX)));
-        let messages: Vec<Message> = bodies
-            .into_iter()
-            .map(|body| Message {
-                body,
-                properties: PropertiesBuilder::new(),
-                unique_key: self.keys.mint(),
-                born_at: now,
-                deliver_at,
-            })
-            .collect();
-        let mut stored = 0;
-        let mut queue = None;
-        for part in parts(&messages) {
-            match self.store(topic, part, queue.as_ref(), deadline).await {
-                Ok(used) => queue = Some(used),
-                Err(error) if stored == 0 => return Err(error),
-                Err(error) => {
-                    let all = messages.len();
-                    return Err(PublishError::Unknown(format!(
-                        "{stored} of {all} messages are stored, then: {error}"
-                    )));
+        let topic = self.ensure_topic(&request.topic).await?;
+        let PublishRequest { bodies, properties, accepted_ms, defer, wants_ids, mut permit, .. } = request;
+        permit.charge(&topic)?;
+        let (answer, outcome) = oneshot::channel();
+        let publish =
+            Publish { bodies, properties, accepted_ms, deadline, wants_ids, answer, failure: None, permit };
+        if let Some(defer) = defer {
+            let later = i64::try_from(defer.as_millis()).unwrap_or(i64::MAX);
+            let deliver_at = accepted_ms.saturating_add(later);
+            self.tasks.spawn(store::send_deferred(Arc::clone(self), topic, publish, deliver_at));
+        } else if topic.lane.join(publish) {
+            self.tasks.spawn(store::send_all(Arc::clone(self), topic));
+        }
+        outcome.await.unwrap_or_else(|_| {
+            Err(PublishError::Unknown("sending failed by a fault of this program".to_owned()))
+        })
+    }
+
+    /// The topic, created on every broker if it is new.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub async fn ensure_topic(self: &Arc<Self>, name: &TopicName) -> Result<Arc<Topic>, PublishError> {
+        #[cfg(test)]
+        if let Some(script) = &self.script {
+            return script.ask_for_topic(name).await;
+        }
+        self.find(name, self.config.create_topics).await
+    }
+
+    /// The topic, if it exists in RocketMQ.
+    ///
+    /// # Errors
+    /// [`PublishError::NoSuchTopic`], or why that cannot be said.
+    pub async fn existing_topic(self: &Arc<Self>, name: &TopicName) -> Result<Arc<Topic>, PublishError> {
+        #[cfg(test)]
+        if let Some(script) = &self.script {
+            return script.ask_for_topic(name).await;
+        }
+        self.find(name, false).await
+    }
+
+    async fn find(self: &Arc<Self>, name: &TopicName, create: bool) -> Result<Arc<Topic>, PublishError> {
+        if let Some(topic) = self.known_topic(name) {
+            return Ok(topic);
+        }
+        if create && name.is_ephemeral() && !self.config.ephemeral_topics {
+            return Err(PublishError::Ephemeral(name.clone()));
+        }
+        // In a task of its own: a producer that hangs up must not leave a topic on half of the brokers.
+        let (publisher, name) = (Arc::clone(self), name.clone());
+        let deadline = Instant::now() + self.config.budget;
+        let ensuring = self.tasks.spawn(async move {
+            let topic = publisher.topic(&name);
+            let ensured = publisher.ensure(&topic, create, deadline).await;
+            if ensured.is_err() {
+                publisher.forget(&topic);
+            }
+            ensured.map(|()| topic)
+        });
+        ensuring.await.unwrap_or_else(|error| Err(PublishError::Unavailable(error.to_string())))
+    }
+
+    /// Looks for the topic, and creates it on every broker if it may, until `deadline`.
+    pub(super) async fn ensure(
+        &self,
+        topic: &Topic,
+        create: bool,
+        deadline: Instant,
+    ) -> Result<(), PublishError> {
+        let mut last = None;
+        let ensure = async {
+            let _one_at_a_time = topic.ensuring.lock().await;
+            let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
+            while !topic.exists() {
+                match self.look_for_or_create(topic, create).await {
+                    Ok(()) => topic.seen(&self.metrics),
+                    Err(ClusterError::UnknownTopic(_)) => {
+                        return Err(PublishError::NoSuchTopic(topic.name.clone()));
+                    }
+                    Err(error) => {
+                        last = Some(error);
+                        backoff.wait().await;
+                    }
                 }
             }
-            stored += part.len();
+            Ok(())
+        };
+        let ensured = tokio::time::timeout_at(deadline, ensure).await;
+        ensured.unwrap_or_else(|_| {
+            let reason = last.map_or_else(|| "no answer in time".to_owned(), |error| error.to_string());
+            Err(PublishError::Unavailable(format!("topic {}: {reason}", topic.rocketmq_topic)))
+        })
+    }
+
+    async fn look_for_or_create(&self, topic: &Topic, create: bool) -> Result<(), ClusterError> {
+        let name = &topic.rocketmq_topic;
+        match self.cluster.route(name).await {
+            Err(ClusterError::UnknownTopic(_)) if create => {}
+            found => return found.map(drop),
         }
+        self.cluster.create_topic(name, self.config.topic_queues).await?;
+        info!(topic = %topic.name, rocketmq_topic = name, "topic created");
         Ok(())
     }
 
-    /// Stores one part of a request; returns the queue that took it.
-    async fn store(
-        &self,
-        topic: &TopicName,
-        part: &[Message],
-        queue: Option<&Queue>,
-        deadline: Instant,
-    ) -> Result<Queue, PublishError> {
-        let rocketmq_topic = mapping::rocketmq_topic(topic);
-        let left = || deadline.saturating_duration_since(Instant::now());
-        let mut outcome = self.producer.deliver(&rocketmq_topic, part, queue, left()).await;
-        if matches!(&outcome, Outcome::NotSent(Failure { hint: Hint::UnknownTopic, .. })) {
-            // Deleted since we saw it: nsqd would create it again, and so do we.
-            self.known.write().unwrap_or_else(PoisonError::into_inner).remove(topic);
-            self.ensure_topic(topic).await?;
-            outcome = self.producer.deliver(&rocketmq_topic, part, None, left()).await;
-        }
-        match outcome {
-            Outcome::Delivered(receipt) => {
-                if receipt.perhaps_twice {
-                    warn!(%topic, messages = part.len(), "stored after a try without an answer: perhaps twice, with the same ids");
-                }
-                Ok(Queue { topic: rocketmq_topic, broker: receipt.broker, id: receipt.queue_id })
-            }
-            Outcome::Rejected(failure) => Err(PublishError::Refused(failure.to_string())),
-            Outcome::NotSent(failure) => Err(PublishError::Unavailable(failure.to_string())),
-            Outcome::Unknown(failure) => Err(PublishError::Unknown(failure.to_string())),
-        }
+    /// The topic, if it was seen to exist.
+    pub(super) fn known_topic(&self, name: &TopicName) -> Option<Arc<Topic>> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.get(name).filter(|topic| topic.exists()).cloned()
     }
 
-    /// Creates the topic on every broker if it is new.
-    ///
-    /// # Errors
-    /// [`PublishError::Unavailable`] when that cannot be done now.
-    pub async fn ensure_topic(&self, topic: &TopicName) -> Result<(), PublishError> {
-        #[cfg(test)]
-        if let Some(script) = &self.script {
-            return script.ask(topic, Vec::new(), None).await;
-        }
-        if self.knows(topic) {
-            return Ok(());
-        }
-        let name = mapping::rocketmq_topic(topic);
-        let unavailable = |error: ClusterError| PublishError::Unavailable(error.to_string());
-        let ensure = async {
-            let _one_at_a_time = self.creating.lock().await;
-            if self.knows(topic) {
-                return Ok(());
-            }
-            match self.cluster.route(&name).await {
-                Ok(_) => {}
-                Err(ClusterError::UnknownTopic(_)) => {
-                    self.cluster.create_topic(&name, self.config.topic_queues).await.map_err(unavailable)?;
-                    info!(%topic, rocketmq_topic = name, "first publish: topic created");
-                }
-                Err(error) => return Err(unavailable(error)),
-            }
-            self.known.write().unwrap_or_else(PoisonError::into_inner).insert(topic.clone());
-            Ok(())
+    /// All topics that were published to or created, by name.
+    pub(super) fn known_topics(&self) -> Vec<Arc<Topic>> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        let mut known: Vec<_> = topics.values().filter(|topic| topic.exists()).cloned().collect();
+        known.sort_by(|one, two| one.name.cmp(&two.name));
+        known
+    }
+
+    fn topic(&self, name: &TopicName) -> Arc<Topic> {
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        let make = || {
+            let rocketmq_topic = self.config.names.rocketmq_topic(name);
+            Arc::new(Topic::new(name.clone(), rocketmq_topic))
         };
-        let late = || PublishError::Unavailable(format!("topic {name} could not be created in time"));
-        tokio::time::timeout(self.config.budget, ensure).await.map_err(|_| late())?
+        Arc::clone(topics.entry(name.clone()).or_insert_with(make))
     }
 
-    fn knows(&self, topic: &TopicName) -> bool {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).contains(topic)
+    /// Names nobody could use are not kept: there may be very many.
+    fn forget(&self, topic: &Arc<Topic>) {
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        if topics.get(&topic.name).is_some_and(|known| Arc::ptr_eq(known, topic) && !known.exists()) {
+            topics.remove(&topic.name);
+        }
+    }
+
+    /// Gives a publish's bodies their ids.
+    pub(super) fn messages<'a>(
+        &'a self,
+        publish: &'a Publish,
+        bodies: &'a [Bytes],
+    ) -> impl Iterator<Item = Message> + 'a {
+        bodies.iter().map(|body| Message {
+            body: body.clone(),
+            properties: publish.properties.clone(),
+            unique_key: self.keys.mint(),
+            born_at: publish.accepted_ms,
+            deliver_at: None,
+        })
+    }
+
+    pub(super) fn creates_topics(&self) -> bool {
+        self.config.create_topics
+    }
+
+    pub(super) fn producer(&self) -> &Producer {
+        &self.producer
+    }
+
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The messages the topic's relay has still to relay, 0 without one; `None` when that cannot be said now.
+    pub(super) async fn depth(&self, topic: &Topic, groups: &BTreeSet<String>) -> Option<u64> {
+        let group = self.config.names.relay_group(&self.config.relay_group_prefix, &topic.name);
+        // Brokers answer for a group they do not know as for one that has read nothing.
+        if !groups.contains(&group) {
+            return Some(0);
+        }
+        let queues = self.cluster.consume_stats(&group, &topic.rocketmq_topic).await.ok()?;
+        let behind = queues.values().map(|queue| queue.broker_offset - queue.consumer_offset);
+        Some(behind.map(|behind| u64::try_from(behind).unwrap_or(0)).sum())
+    }
+
+    /// What is stored through this publisher: its cluster and how topics and groups are named there.
+    pub(super) fn cluster(&self) -> (&Cluster, &PublishConfig) {
+        (&self.cluster, &self.config)
+    }
+
+    /// Waits until everything that was begun has its outcome; nothing more must be published.
+    pub(super) async fn drain(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// The publishes and topic creations under way.
+    pub(super) fn under_way(&self) -> usize {
+        self.admission.held().1
     }
 
     /// Whether publishing can be expected to work now, and why not.
@@ -235,74 +396,12 @@ impl Publisher {
     /// # Errors
     /// The reason, in words.
     pub fn health(&self) -> Result<(), String> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// Cuts a request's messages into runs that fit a batch each.
-fn parts(messages: &[Message]) -> impl Iterator<Item = &[Message]> {
-    let mut rest = messages;
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let fits = rest.iter().take(BATCH_MESSAGES).take_while(|message| {
-            bytes += batch_record_len(message.body.len(), PROPERTY_BYTES);
-            bytes <= BATCH_BYTES
-        });
-        // A message larger than a batch should be travels alone.
-        let count = fits.count().max(1).min(rest.len());
-        let (part, behind) = rest.split_at(count);
-        rest = behind;
-        (!part.is_empty()).then_some(part)
-    })
-}
-
-/// Asks the name servers for brokers, again and again.
-async fn probe(cluster: Cluster, health: Arc<Mutex<Result<(), String>>>) {
-    let mut ticks = tokio::time::interval(PROBE_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let now = match cluster.brokers().await {
-            Ok(brokers) if brokers.values().any(|addresses| addresses.contains_key(&0)) => Ok(()),
-            Ok(_) => Err("no RocketMQ broker is registered with the name servers".to_owned()),
-            Err(error) => Err(error.to_string()),
-        };
-        let mut health = health.lock().unwrap_or_else(PoisonError::into_inner);
-        if health.is_ok() != now.is_ok() {
-            match &now {
-                Ok(()) => info!("RocketMQ is reachable"),
-                Err(reason) => warn!(reason, "RocketMQ is not reachable"),
-            }
-        }
-        *health = now;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn cuts(sizes: &[usize]) -> Vec<Vec<usize>> {
-        let keys = UniqueKeys::new();
-        let messages: Vec<_> = sizes
-            .iter()
-            .map(|&size| Message {
-                body: vec![0; size].into(),
-                properties: PropertiesBuilder::new(),
-                unique_key: keys.mint(),
-                born_at: 0,
-                deliver_at: None,
-            })
-            .collect();
-        parts(&messages).map(|part| part.iter().map(|message| message.body.len()).collect()).collect()
+        self.health.state()
     }
 
-    #[test]
-    fn a_request_is_cut_into_batches_in_order_and_nothing_is_left_out() {
-        assert_eq!(cuts(&[1]), [[1]]);
-        assert_eq!(cuts(&[BATCH_BYTES, 1, 2]), [vec![BATCH_BYTES], vec![1, 2]]);
-        assert_eq!(cuts(&[400_000, 400_000, 400_000]), [vec![400_000, 400_000], vec![400_000]]);
-        let many = cuts(&vec![1; 2 * BATCH_MESSAGES + 1]);
-        assert_eq!(many.iter().map(Vec::len).collect::<Vec<_>>(), [BATCH_MESSAGES, BATCH_MESSAGES, 1]);
+    /// What publishing depends on.
+    #[must_use]
+    pub fn dependencies(&self) -> Vec<Dependency> {
+        self.health.dependencies()
     }
 }

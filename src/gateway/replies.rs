@@ -12,7 +12,9 @@ use hyper::{
     header::{ALLOW, CONTENT_TYPE, HeaderValue, LOCATION},
 };
 
-use super::publish::PublishError;
+use serde::Serialize;
+
+use super::{admission::NoRoom, publish::PublishError};
 use crate::nsq::mpub::BodyError;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -23,8 +25,14 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=ut
 /// What a request came to.
 #[derive(Debug)]
 pub(super) enum Reply {
-    /// Done.
+    /// Stored.
     Ok,
+    /// Done, without words.
+    Done,
+    /// A result in words.
+    Text(String),
+    /// A result in JSON.
+    Json(String),
     /// `/ping`: healthy, or why not.
     Ping(Result<(), String>),
     /// `OPTIONS` on a known path.
@@ -46,6 +54,18 @@ pub(super) enum Error {
     MissingTopic,
     InvalidTopic,
     InvalidDefer,
+    /// What `/channel/ACTION` calls an invalid topic.
+    InvalidArgTopic,
+    MissingChannel,
+    InvalidArgChannel,
+    TopicNotFound,
+    ChannelNotFound,
+    /// The gateway does not do this; nsqd would.
+    Forbidden,
+    InvalidOption,
+    InvalidValue,
+    /// A value for an option that is empty or too long; nsqd has one answer for both.
+    ValueTooBig,
     MessageEmpty,
     MessageTooBig,
     BodyTooBig,
@@ -57,6 +77,18 @@ pub(super) enum Error {
     Publish(PublishError),
 }
 
+impl From<NoRoom> for Error {
+    fn from(bound: NoRoom) -> Self {
+        Error::Publish(PublishError::Full(bound))
+    }
+}
+
+impl From<PublishError> for Error {
+    fn from(error: PublishError) -> Self {
+        Error::Publish(error)
+    }
+}
+
 impl Error {
     fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {
@@ -66,6 +98,17 @@ impl Error {
             Error::MissingTopic => (StatusCode::BAD_REQUEST, "MISSING_ARG_TOPIC"),
             Error::InvalidTopic => (StatusCode::BAD_REQUEST, "INVALID_TOPIC"),
             Error::InvalidDefer => (StatusCode::BAD_REQUEST, "INVALID_DEFER"),
+            Error::InvalidArgTopic => (StatusCode::BAD_REQUEST, "INVALID_ARG_TOPIC"),
+            Error::MissingChannel => (StatusCode::BAD_REQUEST, "MISSING_ARG_CHANNEL"),
+            Error::InvalidArgChannel => (StatusCode::BAD_REQUEST, "INVALID_ARG_CHANNEL"),
+            Error::TopicNotFound | Error::Publish(PublishError::NoSuchTopic(_)) => {
+                (StatusCode::NOT_FOUND, "TOPIC_NOT_FOUND")
+            }
+            Error::ChannelNotFound => (StatusCode::NOT_FOUND, "CHANNEL_NOT_FOUND"),
+            Error::Forbidden => (StatusCode::FORBIDDEN, "FORBIDDEN"),
+            Error::InvalidOption => (StatusCode::BAD_REQUEST, "INVALID_OPTION"),
+            Error::InvalidValue => (StatusCode::BAD_REQUEST, "INVALID_VALUE"),
+            Error::ValueTooBig => (StatusCode::PAYLOAD_TOO_LARGE, "INVALID_VALUE"),
             Error::MessageEmpty => (StatusCode::BAD_REQUEST, "MSG_EMPTY"),
             Error::MessageTooBig | Error::Body(BodyError::MessageTooBig) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "MSG_TOO_BIG")
@@ -76,17 +119,40 @@ impl Error {
             Error::Body(BodyError::BadBody) => (StatusCode::PAYLOAD_TOO_LARGE, "BAD_BODY"),
             Error::Body(BodyError::BadMessage) => (StatusCode::PAYLOAD_TOO_LARGE, "BAD_MESSAGE"),
             Error::Unreadable => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
-            Error::Exiting | Error::Publish(PublishError::Unavailable(_) | PublishError::Unknown(_)) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "EXITING")
-            }
-            // What nsqd would have taken and RocketMQ never will, such as a delay beyond the broker's longest. 400
-            // keeps the producer from trying for ever.
+            Error::Exiting
+            | Error::Publish(
+                PublishError::Unavailable(_) | PublishError::Unknown(_) | PublishError::Full(_),
+            ) => (StatusCode::SERVICE_UNAVAILABLE, "EXITING"),
+            Error::Publish(PublishError::Ephemeral(_)) => (StatusCode::BAD_REQUEST, "INVALID_TOPIC"),
+            Error::Publish(PublishError::DeferRefused(_)) => (StatusCode::BAD_REQUEST, "INVALID_DEFER"),
+            // What nsqd would have taken and RocketMQ never will, such as a body beyond a broker's own limit. 400 keeps the
+            // producer from trying for ever.
             Error::Publish(PublishError::Refused(_)) => (StatusCode::BAD_REQUEST, "INVALID_REQUEST"),
         }
     }
 }
 
 impl Reply {
+    /// A result in JSON.
+    pub(super) fn json(value: &impl Serialize) -> Self {
+        // What is written here are our own structures, whose keys are all texts.
+        serde_json::to_string(value).map_or(Reply::Error(Error::Unreadable), Reply::Json)
+    }
+
+    /// What metrics call it.
+    pub(super) fn outcome(&self) -> &'static str {
+        match self {
+            Reply::Ping(Err(_)) => "unhealthy",
+            Reply::Error(Error::Publish(PublishError::Full(_))) => "full",
+            Reply::Error(Error::Exiting) => "draining",
+            Reply::Error(Error::Publish(PublishError::Unavailable(_))) => "not_stored",
+            Reply::Error(Error::Publish(PublishError::Unknown(_))) => "unknown",
+            Reply::Error(Error::Unreadable) => "cut_off",
+            Reply::Error(_) | Reply::Malformed(..) => "refused",
+            _ => "ok",
+        }
+    }
+
     /// Whether no request can follow on the connection.
     pub(super) fn ends_connection(&self) -> bool {
         matches!(self, Reply::Malformed(..) | Reply::Error(Error::Unreadable | Error::Exiting))
@@ -95,6 +161,9 @@ impl Reply {
     pub(super) fn into_response(self) -> Response<Full<Bytes>> {
         match self {
             Reply::Ok => nsq_typed(respond(StatusCode::OK, Some(TEXT), "OK")),
+            Reply::Done => nsq_typed(respond(StatusCode::OK, None, "")),
+            Reply::Text(text) => nsq_typed(respond(StatusCode::OK, Some(TEXT), text)),
+            Reply::Json(json) => nsq_typed(respond(StatusCode::OK, Some(JSON), json)),
             Reply::Ping(Ok(())) => respond(StatusCode::OK, Some(TEXT), "OK"),
             Reply::Ping(Err(reason)) => {
                 respond(StatusCode::INTERNAL_SERVER_ERROR, Some(TEXT), format!("NOK - {reason}"))

@@ -9,18 +9,65 @@ use super::replies::{Error, Reply};
 use crate::nsq::query::unescape_path;
 
 /// What is served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Route {
     Ping,
+    Info,
     Pub,
     Mpub,
+    Stats,
+    Topic(Action),
+    Channel(Action),
+    /// `/config/NAME`, to be read.
+    ReadOption(String),
+    /// `/config/NAME`, to be set.
+    SetOption(String),
 }
 
-const ROUTES: &[(Method, &str, Route)] = &[
+/// What can be done to topics and channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    Create,
+    Delete,
+    Empty,
+    Pause,
+    Unpause,
+}
+
+const FIXED: &[(Method, &str, Route)] = &[
     (Method::GET, "/ping", Route::Ping),
+    (Method::GET, "/info", Route::Info),
     (Method::POST, "/pub", Route::Pub),
     (Method::POST, "/mpub", Route::Mpub),
+    (Method::GET, "/stats", Route::Stats),
+    (Method::POST, "/topic/create", Route::Topic(Action::Create)),
+    (Method::POST, "/topic/delete", Route::Topic(Action::Delete)),
+    (Method::POST, "/topic/empty", Route::Topic(Action::Empty)),
+    (Method::POST, "/topic/pause", Route::Topic(Action::Pause)),
+    (Method::POST, "/topic/unpause", Route::Topic(Action::Unpause)),
+    (Method::POST, "/channel/create", Route::Channel(Action::Create)),
+    (Method::POST, "/channel/delete", Route::Channel(Action::Delete)),
+    (Method::POST, "/channel/empty", Route::Channel(Action::Empty)),
+    (Method::POST, "/channel/pause", Route::Channel(Action::Pause)),
+    (Method::POST, "/channel/unpause", Route::Channel(Action::Unpause)),
 ];
+const OPTIONS_AT: &str = "/config/";
+
+impl Route {
+    /// What metrics call it.
+    pub(super) fn endpoint(&self) -> &'static str {
+        match self {
+            Route::Ping => "ping",
+            Route::Info => "info",
+            Route::Pub => "pub",
+            Route::Mpub => "mpub",
+            Route::Stats => "stats",
+            Route::Topic(_) => "topic",
+            Route::Channel(_) => "channel",
+            Route::ReadOption(_) | Route::SetOption(_) => "config",
+        }
+    }
+}
 
 /// The route of a request.
 ///
@@ -32,23 +79,30 @@ pub(super) fn find(method: &Method, uri: &Uri) -> Result<Route, Reply> {
     };
     // Bytes that are not UTF-8 are part of no route, whatever stands for them.
     let path = &*String::from_utf8_lossy(&path);
-    if let Some((_, _, route)) = ROUTES.iter().find(|(of, at, _)| of == method && *at == path) {
-        return Ok(*route);
+    if let Some(route) = exact(method, path) {
+        return Ok(route);
     }
     let fixed = tidy(path);
-    if let Some((_, at, _)) = ROUTES.iter().find(|(of, at, _)| of == method && *at == fixed) {
+    if exact(method, &fixed).is_some() {
         let status = if method == Method::GET {
             StatusCode::MOVED_PERMANENTLY
         } else {
             StatusCode::TEMPORARY_REDIRECT
         };
-        let location = uri.query().map_or_else(|| (*at).to_owned(), |query| format!("{at}?{query}"));
+        let location = uri.query().map_or_else(|| fixed.clone(), |query| format!("{fixed}?{query}"));
         if let Ok(location) = HeaderValue::try_from(location) {
             return Err(Reply::Redirect(status, location));
         }
     }
-    let mut allowed: Vec<&str> =
-        ROUTES.iter().filter(|(_, at, _)| *at == path).map(|(of, _, _)| of.as_str()).collect();
+    let mut allowed: Vec<&str> = [Method::GET, Method::POST, Method::PUT]
+        .iter()
+        .filter(|of| exact(of, path).is_some())
+        .map(|of| match *of {
+            Method::GET => "GET",
+            Method::POST => "POST",
+            _ => "PUT",
+        })
+        .collect();
     if allowed.is_empty() {
         return Err(Reply::Error(Error::NotFound));
     }
@@ -62,7 +116,19 @@ pub(super) fn find(method: &Method, uri: &Uri) -> Result<Route, Reply> {
     })
 }
 
-/// A path without doubled slashes, dot segments, a trailing slash or capitals.
+fn exact(method: &Method, path: &str) -> Option<Route> {
+    if let Some((_, _, route)) = FIXED.iter().find(|(of, at, _)| of == method && *at == path) {
+        return Some(route.clone());
+    }
+    let name = path.strip_prefix(OPTIONS_AT).filter(|name| !name.is_empty() && !name.contains('/'))?;
+    match *method {
+        Method::GET => Some(Route::ReadOption(name.to_owned())),
+        Method::PUT => Some(Route::SetOption(name.to_owned())),
+        _ => None,
+    }
+}
+
+/// A path without doubled slashes, dot segments, a trailing slash or capitals; an option's name keeps its capitals.
 fn tidy(path: &str) -> String {
     let mut segments: Vec<&str> = Vec::new();
     for segment in path.split('/') {
@@ -72,7 +138,12 @@ fn tidy(path: &str) -> String {
             segment => segments.push(segment),
         }
     }
-    format!("/{}", segments.join("/")).to_ascii_lowercase()
+    match segments[..] {
+        [first, name] if first.eq_ignore_ascii_case(OPTIONS_AT.trim_matches('/')) => {
+            format!("{OPTIONS_AT}{name}")
+        }
+        _ => format!("/{}", segments.join("/")).to_ascii_lowercase(),
+    }
 }
 
 #[cfg(test)]
@@ -116,5 +187,18 @@ mod tests {
         assert_eq!(answer(&Method::POST, "/pub%2F"), (307, some("/pub")));
         assert_eq!(answer(&Method::POST, "/pub%zz"), (400, None));
         assert_eq!(answer(&Method::POST, "/pub%ff"), (404, None));
+        assert_eq!(answer(&Method::POST, "/channel/unpause"), (200, some("Channel(Unpause)")));
+    }
+
+    #[test]
+    fn options_have_names() {
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(answer(&Method::GET, "/config/Log_level"), (200, some(r#"ReadOption("Log_level")"#)));
+        assert_eq!(answer(&Method::PUT, "/config/a"), (200, some(r#"SetOption("a")"#)));
+        assert_eq!(answer(&Method::POST, "/config/a"), (405, some("GET, OPTIONS, PUT")));
+        assert_eq!(answer(&Method::GET, "/CONFIG/Log_level/"), (301, some("/config/Log_level")));
+        for nothing in ["/config", "/config/", "/config/a/b"] {
+            assert_eq!(answer(&Method::GET, nothing), (404, None), "{nothing}");
+        }
     }
 }

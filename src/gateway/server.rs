@@ -7,7 +7,7 @@
 //! 503 `EXITING`, and every answer says `Connection: close`, so that a producer moves on between two requests and
 //! not in the middle of one. A connection nothing comes over is closed after [`LAST_REQUEST_WITHIN`].
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{
     header::{CONNECTION, HeaderValue},
@@ -19,7 +19,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
@@ -27,9 +27,11 @@ use super::{
     handlers::{self, Gateway},
     publish::Publisher,
 };
+use crate::{observe::logging::Throttle, rocketmq::producer::unix_millis};
 
-/// Go's limit for a request's head.
-const MAX_HEAD_BYTES: usize = 1024 * 1024;
+/// The longest head of a request. Go takes 1 MiB; so much for each connection is more than a producer ever sends and
+/// less than an enemy would like to.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_HEADERS: usize = 1_000;
 /// After an accept that failed, most likely for want of file descriptors.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
@@ -46,9 +48,14 @@ pub async fn serve(
     config: GatewayConfig,
     drain: CancellationToken,
 ) {
-    let publishing = TaskTracker::new();
-    let gateway =
-        Arc::new(Gateway { publisher, config, drain: drain.clone(), publishing: publishing.clone() });
+    let gateway = Arc::new(Gateway {
+        publisher,
+        config,
+        http_address: listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0))),
+        started_at: unix_millis() / 1_000,
+        drain: drain.clone(),
+        failures: Throttle::default(),
+    });
     let mut connections = JoinSet::new();
     let mut failing = false;
     loop {
@@ -56,15 +63,18 @@ pub async fn serve(
             () = drain.cancelled() => break,
             Some(_) = connections.join_next() => {}
             accepted = accept(&listener, &mut failing) => if let Some(stream) = accepted {
-                connections.spawn(connection(stream, Arc::clone(&gateway)));
+                if connections.len() < gateway.config.max_connections {
+                    connections.spawn(connection(stream, Arc::clone(&gateway)));
+                } else if let Some(left_out) = gateway.failures.pass() {
+                    warn!(left_out, "connections closed at once: max-connections are open");
+                }
             },
         }
     }
     drop(listener);
-    info!(connections = connections.len(), publishing = publishing.len(), "draining");
+    info!(connections = connections.len(), publishing = gateway.publisher.under_way(), "draining");
     while connections.join_next().await.is_some() {}
-    publishing.close();
-    publishing.wait().await;
+    gateway.publisher.drain().await;
 }
 
 /// The next connection; `None` after a failure, which is logged once until accepting works again.
@@ -85,6 +95,7 @@ async fn accept(listener: &TcpListener, failing: &mut bool) -> Option<TcpStream>
 }
 
 async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
+    let _counted = Counted::new(&gateway.publisher);
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "TCP_NODELAY");
     }
@@ -123,5 +134,21 @@ async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
     };
     if let Err(error) = ended {
         debug!(%error, "connection ended");
+    }
+}
+
+/// A connection as long as it is open.
+struct Counted<'a>(&'a Publisher);
+
+impl<'a> Counted<'a> {
+    fn new(publisher: &'a Publisher) -> Self {
+        publisher.metrics().connections.inc();
+        Self(publisher)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.metrics().connections.dec();
     }
 }

@@ -1,6 +1,9 @@
 //! What an operator's tool would do: create topics and groups, read statistics and settings.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use tracing::info;
@@ -69,6 +72,36 @@ impl Cluster {
     /// # Errors
     /// When a master cannot be asked or refuses; repeating is safe.
     pub async fn create_group(&self, group: &str) -> Result<(), ClusterError> {
+        for (_, address) in self.masters().await? {
+            self.create_group_on(&address, group).await?;
+        }
+        Ok(())
+    }
+
+    /// Creates the consumer group on every master that does not have it, to read the topic from its end: what is
+    /// stored from now on, and nothing of what is there.
+    ///
+    /// A group that exists keeps its place.
+    ///
+    /// # Errors
+    /// When a master cannot be asked or refuses. Repeating is safe, but a group that was created without its place reads
+    /// the topic from its beginning there.
+    pub async fn create_group_at_end(&self, group: &str, topic: &str) -> Result<(), ClusterError> {
+        let route = self.fresh_route(topic).await?;
+        for (broker, address) in self.masters().await? {
+            if self.groups_on(&address).await?.contains(group) {
+                continue;
+            }
+            self.create_group_on(&address, group).await?;
+            for queue in route.read_queues.iter().filter(|queue| queue.broker == broker) {
+                let end = self.queue_bounds(queue).await?.max;
+                self.commit_offset(group, queue, end).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn create_group_on(&self, address: &str, group: &str) -> Result<(), ClusterError> {
         let config = serde_json::json!({
             "groupName": group,
             "consumeEnable": true,
@@ -80,12 +113,31 @@ impl Cluster {
             "whichBrokerWhenConsumeSlowly": 1,
             "notifyConsumerIdsChangedEnable": true,
         });
+        let command = Command::request(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP).body(config.to_string());
+        self.ask(address, &format!("to create group {group}"), command).await.map(drop)
+    }
+
+    /// The consumer groups the masters know.
+    ///
+    /// # Errors
+    /// When a master cannot be asked or refuses.
+    pub async fn groups(&self) -> Result<BTreeSet<String>, ClusterError> {
+        let mut groups = BTreeSet::new();
         for (_, address) in self.masters().await? {
-            let command =
-                Command::request(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP).body(config.to_string());
-            self.ask(&address, &format!("to create group {group}"), command).await?;
+            groups.extend(self.groups_on(&address).await?);
         }
-        Ok(())
+        Ok(groups)
+    }
+
+    async fn groups_on(&self, address: &str) -> Result<BTreeSet<String>, ClusterError> {
+        let asked = "its consumer groups";
+        let answer =
+            self.ask(address, asked, Command::request(request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG)).await?;
+        let body =
+            loose_json::parse(&answer.body).map_err(|error| malformed(address, asked, error.to_string()))?;
+        let table = body.get("subscriptionGroupTable");
+        let table = table.ok_or_else(|| malformed(address, asked, "no subscriptionGroupTable"))?;
+        Ok(table.entries().iter().filter_map(|(name, _)| Some(name.as_str()?.to_owned())).collect())
     }
 
     /// Name and address of every master registered with the name servers; one at least.

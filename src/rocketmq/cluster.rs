@@ -224,10 +224,18 @@ impl Cluster {
     /// # Errors
     /// When the server cannot be asked.
     pub(super) async fn peer_version(&self, address: &str) -> Result<i32, ClusterError> {
-        let shared = self.shared();
-        if let Some(version) = shared.connection(address).await?.peer_version() {
-            return Ok(version);
+        match self.shared().connection(address).await?.peer_version() {
+            Some(version) => Ok(version),
+            None => self.version(address).await,
         }
+    }
+
+    /// Asks a broker for its version ordinal, and so whether it answers at all.
+    ///
+    /// # Errors
+    /// When it does not, or refuses.
+    pub async fn version(&self, address: &str) -> Result<i32, ClusterError> {
+        let shared = self.shared();
         let beat = heartbeat(&shared.config.client_id, &serde_json::json!([]));
         Ok(shared.ask(address, "its version", beat).await?.version)
     }

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// The first version ordinal of the 5.x line; older brokers have no timers.
-const FIRST_VERSION_WITH_TIMERS: i32 = 413;
+pub const FIRST_VERSION_WITH_TIMERS: i32 = 413;
 
 /// The delay levels of 4.x in seconds, level 1 first (`messageDelayLevel`'s default).
 const DELAY_LEVELS: [u64; 18] =
@@ -55,12 +55,24 @@ pub enum Illegal {
     /// Brokers drop a delay inside a batch, and a delay on a batch stops every timer of a 5.5.0 broker.
     #[error("a delayed message cannot be part of a batch")]
     DelayInBatch,
+    /// Only levels of delay where an exact one is demanded.
+    #[error("a RocketMQ 4 broker cannot hold a message back for exactly {0:?}")]
+    DelayNotExact(Duration),
     /// A delay beyond the longest level of a 4.x broker.
     #[error("a delay of {0:?} is beyond the two hours a RocketMQ 4 broker can hold a message back")]
     DelayTooLong(Duration),
     /// A property that cannot be sent.
     #[error(transparent)]
     Property(#[from] PropertyError),
+}
+
+/// What to do with a delay a 4.x broker can only keep roughly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Levels {
+    /// Wait longer: the next of the 18 levels.
+    RoundUp,
+    /// Send nothing.
+    Refuse,
 }
 
 /// A topic name both release lines accept.
@@ -86,8 +98,13 @@ pub(super) struct Payload {
 
 /// Encodes one message as a single send, several as a batch.
 ///
-/// `version` is the broker's version ordinal and decides how a delay is written.
-pub(super) fn payload(messages: &[Message], version: i32, now: i64) -> Result<Payload, Illegal> {
+/// `version` is the broker's version ordinal; it and `levels` decide how a delay is written.
+pub(super) fn payload(
+    messages: &[Message],
+    version: i32,
+    levels: Levels,
+    now: i64,
+) -> Result<Payload, Illegal> {
     for message in messages {
         match message.body.len() {
             0 => return Err(Illegal::EmptyBody),
@@ -101,7 +118,11 @@ pub(super) fn payload(messages: &[Message], version: i32, now: i64) -> Result<Pa
             properties = if version >= FIRST_VERSION_WITH_TIMERS {
                 properties.system(names::TIMER_DELIVER_MS, &deliver_at.to_string())
             } else {
-                let level = delay_level(Duration::from_millis((deliver_at - now).unsigned_abs()))?;
+                let delay = Duration::from_millis((deliver_at - now).unsigned_abs());
+                if levels == Levels::Refuse {
+                    return Err(Illegal::DelayNotExact(delay));
+                }
+                let level = delay_level(delay)?;
                 properties.system(names::DELAY, &level.to_string())
             };
         }
@@ -145,20 +166,23 @@ mod tests {
 
     #[test]
     fn a_batch_carries_no_outer_properties_and_no_delay() {
-        let batch = payload(&[message(b"a"), message(b"b")], 513, 0).unwrap();
+        let batch = payload(&[message(b"a"), message(b"b")], 513, Levels::RoundUp, 0).unwrap();
         assert!(batch.is_batch && batch.properties.is_empty());
         let delayed = Message { deliver_at: Some(10), ..message(b"c") };
-        assert!(matches!(payload(&[message(b"a"), delayed], 513, 0), Err(Illegal::DelayInBatch)));
+        assert!(matches!(
+            payload(&[message(b"a"), delayed], 513, Levels::RoundUp, 0),
+            Err(Illegal::DelayInBatch)
+        ));
     }
 
     #[test]
     fn a_delay_is_a_timer_on_5_and_a_level_rounded_up_on_4() {
         let delayed = |at| Message { deliver_at: Some(at), ..message(b"x") };
-        let five = payload(&[delayed(61_500)], 513, 500).unwrap().properties;
+        let five = payload(&[delayed(61_500)], 513, Levels::RoundUp, 500).unwrap().properties;
         assert_eq!(five.get(names::TIMER_DELIVER_MS), Some("61500"));
         assert_eq!(five.get(names::DELAY), None);
         let level = |delay_ms| {
-            payload(&[delayed(delay_ms)], 409, 0).map(|four| {
+            payload(&[delayed(delay_ms)], 409, Levels::RoundUp, 0).map(|four| {
                 assert_eq!(four.properties.get(names::TIMER_DELIVER_MS), None, "4.9 would deliver at once");
                 four.properties.get(names::DELAY).map(str::to_owned)
             })
@@ -168,16 +192,22 @@ mod tests {
         assert_eq!(level(7_200_000).unwrap().as_deref(), Some("18"));
         assert!(matches!(level(7_200_001), Err(Illegal::DelayTooLong(_))));
         assert_eq!(level(0).unwrap(), None);
+        let refused = payload(&[delayed(5_000)], 409, Levels::Refuse, 0);
+        assert!(matches!(refused, Err(Illegal::DelayNotExact(delay)) if delay.as_secs() == 5));
+        assert!(payload(&[delayed(5_000)], 513, Levels::Refuse, 0).is_ok());
     }
 
     #[test]
     fn what_a_broker_would_refuse_or_choke_on_never_leaves() {
-        assert!(matches!(payload(&[message(b"")], 513, 0), Err(Illegal::EmptyBody)));
-        assert!(matches!(payload(&[message(b"a"), message(b"")], 513, 0), Err(Illegal::EmptyBody)));
+        assert!(matches!(payload(&[message(b"")], 513, Levels::RoundUp, 0), Err(Illegal::EmptyBody)));
+        assert!(matches!(
+            payload(&[message(b"a"), message(b"")], 513, Levels::RoundUp, 0),
+            Err(Illegal::EmptyBody)
+        ));
         let big = Message { body: vec![0; MAX_BODY_BYTES + 1].into(), ..message(b"") };
-        assert!(matches!(payload(&[big], 513, 0), Err(Illegal::BodyTooBig(_))));
+        assert!(matches!(payload(&[big], 513, Levels::RoundUp, 0), Err(Illegal::BodyTooBig(_))));
         let half = || Message { body: vec![0; MAX_BATCH_BYTES / 2].into(), ..message(b"") };
-        assert!(matches!(payload(&[half(), half()], 513, 0), Err(Illegal::BatchTooBig(_))));
+        assert!(matches!(payload(&[half(), half()], 513, Levels::RoundUp, 0), Err(Illegal::BatchTooBig(_))));
         for topic in ["", "a.b", "a b", "ü", &"a".repeat(128)] {
             assert!(check_topic(topic).is_err(), "{topic}");
         }

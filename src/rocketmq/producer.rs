@@ -5,7 +5,10 @@
 //! stays unknown: a later "not sent" does not undo what the first broker may have stored.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,7 @@ use super::{
     codes::request,
     command::Command,
     connection::RequestError,
-    message::{self, Message},
+    message::{self, Levels, Message},
     outcome::{Failure, Hint, Outcome, Receipt, classify},
     route::{Queue, Route},
 };
@@ -27,13 +30,36 @@ use crate::retry::Backoff;
 /// While another broker could take the message, one try may last this long; the last broker gets all that is left.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Sends to one cluster; share it between tasks.
+/// What one request to a broker came to.
 #[derive(Debug)]
+pub struct Try<'a> {
+    /// The broker asked.
+    pub broker: &'a str,
+    /// The messages it carried.
+    pub messages: usize,
+    /// From the call to the outcome.
+    pub took: Duration,
+    /// The outcome.
+    pub outcome: &'a Outcome,
+}
+
+/// Is told of every try; for metrics.
+pub type Observer = Arc<dyn Fn(&Try<'_>) + Send + Sync>;
+
+/// Sends to one cluster; share it between tasks.
 pub struct Producer {
     cluster: Cluster,
     group: String,
+    levels: Levels,
+    observer: Option<Observer>,
     avoidance: Avoidance,
     turn: AtomicUsize,
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Producer").field("group", &self.group).finish_non_exhaustive()
+    }
 }
 
 impl Producer {
@@ -43,10 +69,24 @@ impl Producer {
         Self {
             cluster,
             group: group.into(),
+            levels: Levels::RoundUp,
+            observer: None,
             avoidance: Avoidance::default(),
             // Producers that start together should not all begin at queue 0.
             turn: AtomicUsize::new(fastrand::usize(..)),
         }
+    }
+
+    /// Says what to do with delays a 4.x broker can only keep roughly; they are rounded up otherwise.
+    #[must_use]
+    pub fn with_levels(self, levels: Levels) -> Self {
+        Self { levels, ..self }
+    }
+
+    /// Tells `observer` of every try.
+    #[must_use]
+    pub fn with_observer(self, observer: Observer) -> Self {
+        Self { observer: Some(observer), ..self }
     }
 
     /// Delivers one message, or several as one batch (one queue, consecutive places, all or none), within `budget`.
@@ -118,6 +158,16 @@ impl Producer {
     /// # Cancellation
     /// As [`Self::deliver`].
     pub async fn send(&self, queue: &Queue, messages: &[Message], timeout: Duration) -> Outcome {
+        let started = Instant::now();
+        let outcome = self.send_once(queue, messages, timeout).await;
+        if let Some(observer) = &self.observer {
+            let (broker, took) = (queue.broker.as_str(), started.elapsed());
+            observer(&Try { broker, messages: messages.len(), took, outcome: &outcome });
+        }
+        outcome
+    }
+
+    async fn send_once(&self, queue: &Queue, messages: &[Message], timeout: Duration) -> Outcome {
         let failure = |reason: String, hint| Failure { broker: queue.broker.clone(), reason, hint };
         if let Err(illegal) = message::check_topic(&queue.topic) {
             return Outcome::Rejected(failure(illegal.to_string(), Hint::None));
@@ -137,7 +187,7 @@ impl Producer {
         } else {
             0
         };
-        let payload = match message::payload(messages, version, unix_millis()) {
+        let payload = match message::payload(messages, version, self.levels, unix_millis()) {
             Ok(payload) => payload,
             Err(illegal) => return Outcome::Rejected(failure(illegal.to_string(), Hint::None)),
         };

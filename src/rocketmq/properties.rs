@@ -143,6 +143,18 @@ impl PropertiesBuilder {
         self
     }
 
+    /// The bytes taken so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.encoded.len()
+    }
+
+    /// Whether there are no properties yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.encoded.is_empty()
+    }
+
     /// Finishes.
     ///
     /// # Errors

@@ -32,13 +32,15 @@ use tokio_util::sync::CancellationToken;
 
 use self::topic::TopicRelay;
 pub use self::{batch::Limits, destinations::Source};
-use crate::{nsq::names::TopicName, rocketmq::Cluster};
+use crate::{mapping::Names, nsq::names::TopicName, rocketmq::Cluster};
 
 /// What to relay, and where to.
 #[derive(Debug, Clone)]
 pub struct TransferConfig {
     /// The topics, by their NSQ names.
     pub topics: Vec<TopicName>,
+    /// What the topics are called in RocketMQ.
+    pub names: Names,
     /// Where the nsqds come from.
     pub source: Source,
     /// The consumer group of a topic's relay is this, a dash and the topic.

@@ -28,7 +28,6 @@ use super::{
     queue::{Ended, Held, QueueRelay},
 };
 use crate::{
-    mapping,
     nsq::names::TopicName,
     retry::Backoff,
     rocketmq::{
@@ -131,8 +130,8 @@ impl TopicRelay {
         let destinations = Destinations::new(topic.clone(), config.source.clone(), config.limits);
         Self {
             cluster,
-            rocketmq_topic: mapping::rocketmq_topic(&topic),
-            group: mapping::relay_group(&config.group_prefix, &topic),
+            rocketmq_topic: config.names.rocketmq_topic(&topic),
+            group: config.names.relay_group(&config.group_prefix, &topic),
             topic,
             config,
             destinations: Arc::new(destinations),

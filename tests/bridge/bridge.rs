@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use nsqbridge::rocketmq::{Cluster, ClusterConfig};
+use nsqbridge::rocketmq::{Cluster, ClusterConfig, Queue, QueueReader, reader::Pull, record::StoredMessage};
 use nsqbridge_brokers::{Line, NameServer, Nsqd, Nsqlookupd, Rig, RigOptions, Server, http, ports::Ports};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -58,7 +58,7 @@ pub async fn eventually(what: &str, within: Duration, mut condition: impl AsyncF
 pub struct Program(Server);
 
 impl Program {
-    fn start(title: &str, arguments: &[String]) -> Self {
+    pub fn start(title: &str, arguments: &[String]) -> Self {
         let run = |_: &std::path::Path| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_nsqbridge"));
             command.args(arguments);
@@ -95,6 +95,7 @@ impl Drop for Program {
 pub struct Gateway {
     pub process: Program,
     pub address: SocketAddr,
+    pub admin: SocketAddr,
     http: reqwest::Client,
     _ports: Ports,
 }
@@ -103,17 +104,25 @@ impl Gateway {
     /// Starts one on a free port and waits until it is healthy.
     pub async fn start(name_server: &NameServer, flags: &[&str]) -> Self {
         let ports = Ports::claim().unwrap();
-        let address = SocketAddr::from(([127, 0, 0, 1], ports.get(0)));
-        let mut arguments: Vec<String> =
-            ["gateway", "--namesrv", &name_server.addr().to_string(), "--http-address", &address.to_string()]
-                .map(str::to_owned)
-                .into();
+        let [address, admin] = [0, 1].map(|port| SocketAddr::from(([127, 0, 0, 1], ports.get(port))));
+        let mut arguments: Vec<String> = [
+            "gateway",
+            "--namesrv",
+            &name_server.addr().to_string(),
+            "--http-address",
+            &address.to_string(),
+            "--admin-address",
+            &admin.to_string(),
+        ]
+        .map(str::to_owned)
+        .into();
         arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
         let process = Program::start("gateway", &arguments);
         let healthy =
             async || blocking(|| http::get(address, "/ping")).is_ok_and(|(status, _)| status == 200);
         eventually("the gateway is healthy", SOON, healthy).await;
-        Self { process, address, http: reqwest::Client::builder().no_proxy().build().unwrap(), _ports: ports }
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { process, address, admin, http, _ports: ports }
     }
 
     /// Sends a request; status and body of the answer.
@@ -125,6 +134,32 @@ impl Gateway {
         let url = format!("http://{}{path}", self.address);
         let answer = self.http.post(url).body(body).timeout(Duration::from_secs(10)).send().await?;
         Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    /// Sends a request with headers; status and body of the answer.
+    pub async fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.address);
+        let request = self.http.post(url).body(body.to_owned()).timeout(Duration::from_secs(10));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// What it says on this path.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        blocking(|| http::get(self.address, path)).unwrap()
+    }
+
+    /// What it says on this path of its admin listener.
+    pub fn admin(&self, path: &str) -> (u16, String) {
+        blocking(|| http::get(self.admin, path)).unwrap()
+    }
+
+    /// The value of one of its metrics; labels are part of the name. 0 while it has none.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.admin("/metrics");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
     }
 
     /// Publishes one message, which must succeed.
@@ -150,7 +185,7 @@ pub enum To<'a> {
 /// Starts a transfer daemon.
 pub fn transfer(name_server: &NameServer, topic: &str, to: &To<'_>, flags: &[&str]) -> Program {
     let mut arguments: Vec<String> =
-        ["transfer", "--namesrv", &name_server.addr().to_string(), "--topic", topic]
+        ["transfer", "--namesrv", &name_server.addr().to_string(), "--topic", topic, "--admin-address", ""]
             .map(str::to_owned)
             .into();
     match to {
@@ -271,6 +306,24 @@ async fn consume(address: SocketAddr, subscribe: &str, received: &Mutex<Vec<Byte
             return Ok(());
         }
     }
+}
+
+/// Everything a topic holds, each queue in order; by its name in RocketMQ.
+pub async fn stored(cluster: &Cluster, topic: &str) -> Vec<(Queue, StoredMessage)> {
+    let reader = QueueReader::new(cluster.clone(), "ledger");
+    let mut stored = Vec::new();
+    for (queue, bounds) in cluster.topic_stats(topic).await.unwrap() {
+        let mut offset = bounds.min;
+        while offset < bounds.max {
+            let pulled = reader.pull(&queue, offset, 32, Duration::ZERO).await.unwrap();
+            let Pull::Messages { messages, problem: None, .. } = pulled else {
+                panic!("{queue}: {pulled:?}")
+            };
+            offset += messages.len() as i64;
+            stored.extend(messages.into_iter().map(|message| (queue.clone(), message)));
+        }
+    }
+    stored
 }
 
 /// `n` distinct messages.

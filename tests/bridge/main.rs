@@ -25,10 +25,14 @@ macro_rules! on_both_lines {
 
 mod bridge;
 mod client_faults;
+mod config;
 mod faults;
+mod gateway;
 mod golden;
+mod group_commit;
 mod guarded;
 mod layers;
+mod pressure;
 mod program;
 mod relay;
 mod scripted;

@@ -20,6 +20,7 @@ use nsqbridge::rocketmq::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Notify,
     task::JoinSet,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -30,6 +31,8 @@ pub enum Reply {
     Answer(Command),
     /// Answers it twice.
     Twice(Command),
+    /// Answers it when it is let go; until then nothing behind it on the connection is read.
+    Held(Arc<Notify>, Command),
     /// Says nothing, ever.
     Silence,
     /// Answers with the first bytes of a frame and closes.
@@ -113,6 +116,10 @@ async fn serve<F: Fn(usize, &Command) -> Reply>(mut stream: TcpStream, script: A
                 Reply::Answer(answer) => command::encode(&answer, &mut out),
                 Reply::Twice(answer) => {
                     command::encode(&answer, &mut out);
+                    command::encode(&answer, &mut out);
+                }
+                Reply::Held(gate, answer) => {
+                    gate.notified().await;
                     command::encode(&answer, &mut out);
                 }
                 Reply::Silence => {}

@@ -19,8 +19,11 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     GatewayConfig,
-    publish::{PublishError, Publisher},
+    admission::Permit,
+    lane::Stored,
+    publish::{PublishConfig, PublishError, PublishRequest, Publisher},
     serve,
+    topic::Topic,
 };
 use crate::nsq::names::TopicName;
 
@@ -38,17 +41,31 @@ pub(super) struct Asked {
     bodies: Vec<Bytes>,
     defer: Option<Duration>,
     answer: oneshot::Sender<Result<(), PublishError>>,
+    /// Held, as a publish would hold it, until the test lets go.
+    _permit: Option<Permit>,
 }
 
 impl Script {
-    pub(super) async fn ask(
+    /// As a publish in a task of its own: a producer that hangs up does not take it back.
+    pub(super) async fn ask(self, request: PublishRequest) -> Result<Stored, PublishError> {
+        let PublishRequest { topic, bodies, defer, permit, .. } = request;
+        self.ask_for(topic, bodies, defer, Some(permit)).await.map(|()| Stored::default())
+    }
+
+    pub(super) async fn ask_for_topic(&self, name: &TopicName) -> Result<Arc<Topic>, PublishError> {
+        self.ask_for(name.clone(), Vec::new(), None, None).await?;
+        Ok(Arc::new(Topic::new(name.clone(), name.to_string())))
+    }
+
+    async fn ask_for(
         &self,
-        topic: &TopicName,
+        topic: TopicName,
         bodies: Vec<Bytes>,
         defer: Option<Duration>,
+        permit: Option<Permit>,
     ) -> Result<(), PublishError> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Asked { topic: topic.clone(), bodies, defer, answer }).await.ok();
+        self.0.send(Asked { topic, bodies, defer, answer, _permit: permit }).await.ok();
         answered
             .await
             .unwrap_or_else(|_| Err(PublishError::Unavailable("the script said nothing".to_owned())))
@@ -65,15 +82,22 @@ struct Gateway {
 
 impl Gateway {
     async fn start() -> Self {
+        Self::start_with(PublishConfig::default()).await
+    }
+
+    async fn start_with(publishing: PublishConfig) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let drain = CancellationToken::new();
         let (script, asked) = mpsc::channel(16);
-        let publisher = Arc::new(Publisher::for_tests(Script(script)));
+        let publisher = Arc::new(Publisher::for_tests(Script(script), publishing));
         let config = GatewayConfig {
             max_msg_size: 1_048_576,
             max_body_size: 5_242_880,
             max_req_timeout: Duration::from_secs(3_600),
+            max_connections: 100,
+            broadcast_address: "gateway".to_owned(),
+            hostname: "host".to_owned(),
         };
         let serving = tokio::spawn(serve(listener, publisher, config, drain.clone()));
         Self { address, drain, asked, serving: AbortOnDropHandle::new(serving) }
@@ -101,7 +125,7 @@ impl Gateway {
     async fn stored(&mut self, request: &[u8]) -> (TopicName, Vec<Bytes>, Option<Duration>) {
         let mut client = self.connect().await;
         client.send(request).await;
-        let Asked { topic, bodies, defer, answer } = self.asked().await;
+        let Asked { topic, bodies, defer, answer, .. } = self.asked().await;
         answer.send(Ok(())).unwrap();
         client.answer().await.assert_ok();
         (topic, bodies, defer)

@@ -1,0 +1,304 @@
+//! The configuration file: TOML, one key for each flag.
+//!
+//! | section | keys |
+//! |---|---|
+//! | `log`, `admin`, `rocketmq`, `names` | what several roles share |
+//! | `gateway`, `transfer` | the role's own flags, with `_` for `-`; `nsqbridge run` runs the roles that have a section |
+//!
+//! What the file says becomes the default of the flag: so flags win over the environment and both over the file, and a
+//! value means and is checked the same wherever it stands. All problems of a file are reported together, each with its
+//! key, its value and what is accepted.
+
+use std::{
+    ffi::OsString,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, error::ContextKind};
+use toml::{Table, Value};
+
+use crate::cli::{
+    AdminAddress, AdminArgs, Cli, Command, GatewayArgs, LogArgs, NamesArgs, RocketmqArgs, TransferArgs,
+};
+
+/// What the process is to do.
+#[derive(Debug)]
+pub struct Invocation {
+    /// How to log.
+    pub log: LogArgs,
+    /// One role, or for `run` every role the file has a section for.
+    pub roles: Vec<Command>,
+    /// Where monitoring finds the process.
+    pub admin: AdminListener,
+}
+
+/// Where monitoring finds the process.
+#[derive(Debug, Clone, Copy)]
+pub struct AdminListener {
+    /// None when it is to find nothing.
+    pub address: Option<SocketAddr>,
+    /// Nobody asked for this address.
+    pub is_default: bool,
+}
+
+impl AdminListener {
+    fn new(said: Option<AdminAddress>, default_port: u16) -> Self {
+        let default = SocketAddr::from(([127, 0, 0, 1], default_port));
+        match said {
+            Some(AdminAddress(address)) => Self { address, is_default: false },
+            None => Self { address: Some(default), is_default: true },
+        }
+    }
+}
+
+/// Why there is nothing to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// What the command line says cannot be understood, or help was asked for.
+    #[error(transparent)]
+    CommandLine(#[from] clap::Error),
+    /// The file cannot be read.
+    #[error("{}: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file says what cannot be.
+    #[error("{}: {}", path.display(), Listed(problems))]
+    Problems {
+        /// The file.
+        path: PathBuf,
+        /// Everything wrong with it.
+        problems: Vec<Problem>,
+    },
+    /// `run` without roles.
+    #[error("`nsqbridge run` needs a configuration file (-c FILE) with a section [gateway] or [transfer]")]
+    NoRoles,
+}
+
+/// One thing wrong with a file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// `section.key`.
+    pub key: String,
+    /// What is wrong, and what is accepted.
+    pub reason: String,
+}
+
+struct Listed<'a>(&'a [Problem]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} problem{}", self.0.len(), if self.0.len() == 1 { "" } else { "s" })?;
+        self.0.iter().try_for_each(|Problem { key, reason }| write!(f, "\n  {key} {reason}"))
+    }
+}
+
+/// Reads the command line, the environment and the configuration file they name.
+///
+/// # Errors
+/// See [`Refusal`].
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Refusal> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // Only the file's name for now: what else is said may lack what the file has.
+    let named = Cli::command().ignore_errors(true).try_get_matches_from(&arguments);
+    let path = named.ok().and_then(|matches| matches.get_one::<PathBuf>("config").cloned());
+    let mut command = Cli::command();
+    let mut sections = Vec::new();
+    if let Some(path) = path {
+        let file = read(&path)?;
+        let settings = check(&file).map_err(|problems| Refusal::Problems { path, problems })?;
+        command = settings.into_iter().fold(command, with_default);
+        sections = file.keys().cloned().collect();
+    }
+    let cli = Cli::from_arg_matches(&command.clone().try_get_matches_from(arguments)?)?;
+    let (roles, admin) = match cli.command {
+        Command::Run(run) => {
+            let named =
+                ["gateway", "transfer"].into_iter().filter(|role| sections.iter().any(|name| name == role));
+            let parsed = named.map(|role| {
+                let matches = command.clone().try_get_matches_from(["nsqbridge", role])?;
+                Ok(Cli::from_arg_matches(&matches)?.command)
+            });
+            let roles: Vec<Command> = parsed.collect::<Result<_, clap::Error>>()?;
+            if roles.is_empty() {
+                return Err(Refusal::NoRoles);
+            }
+            (roles, AdminListener::new(run.admin.admin_address, 4155))
+        }
+        Command::Gateway(args) => {
+            let admin = AdminListener::new(args.admin.admin_address, 4153);
+            (vec![Command::Gateway(args)], admin)
+        }
+        Command::Transfer(args) => {
+            let admin = AdminListener::new(args.admin.admin_address, 4154);
+            (vec![Command::Transfer(args)], admin)
+        }
+    };
+    Ok(Invocation { log: cli.log, roles, admin })
+}
+
+fn read(path: &Path) -> Result<Table, Refusal> {
+    let unreadable = |reason: String| Refusal::Unreadable { path: path.to_owned(), reason };
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    text.parse().map_err(|error: toml::de::Error| unreadable(error.to_string()))
+}
+
+/// A value of the file, and the flag it is the default of.
+struct Setting {
+    section: String,
+    id: String,
+    values: Vec<String>,
+}
+
+/// Every section with the flags that are its keys.
+fn sections() -> Vec<(&'static str, Vec<Arg>)> {
+    let arguments = |command: clap::Command| command.get_arguments().cloned().collect::<Vec<_>>();
+    let of = |augment: fn(clap::Command) -> clap::Command| arguments(augment(clap::Command::new("section")));
+    let mut sections = vec![
+        ("log", of(LogArgs::augment_args)),
+        ("admin", of(AdminArgs::augment_args)),
+        ("rocketmq", of(RocketmqArgs::augment_args)),
+        ("names", of(NamesArgs::augment_args)),
+    ];
+    let shared: Vec<_> =
+        sections.iter().flat_map(|(_, arguments)| arguments).map(|arg| arg.get_id().clone()).collect();
+    for (role, mut own) in
+        [("gateway", of(GatewayArgs::augment_args)), ("transfer", of(TransferArgs::augment_args))]
+    {
+        own.retain(|arg| !shared.contains(arg.get_id()));
+        sections.push((role, own));
+    }
+    sections
+}
+
+/// Section and name of every key there is.
+#[must_use]
+pub fn keys() -> Vec<(String, String)> {
+    let keys = sections().into_iter().flat_map(|(section, arguments)| {
+        arguments.into_iter().map(move |arg| (section.to_owned(), key(section, &arg)))
+    });
+    keys.collect()
+}
+
+/// A flag's key: its name, without the section's.
+fn key(section: &str, arg: &Arg) -> String {
+    let id = arg.get_id().as_str();
+    id.strip_prefix(section).and_then(|rest| rest.strip_prefix('_')).unwrap_or(id).to_owned()
+}
+
+/// Everything the file sets, or everything wrong with it.
+fn check(file: &Table) -> Result<Vec<Setting>, Vec<Problem>> {
+    let sections = sections();
+    let (mut settings, mut problems) = (Vec::new(), Vec::new());
+    for (name, content) in file {
+        let Some((section, arguments)) = sections.iter().find(|(section, _)| section == name) else {
+            let known = sections.iter().map(|(section, _)| (*section).to_owned());
+            problems.push(Problem { key: format!("[{name}]"), reason: unknown("section", name, known) });
+            continue;
+        };
+        let Value::Table(content) = content else {
+            let reason = format!("is a section: write [{name}]");
+            problems.push(Problem { key: name.clone(), reason });
+            continue;
+        };
+        for (name, value) in content {
+            let problem = |reason| Problem { key: format!("{section}.{name}"), reason };
+            let Some(arg) = arguments.iter().find(|arg| key(section, arg) == *name) else {
+                let known = arguments.iter().map(|arg| key(section, arg));
+                problems.push(problem(unknown("key", name, known)));
+                continue;
+            };
+            match checked(arg, value) {
+                Ok(values) => settings.push(Setting {
+                    section: (*section).to_owned(),
+                    id: arg.get_id().to_string(),
+                    values,
+                }),
+                Err(reasons) => problems.extend(reasons.into_iter().map(problem)),
+            }
+        }
+    }
+    if problems.is_empty() { Ok(settings) } else { Err(problems) }
+}
+
+fn unknown(what: &str, name: &str, known: impl Iterator<Item = String>) -> String {
+    let known: Vec<String> = known.collect();
+    let near = known
+        .iter()
+        .map(|known| (strsim::jaro_winkler(name, known), known))
+        .filter(|(similarity, _)| *similarity > 0.7)
+        .max_by(|one, two| one.0.total_cmp(&two.0));
+    match near {
+        Some((_, near)) => format!("is no {what}; did you mean {near}?"),
+        None => format!("is no {what}; there are {}", known.join(", ")),
+    }
+}
+
+/// The texts a flag would have been given, each one accepted by it.
+fn checked(arg: &Arg, value: &Value) -> Result<Vec<String>, Vec<String>> {
+    let several = matches!(arg.get_action(), ArgAction::Append);
+    let values = match value {
+        Value::Array(values) if several => values.iter().map(scalar).collect::<Option<Vec<_>>>(),
+        // `orders = "orders-v1"` is what the flag writes as orders=orders-v1.
+        Value::Table(pairs) if several => {
+            pairs.iter().map(|(name, value)| Some(format!("{name}={}", scalar(value)?))).collect()
+        }
+        value => scalar(value).map(|text| match arg.get_value_delimiter() {
+            Some(delimiter) if several => text.split(delimiter).map(str::to_owned).collect(),
+            _ => vec![text],
+        }),
+    };
+    let Some(values) = values else {
+        let accepted = if several { "a text or a list of texts" } else { "a single value" };
+        return Err(vec![format!("= {value}: {accepted} is accepted")]);
+    };
+    let reasons: Vec<String> =
+        values.iter().filter_map(|text| Some(format!("= {text:?}: {}", refusal(arg, text)?))).collect();
+    if reasons.is_empty() { Ok(values) } else { Err(reasons) }
+}
+
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Integer(number) => Some(number.to_string()),
+        Value::Float(number) => Some(number.to_string()),
+        Value::Boolean(yes) => Some(yes.to_string()),
+        Value::Datetime(_) | Value::Array(_) | Value::Table(_) => None,
+    }
+}
+
+/// Why the flag would not take this text.
+fn refusal(arg: &Arg, text: &str) -> Option<String> {
+    let alone = Arg::new("value")
+        .required(true)
+        .allow_hyphen_values(true)
+        .value_parser(arg.get_value_parser().clone());
+    let command = clap::Command::new("check").no_binary_name(true).disable_help_flag(true).arg(alone);
+    let error = command.try_get_matches_from([text]).err()?;
+    if let Some(words) = error.get(ContextKind::ValidValue) {
+        return Some(format!("one of {words} is accepted"));
+    }
+    let source = std::error::Error::source(&error).map(ToString::to_string);
+    Some(source.unwrap_or_else(|| "is not accepted".to_owned()))
+}
+
+fn with_default(command: clap::Command, setting: Setting) -> clap::Command {
+    let Setting { section, id, values } = setting;
+    let has = |command: &clap::Command| command.get_arguments().any(|arg| arg.get_id() == id.as_str());
+    let set = |command: clap::Command| command.mut_arg(&id, |arg| arg.default_values(values.clone()));
+    if has(&command) {
+        return set(command);
+    }
+    let role = |name: &str| name == section || (section != "gateway" && section != "transfer");
+    let names: Vec<String> = command
+        .get_subcommands()
+        .filter(|role_command| role(role_command.get_name()) && has(role_command))
+        .map(|role_command| role_command.get_name().to_owned())
+        .collect();
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, set))
+}

@@ -1,0 +1,206 @@
+//! Sends what gathered in a topic's lane, and gives every caller its own outcome.
+//!
+//! - Stored: each publish of the batch is answered `OK`.
+//! - Certainly not stored: the publishes go back to the lane, as long as each has time left.
+//! - Perhaps stored: each is told so.
+//! - Refused: what was refused together is sent again one publish at a time, and a refused publish of several
+//!   messages half by half, so that one message never stands for others.
+//!
+//! An unknown outcome stays one: what may be stored is never put back.
+
+use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::time::Instant;
+use tracing::{error, warn};
+
+use super::{
+    lane::{Publish, Stored, parts},
+    publish::{PublishError, Publisher},
+    topic::Topic,
+};
+use crate::{
+    retry::Backoff,
+    rocketmq::{
+        Message, Outcome, Queue,
+        outcome::{Failure, Hint, Receipt},
+        unique_key::UniqueKey,
+    },
+};
+
+/// Sends until nothing waits for the topic.
+pub(super) async fn send_all(publisher: Arc<Publisher>, topic: Arc<Topic>) {
+    // Who is ready to publish at this moment joins the first batch; without that it would carry a single message.
+    tokio::task::yield_now().await;
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
+    let sending = async {
+        while let Some(group) = topic.lane.take() {
+            let again = send_group(&publisher, &topic, group).await;
+            if again.is_empty() {
+                backoff.reset();
+            } else {
+                topic.lane.put_back(again);
+                backoff.wait().await;
+            }
+        }
+    };
+    if AssertUnwindSafe(sending).catch_unwind().await.is_err() {
+        error!(topic = %topic.name, "sending failed by a fault of this program; what waited is not stored");
+        topic.lane.abandon();
+    }
+}
+
+/// Sends a batch; returns the publishes to try again.
+async fn send_group(publisher: &Publisher, topic: &Topic, group: Vec<Publish>) -> Vec<Publish> {
+    let [first, _, ..] = &group[..] else {
+        return each(publisher, topic, group).await;
+    };
+    let deadline = first.deadline;
+    let messages: Vec<Message> =
+        group.iter().flat_map(|publish| publisher.messages(publish, &publish.bodies)).collect();
+    match deliver(publisher, topic, &messages, None, deadline).await {
+        Outcome::Delivered(receipt) => {
+            count(publisher, topic, &messages, &receipt);
+            let mut messages = messages.iter();
+            for publish in group {
+                let mine = messages.by_ref().take(publish.bodies.len());
+                let ids = if publish.wants_ids {
+                    mine.map(|message| message.unique_key).collect()
+                } else {
+                    mine.for_each(drop);
+                    Vec::new()
+                };
+                publish.settle(Ok(Stored { ids }));
+            }
+            Vec::new()
+        }
+        Outcome::Rejected(_) => each(publisher, topic, group).await,
+        Outcome::NotSent(failure) => group.into_iter().map(|publish| not_stored(publish, &failure)).collect(),
+        Outcome::Unknown(failure) => {
+            let error = PublishError::Unknown(failure.to_string());
+            group.into_iter().for_each(|publish| publish.settle(Err(error.clone())));
+            Vec::new()
+        }
+    }
+}
+
+async fn each(publisher: &Publisher, topic: &Topic, group: Vec<Publish>) -> Vec<Publish> {
+    let mut again = Vec::new();
+    for publish in group {
+        again.extend(send_one(publisher, topic, publish).await);
+    }
+    again
+}
+
+/// Sends one publish, in as many batches as it takes; returns it when it is to be tried again.
+async fn send_one(publisher: &Publisher, topic: &Topic, publish: Publish) -> Option<Publish> {
+    let mut ids: Vec<UniqueKey> = Vec::new();
+    let (mut stored, mut queue) = (0, None);
+    let mut parts: VecDeque<&[Bytes]> = parts(&publish.bodies, &publish.properties).into();
+    let failed = loop {
+        let Some(part) = parts.pop_front() else { break None };
+        let messages: Vec<Message> = publisher.messages(&publish, part).collect();
+        match deliver(publisher, topic, &messages, queue.as_ref(), publish.deadline).await {
+            Outcome::Delivered(receipt) => {
+                count(publisher, topic, &messages, &receipt);
+                stored += part.len();
+                if publish.wants_ids {
+                    ids.extend(messages.iter().map(|message| message.unique_key));
+                }
+                queue = Some(Queue {
+                    topic: topic.rocketmq_topic.clone(),
+                    broker: receipt.broker,
+                    id: receipt.queue_id,
+                });
+            }
+            Outcome::Rejected(_) if part.len() > 1 => {
+                let (half, rest) = part.split_at(part.len() / 2);
+                parts.push_front(rest);
+                parts.push_front(half);
+            }
+            failed => break Some(failed),
+        }
+    };
+    let all = publish.bodies.len();
+    let error = match failed {
+        None | Some(Outcome::Delivered(_)) => {
+            publish.settle(Ok(Stored { ids }));
+            return None;
+        }
+        Some(Outcome::NotSent(failure)) if stored == 0 => return Some(not_stored(publish, &failure)),
+        Some(Outcome::Rejected(failure)) => PublishError::Refused(format!(
+            "message {} of {all}, {stored} before it are stored: {failure}",
+            stored + 1
+        )),
+        Some(Outcome::NotSent(failure) | Outcome::Unknown(failure)) if stored > 0 => {
+            PublishError::Unknown(format!("{stored} of {all} messages are stored, then: {failure}"))
+        }
+        Some(Outcome::NotSent(failure) | Outcome::Unknown(failure)) => {
+            PublishError::Unknown(failure.to_string())
+        }
+    };
+    publish.settle(Err(error));
+    None
+}
+
+/// Sends a message that RocketMQ is to hold back. It never shares a batch: a broker would drop the delay, or worse.
+pub(super) async fn send_deferred(
+    publisher: Arc<Publisher>,
+    topic: Arc<Topic>,
+    publish: Publish,
+    deliver_at: i64,
+) {
+    let messages: Vec<Message> = publisher
+        .messages(&publish, &publish.bodies)
+        .map(|message| Message { deliver_at: Some(deliver_at), ..message })
+        .collect();
+    let outcome = match deliver(&publisher, &topic, &messages, None, publish.deadline).await {
+        Outcome::Delivered(receipt) => {
+            count(&publisher, &topic, &messages, &receipt);
+            Ok(Stored { ids: messages.iter().map(|message| message.unique_key).collect() })
+        }
+        Outcome::Rejected(failure) => Err(PublishError::DeferRefused(failure.to_string())),
+        Outcome::NotSent(failure) => Err(PublishError::Unavailable(failure.to_string())),
+        Outcome::Unknown(failure) => Err(PublishError::Unknown(failure.to_string())),
+    };
+    publish.settle(outcome);
+}
+
+fn not_stored(publish: Publish, failure: &Failure) -> Publish {
+    Publish { failure: Some(failure.to_string()), ..publish }
+}
+
+fn count(publisher: &Publisher, topic: &Topic, messages: &[Message], receipt: &Receipt) {
+    let bytes = messages.iter().map(|message| message.body.len()).sum();
+    topic.count(messages.len(), bytes);
+    publisher.metrics().stored(topic.label(), messages.len(), bytes);
+    if receipt.perhaps_twice {
+        publisher.metrics().perhaps_doubled(messages.len());
+        warn!(topic = %topic.name, messages = messages.len(),
+            "stored after a try without an answer: perhaps twice, with the same ids");
+    }
+}
+
+async fn deliver(
+    publisher: &Publisher,
+    topic: &Topic,
+    messages: &[Message],
+    queue: Option<&Queue>,
+    deadline: Instant,
+) -> Outcome {
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let producer = publisher.producer();
+    let outcome = producer.deliver(&topic.rocketmq_topic, messages, queue, left()).await;
+    if !matches!(&outcome, Outcome::NotSent(Failure { hint: Hint::UnknownTopic, .. })) {
+        return outcome;
+    }
+    // Deleted since it was seen: nsqd would create it again, and so does this.
+    topic.gone();
+    match publisher.ensure(topic, publisher.creates_topics(), deadline).await {
+        Ok(()) => producer.deliver(&topic.rocketmq_topic, messages, None, left()).await,
+        Err(error) => {
+            Outcome::NotSent(Failure { broker: "-".to_owned(), reason: error.to_string(), hint: Hint::None })
+        }
+    }
+}

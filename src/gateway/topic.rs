@@ -1,0 +1,89 @@
+//! One topic as this gateway knows it.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+};
+
+use super::{lane::Lane, metrics::Metrics};
+use crate::nsq::names::TopicName;
+
+/// A topic somebody published to or created.
+#[derive(Debug)]
+pub struct Topic {
+    pub(super) name: TopicName,
+    pub(super) rocketmq_topic: String,
+    /// What waits to be sent.
+    pub(super) lane: Lane,
+    /// Serialises looking for it and creating it.
+    pub(super) ensuring: tokio::sync::Mutex<()>,
+    /// Its name in metrics, or what stands for all beyond their bound; none before it is seen to exist.
+    label: OnceLock<Arc<String>>,
+    exists: AtomicBool,
+    held_bytes: AtomicUsize,
+    messages: AtomicU64,
+    bytes: AtomicU64,
+    depth: AtomicU64,
+}
+
+impl Topic {
+    pub(super) fn new(name: TopicName, rocketmq_topic: String) -> Self {
+        Self {
+            name,
+            rocketmq_topic,
+            lane: Lane::default(),
+            ensuring: tokio::sync::Mutex::default(),
+            label: OnceLock::new(),
+            exists: AtomicBool::default(),
+            held_bytes: AtomicUsize::default(),
+            messages: AtomicU64::default(),
+            bytes: AtomicU64::default(),
+            depth: AtomicU64::default(),
+        }
+    }
+
+    /// Whether it was seen in RocketMQ.
+    pub(super) fn exists(&self) -> bool {
+        self.exists.load(Ordering::Relaxed)
+    }
+
+    /// It was seen, or created, just now.
+    pub(super) fn seen(&self, metrics: &Metrics) {
+        self.label.get_or_init(|| metrics.label(&self.name));
+        self.exists.store(true, Ordering::Relaxed);
+    }
+
+    /// RocketMQ does not know it any more.
+    pub(super) fn gone(&self) {
+        self.exists.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn label(&self) -> Option<&Arc<String>> {
+        self.label.get()
+    }
+
+    /// Bytes of requests that wait for it.
+    pub(super) fn held_bytes(&self) -> &AtomicUsize {
+        &self.held_bytes
+    }
+
+    /// Counts what RocketMQ has stored.
+    pub(super) fn count(&self, messages: usize, bytes: usize) {
+        self.messages.fetch_add(messages as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Messages and body bytes stored through this gateway since it started.
+    pub(super) fn counted(&self) -> (u64, u64) {
+        (self.messages.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+
+    /// The messages its relay has still to relay, when last asked.
+    pub(super) fn depth(&self) -> u64 {
+        self.depth.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_depth(&self, depth: u64) {
+        self.depth.store(depth, Ordering::Relaxed);
+    }
+}

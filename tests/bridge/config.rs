@@ -1,0 +1,185 @@
+//! The configuration file: the annotated one, precedence, and what is said about mistakes.
+
+use std::{
+    ffi::OsString,
+    process::{Command, Output},
+};
+
+use bytes::Bytes;
+use nsqbridge::{
+    cli,
+    config::{self, Refusal},
+};
+use nsqbridge_brokers::{Line, http};
+
+use crate::bridge::{Consumer, Program, SOON, blocking, create_channel, eventually, shared, topic};
+
+const ANNOTATED: &str = include_str!("../../docs/bridge.toml");
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+fn parse(text: &str, arguments: &[&str]) -> Result<config::Invocation, Refusal> {
+    let file = file(text);
+    let arguments = ["nsqbridge", arguments[0], "-c", file.path().to_str().unwrap()]
+        .into_iter()
+        .chain(arguments[1..].iter().copied());
+    config::parse(arguments.map(OsString::from))
+}
+
+fn gateway(invocation: config::Invocation) -> cli::GatewayArgs {
+    match invocation.roles.into_iter().next() {
+        Some(cli::Command::Gateway(args)) => *args,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nsqbridge"));
+    command.args(arguments).env_clear().envs(environment.iter().copied()).output().unwrap()
+}
+
+#[test]
+fn the_annotated_file_loads_and_knows_every_key_with_its_default() {
+    let invocation = parse(ANNOTATED, &["run"]).unwrap();
+    assert_eq!(invocation.roles.len(), 2);
+
+    // With the keys that have no default, too: a key that does not exist would be refused.
+    let uncommented = |line: &str| {
+        let key = line.strip_prefix("# ").filter(|rest| {
+            rest.split_once(" = ").is_some_and(|(key, value)| {
+                !key.contains(' ') && (value.starts_with('"') || value.starts_with('['))
+            })
+        });
+        key.unwrap_or(line).to_owned()
+    };
+    let everything: Vec<String> = ANNOTATED.lines().map(uncommented).collect();
+    let everything = everything.join("\n");
+    parse(&everything, &["run"]).unwrap();
+
+    let written: toml::Table = everything.parse().unwrap();
+    let mut missing = config::keys();
+    for (section, content) in &written {
+        let names: Vec<&String> = content.as_table().unwrap().keys().collect();
+        missing.retain(|(of, key)| of != section || !names.contains(&key));
+    }
+    assert_eq!(missing, [], "keys the annotated file does not show");
+
+    let args = gateway(parse(ANNOTATED, &["gateway"]).unwrap());
+    let by_default = gateway(config::parse(["nsqbridge", "gateway"].map(OsString::from)).unwrap());
+    let shown = |args: &cli::GatewayArgs| {
+        format!("{:?}", (&args.max_msg_size, &args.topics, &args.bounds, &args.publish_timeout))
+    };
+    assert_eq!(shown(&args), shown(&by_default), "the annotated file shows the defaults");
+}
+
+#[test]
+fn flags_win_over_the_environment_and_both_over_the_file() {
+    let file =
+        file("[rocketmq]\nnamesrv = 'a:1;b:2'\n[gateway]\nhttp_address = '127.0.0.1:1'\nmax_msg_size = 77\n");
+    let path = file.path().to_str().unwrap();
+    // An address that cannot be listened on is named in the error: it tells which one counted.
+    let listens = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let output =
+            run(&[&["gateway", "-c", path, "--max-body-size", "100"], arguments].concat(), environment);
+        let errors = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), errors)
+    };
+    let named = |(code, errors): (Option<i32>, String), address: &str| {
+        assert!(code == Some(1) && errors.contains(&format!("listening on {address}")), "{code:?} {errors}");
+    };
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let also_taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (environment, flag) =
+        (taken.local_addr().unwrap().to_string(), also_taken.local_addr().unwrap().to_string());
+    named(listens(&[], &[("NSQBRIDGE_HTTP_ADDRESS", &environment)]), &environment);
+    named(listens(&["--http-address", &flag], &[("NSQBRIDGE_HTTP_ADDRESS", &environment)]), &flag);
+
+    let args = gateway(
+        parse("[rocketmq]\nnamesrv = 'a:1;b:2'\n[gateway]\nmax_msg_size = 77\n", &["gateway"]).unwrap(),
+    );
+    assert_eq!((args.max_msg_size, args.rocketmq.namesrv.len()), (77, 2));
+    let args =
+        gateway(parse("[gateway]\nmax_msg_size = 77\n", &["gateway", "--max-msg-size", "78"]).unwrap());
+    assert_eq!(args.max_msg_size, 78);
+}
+
+#[test]
+fn all_mistakes_of_a_file_are_told_at_once_with_what_is_accepted() {
+    let text = r#"
+        gatway = 1
+        [log]
+        format = "xml"
+        [rocketmq]
+        namesrv = ["nohost", "a:1"]
+        [gateway]
+        max_msg_size = 0
+        htp_address = "0.0.0.0:4151"
+        publish_timeout = 4
+        topic_queues = [1, 2]
+        [names.rename]
+        "a b" = "x"
+        [trasnfer]
+        topic = "t"
+    "#;
+    let refusal = parse(text, &["run"]).unwrap_err().to_string();
+    for says in [
+        "9 problems",
+        "[gatway] is no section; did you mean gateway?",
+        "[trasnfer] is no section; did you mean transfer?",
+        r#"log.format = "xml": one of human, json is accepted"#,
+        r#"rocketmq.namesrv = "nohost": "#,
+        r#"gateway.max_msg_size = "0": a number from 1 to 4194304 is accepted"#,
+        "gateway.htp_address is no key; did you mean http_address?",
+        r#"gateway.publish_timeout = "4": "#,
+        "gateway.topic_queues = [1, 2]: a single value is accepted",
+        r#"names.rename = "a b=x": "#,
+    ] {
+        assert!(refusal.contains(says), "{says:?} is not in {refusal}");
+    }
+    let broken = file("[gateway\n");
+    let output = run(&["gateway", "-c", broken.path().to_str().unwrap()], &[]);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(errors.contains("line 1") && errors.contains(broken.path().to_str().unwrap()), "{errors}");
+    let output = run(&["run"], &[("NSQBRIDGE_CONFIG", "/no/such/file")]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("/no/such/file"));
+
+    // What does not fit together is told together, too.
+    let output = run(&["transfer", "--rename", "a=x,b=x", "--secret-key-file", "/no"], &[]);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), errors.lines().count()), (Some(3), 5), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_runs_every_role_of_a_file() {
+    let rig = shared(Line::V5);
+    let ports = nsqbridge_brokers::ports::Ports::claim().unwrap();
+    let topic = topic("run");
+    create_channel(&rig.nsqds[0], &topic, "ch").await;
+    let [http_address, admin] =
+        [0, 1].map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], ports.get(port))));
+    let file = file(&format!(
+        "[rocketmq]\nnamesrv = '{}'\n[admin]\naddress = '{admin}'\n[gateway]\nhttp_address = '{http_address}'\n\
+         [transfer]\ntopic = ['{topic}']\nnsqd_http_address = '{}'\n",
+        rig.name_server.addr(),
+        rig.nsqds[0].http_addr(),
+    ));
+    let process =
+        Program::start("run", &["run".to_owned(), "-c".to_owned(), file.path().to_str().unwrap().to_owned()]);
+    let ready = async || blocking(|| http::get(admin, "/readyz")).is_ok_and(|(status, _)| status == 200);
+    eventually("it is ready", SOON, ready).await;
+    let consumer = Consumer::start(&[&rig.nsqds[0]], &topic, "ch");
+    let url = format!("http://{http_address}/pub?topic={topic}");
+    let answer = reqwest::Client::new().post(url).body("through").send().await.unwrap();
+    assert_eq!(answer.text().await.unwrap(), "OK");
+    assert_eq!(consumer.wait_for(1).await, [Bytes::from("through")]);
+    process.signal("TERM").unwrap();
+    assert_eq!(blocking(|| process.wait(SOON)).unwrap(), 0);
+    let log = process.logged();
+    assert!(log.contains("gateway stopped") && log.contains("transfer stopped"), "{log}");
+}

@@ -1,0 +1,239 @@
+//! Publishes that share batches, and what each caller hears. A scripted broker shows what a real one cannot be made to:
+//! which messages came in which request, and answers that refuse, fail or never come.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use nsqbridge::{
+    gateway::{
+        admission::AdmissionLimits,
+        lane::Stored,
+        publish::{PublishConfig, PublishError, PublishRequest, Publisher},
+    },
+    rocketmq::{
+        codes::{request, response},
+        command::Command,
+        properties::PropertiesBuilder,
+    },
+};
+use tokio::{sync::Notify, task::JoinHandle};
+
+use crate::{
+    bridge::{SOON, eventually},
+    scripted::{Peer, Reply, refuse, stored},
+};
+
+/// The bodies of every send the peer was asked for.
+type Sends = Arc<Mutex<Vec<Vec<Bytes>>>>;
+
+/// The bodies a send carries.
+fn bodies(asked: &Command) -> Vec<Bytes> {
+    if asked.code == request::SEND_MESSAGE_V2 {
+        return vec![asked.body.clone()];
+    }
+    assert_eq!(asked.code, request::SEND_BATCH_MESSAGE);
+    let mut rest = asked.body.clone();
+    let mut bodies = Vec::new();
+    while rest.has_remaining() {
+        let mut record = rest.split_to(i32::from_be_bytes(rest[..4].try_into().unwrap()) as usize);
+        // Size, magic, checksum and flag come first.
+        record.advance(16);
+        let length = record.get_i32() as usize;
+        bodies.push(record.split_to(length));
+    }
+    bodies
+}
+
+/// A peer whose sends go by `script`, told how many came before, and a publisher to it.
+async fn publisher(
+    config: PublishConfig,
+    script: impl Fn(usize, &Command, &[Bytes]) -> Reply + Send + Sync + 'static,
+) -> (Peer, Arc<Publisher>, Sends) {
+    let sends = Sends::default();
+    let told = Arc::clone(&sends);
+    let peer = Peer::start(4, move |_, asked| {
+        if ![request::SEND_MESSAGE_V2, request::SEND_BATCH_MESSAGE].contains(&asked.code) {
+            return Reply::Answer(refuse(asked, response::SYSTEM_ERROR, "only sends are served here"));
+        }
+        let bodies = bodies(asked);
+        let mut sends = told.lock().unwrap();
+        sends.push(bodies.clone());
+        script(sends.len() - 1, asked, &bodies)
+    })
+    .await;
+    let publisher = Arc::new(Publisher::new(peer.cluster(), config));
+    (peer, publisher, sends)
+}
+
+fn publish(
+    publisher: &Arc<Publisher>,
+    topic: &str,
+    bodies: &[&str],
+    defer: Option<Duration>,
+) -> JoinHandle<Result<Stored, PublishError>> {
+    let request = PublishRequest {
+        topic: topic.parse().unwrap(),
+        bodies: bodies.iter().map(|body| Bytes::copy_from_slice(body.as_bytes())).collect(),
+        properties: PropertiesBuilder::new(),
+        accepted_ms: 0,
+        defer,
+        wants_ids: true,
+        permit: publisher.admit().unwrap(),
+    };
+    let publisher = Arc::clone(publisher);
+    tokio::spawn(async move { publisher.publish(request).await })
+}
+
+/// Begins a publish and waits until the peer has it.
+async fn first(publisher: &Arc<Publisher>, sends: &Sends) -> JoinHandle<Result<Stored, PublishError>> {
+    let first = publish(publisher, "t", &["first"], None);
+    eventually("the first send", SOON, async || !sends.lock().unwrap().is_empty()).await;
+    first
+}
+
+#[tokio::test]
+async fn publishes_gather_while_one_is_on_its_way_and_leave_in_order() {
+    let gate = Arc::new(Notify::new());
+    let held = Arc::clone(&gate);
+    let (_peer, publisher, sends) = publisher(PublishConfig::default(), move |nth, asked, _| match nth {
+        0 => Reply::Held(Arc::clone(&held), stored(asked, 0)),
+        _ => Reply::Answer(stored(asked, nth as i64)),
+    })
+    .await;
+    let first = first(&publisher, &sends).await;
+    let mut waiting = Vec::new();
+    for n in 0..50 {
+        let (one, other) = (format!("{n}a"), format!("{n}b"));
+        waiting.push(publish(&publisher, "t", &[&one, &other], None));
+        tokio::task::yield_now().await;
+    }
+    let deferred = publish(&publisher, "t", &["later"], Some(Duration::from_secs(60)));
+    gate.notify_one();
+    assert_eq!(first.await.unwrap().unwrap().ids.len(), 1);
+    let mut ids = Vec::new();
+    for publish in waiting {
+        ids.extend(publish.await.unwrap().unwrap().ids);
+    }
+    deferred.await.unwrap().unwrap();
+    let sends = sends.lock().unwrap().clone();
+    let expected: Vec<Bytes> =
+        (0..50).flat_map(|n| [format!("{n}a"), format!("{n}b")]).map(Bytes::from).collect();
+    assert_eq!(sends[0], ["first"], "a lone publish waits for nobody");
+    assert!(sends.contains(&expected), "{sends:?}");
+    assert!(sends.contains(&vec![Bytes::from("later")]), "a deferred message travels alone");
+    assert_eq!(sends.len(), 3);
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 100, "every message has an id of its own");
+}
+
+#[tokio::test]
+async fn a_refused_message_is_refused_alone() {
+    let gate = Arc::new(Notify::new());
+    let held = Arc::clone(&gate);
+    let (_peer, publisher, sends) = publisher(PublishConfig::default(), move |nth, asked, bodies| {
+        if bodies.iter().any(|body| body.starts_with(b"bad")) {
+            return Reply::Answer(refuse(asked, response::MESSAGE_ILLEGAL, "the message is illegal"));
+        }
+        match nth {
+            0 => Reply::Held(Arc::clone(&held), stored(asked, 0)),
+            _ => Reply::Answer(stored(asked, nth as i64)),
+        }
+    })
+    .await;
+    let first = first(&publisher, &sends).await;
+    let good: Vec<_> = ["a", "b"].map(|body| publish(&publisher, "t", &[body], None)).into();
+    let bad = publish(&publisher, "t", &["bad"], None);
+    let half_good = publish(&publisher, "t", &["c", "d", "bad too", "e"], None);
+    let last = publish(&publisher, "t", &["z"], None);
+    gate.notify_one();
+    first.await.unwrap().unwrap();
+    for good in good {
+        good.await.unwrap().unwrap();
+    }
+    last.await.unwrap().unwrap();
+    assert!(matches!(bad.await.unwrap(), Err(PublishError::Refused(_))));
+    let refused = half_good.await.unwrap();
+    assert!(
+        matches!(&refused, Err(PublishError::Refused(reason)) if reason.contains("message 3 of 4, 2 before it are stored")),
+        "{refused:?}"
+    );
+    let stored: Vec<Bytes> = sends
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|bodies| !bodies.iter().any(|body| body.starts_with(b"bad")))
+        .flatten()
+        .cloned()
+        .collect();
+    assert_eq!(stored, ["first", "a", "b", "c", "d", "z"], "in order, and each once");
+}
+
+#[tokio::test]
+async fn what_is_certainly_not_stored_is_sent_again_in_order_until_its_time_is_up() {
+    let config = PublishConfig { budget: Duration::from_secs(3), ..PublishConfig::default() };
+    let (_peer, publisher, sends) = publisher(config, |nth, asked, _| match nth {
+        0..4 => Reply::Answer(refuse(asked, response::SYSTEM_BUSY, "[TIMEOUT_CLEAN_QUEUE]")),
+        _ => Reply::Answer(stored(asked, nth as i64)),
+    })
+    .await;
+    let bodies: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+    let mut waiting = Vec::new();
+    for body in &bodies {
+        waiting.push(publish(&publisher, "t", &[body], None));
+        tokio::task::yield_now().await;
+    }
+    for publish in waiting {
+        publish.await.unwrap().unwrap();
+    }
+    let stored: Vec<Bytes> = sends.lock().unwrap()[4..].concat();
+    assert_eq!(stored, bodies, "each once, in order");
+}
+
+#[tokio::test]
+async fn without_an_answer_everybody_in_the_batch_is_told_so_in_time() {
+    let config = PublishConfig { budget: Duration::from_secs(1), ..PublishConfig::default() };
+    let (_peer, publisher, sends) = publisher(config, |_, _, _| Reply::Silence).await;
+    let first = first(&publisher, &sends).await;
+    let second = publish(&publisher, "t", &["second"], None);
+    assert!(matches!(first.await.unwrap(), Err(PublishError::Unknown(_))));
+    // It was never begun: there was no time left for an answer.
+    assert!(matches!(second.await.unwrap(), Err(PublishError::Unavailable(_))));
+    assert_eq!(sends.lock().unwrap().concat(), ["first"]);
+}
+
+#[tokio::test]
+async fn a_stuck_topic_takes_no_room_from_others() {
+    let room = 64 * 1024;
+    let config = PublishConfig {
+        admission: AdmissionLimits { bytes: 4 * room, topic_bytes: room, requests: 10_000 },
+        budget: SOON,
+        ..PublishConfig::default()
+    };
+    let (_peer, publisher, sends) = publisher(config, |nth, asked, _| match &*asked.ext["b"] {
+        "t" => Reply::Silence,
+        _ => Reply::Answer(stored(asked, nth as i64)),
+    })
+    .await;
+    let _first = first(&publisher, &sends).await;
+    let mut full = 0;
+    let mut stuck = Vec::new();
+    for _ in 0..200 {
+        let publish = publish(&publisher, "t", &["x"], None);
+        tokio::task::yield_now().await;
+        if publish.is_finished() {
+            assert!(matches!(publish.await.unwrap(), Err(PublishError::Full(_))));
+            full += 1;
+        } else {
+            stuck.push(publish);
+        }
+    }
+    assert!(stuck.len() < 100 && full > 100, "{} wait, {full} were refused at once", stuck.len());
+    for _ in 0..100 {
+        publish(&publisher, "other", &["y"], None).await.unwrap().unwrap();
+    }
+    stuck.iter().for_each(JoinHandle::abort);
+}

@@ -22,7 +22,14 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
     /// Read settings from this TOML file; flags win over the environment, and both over the file.
-    #[arg(short = 'c', long, global = true, value_name = "FILE", env = "NSQBRIDGE_CONFIG")]
+    #[arg(
+        short = 'c',
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "NSQBRIDGE_CONFIG",
+        help_heading = "Configuration file"
+    )]
     pub config: Option<PathBuf>,
     /// How to log.
     #[command(flatten)]
@@ -192,13 +199,31 @@ pub struct TopicsArgs {
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=1024), env = "NSQBRIDGE_TOPIC_QUEUES")]
     pub topic_queues: u32,
     /// Topics nobody has created: create them on every broker, as nsqd does, or refuse them with 404 TOPIC_NOT_FOUND.
-    #[arg(long, value_enum, default_value = "create", env = "NSQBRIDGE_UNKNOWN_TOPICS")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "POLICY",
+        default_value = "create",
+        env = "NSQBRIDGE_UNKNOWN_TOPICS"
+    )]
     pub unknown_topics: UnknownTopics,
     /// Topics that end in #ephemeral: store them as durably as the others, or refuse them with 400 INVALID_TOPIC.
-    #[arg(long, value_enum, default_value = "store", env = "NSQBRIDGE_EPHEMERAL_TOPICS")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "POLICY",
+        default_value = "store",
+        env = "NSQBRIDGE_EPHEMERAL_TOPICS"
+    )]
     pub ephemeral_topics: EphemeralTopics,
     /// A `defer` a RocketMQ 4 broker can only keep roughly: wait longer, or refuse it with 400 INVALID_DEFER.
-    #[arg(long, value_enum, default_value = "round-up", env = "NSQBRIDGE_INEXACT_DEFER")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "POLICY",
+        default_value = "round-up",
+        env = "NSQBRIDGE_INEXACT_DEFER"
+    )]
     pub inexact_defer: InexactDefer,
 }
 

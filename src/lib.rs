@@ -3,8 +3,8 @@
 //! # The two flows
 //!
 //! ```text
-//! publish   producer ─HTTP─▶ gateway::server ─▶ handlers ─▶ publish ─▶ rocketmq::Producer ─▶ broker
-//!              ◀── OK ──────────────────────────────────────────────── SEND_OK ◀──────────────┘
+//! publish   producer ─HTTP─▶ gateway::server ─▶ handlers ─▶ publish ─▶ lane ─▶ store ─▶ rocketmq::Producer ─▶ broker
+//!              ◀── OK ──────────────────────────────────────────────── SEND_OK ◀────────────────────────────┘
 //!
 //! relay     broker ─▶ transfer::read_ahead ─▶ queue ─▶ batch ─▶ deliver ─▶ nsq::nsqd ─▶ nsqd
 //!              ◀── commit ◀── window ◀──────────────────────────────────── OK ◀──────────┘

@@ -1,6 +1,6 @@
 //! Wires roles together: builds them from their settings, runs them, drains them. The one place that does.
 
-use std::{net::SocketAddr, pin::Pin, process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, pin::Pin, process::ExitCode, sync::Arc, time::Duration};
 
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -127,6 +127,11 @@ async fn build_gateway(
     }
     if args.bounds.max_in_flight_bytes < args.bounds.max_topic_bytes {
         problems.push("--max-in-flight-bytes must be at least --max-topic-bytes".to_owned());
+    }
+    if args.publish_timeout < Duration::from_millis(500) {
+        problems.push(
+            "--publish-timeout must be at least 500ms: less fails publishes that would be stored".to_owned(),
+        );
     }
     if args.max_body_size < args.max_msg_size {
         problems.push("--max-body-size must be at least --max-msg-size".to_owned());

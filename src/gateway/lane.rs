@@ -55,6 +55,10 @@ impl Publish {
         let _ = self.answer.send(outcome);
     }
 
+    fn has_time(&self, now: Instant) -> bool {
+        now + LEAST_TIME <= self.deadline
+    }
+
     fn settle_late(self) {
         let waited = || "RocketMQ did not take what came before it in time".to_owned();
         let reason = self.failure.clone().unwrap_or_else(waited);
@@ -106,11 +110,12 @@ impl Lane {
     ///
     /// `None` when nothing waits: the caller has stopped sending.
     pub(super) fn take(&self) -> Option<Vec<Publish>> {
+        let now = Instant::now();
         let mut waiting = self.lock();
         let mut group = Vec::new();
         let (mut bytes, mut messages) = (0, 0);
         while let Some(next) = waiting.publishes.front() {
-            let late = next.publish.deadline < Instant::now() + LEAST_TIME;
+            let late = !next.publish.has_time(now);
             if !late {
                 bytes += next.batch_bytes;
                 messages += next.publish.bodies.len();
@@ -129,10 +134,14 @@ impl Lane {
         waiting.sending.then_some(group)
     }
 
-    /// Puts publishes back that were certainly not stored, before all others and in their order.
+    /// Puts publishes back that were certainly not stored, before all others and in their order; those without time
+    /// left hear so now.
     pub(super) fn put_back(&self, group: Vec<Publish>) {
+        let now = Instant::now();
+        let (again, late): (Vec<_>, Vec<_>) = group.into_iter().partition(|publish| publish.has_time(now));
+        late.into_iter().for_each(Publish::settle_late);
         let mut waiting = self.lock();
-        for publish in group.into_iter().rev() {
+        for publish in again.into_iter().rev() {
             waiting.publishes.push_front(publish.into());
         }
     }

@@ -18,15 +18,8 @@
 //! What it promises: `OK` only when RocketMQ has answered `SEND_OK` for every message of the request; an unmodified
 //! producer sees nsqd's own answers to everything else it does. Once publishing has begun, a producer that hangs up cancels nothing.
 //!
-//! # Where it differs from nsqd 1.3.0
-//!
-//! - A raw `#` in a request's target ends it: `/pub?topic=t#ephemeral` publishes to `t`, as it does with any client
-//!   that cuts the fragment itself. Escape it as `%23`.
-//! - A `defer` so large that nsqd's arithmetic overflows is refused; nsqd takes some of them for small ones.
-//! - A binary `/mpub` in chunks is limited to `max_body_size`; nsqd limits only its messages.
-//! - A refused request whose body does not come is answered after half a second; nsqd waits for it.
-//! - A target beyond 64 KiB is answered 414, and more than a thousand headers 431; nsqd takes a head of 1 MiB.
-//! - What cannot be parsed as HTTP/1 is answered 400 without a text, and redirects have no body.
+//! Where it differs from nsqd 1.3.0, and why, stands in `docs/differences.md`; a test compares the two request by request
+//! and holds that table.
 
 mod actions;
 pub mod admission;

@@ -86,6 +86,8 @@ fn java(line: Line, folder: &Path) -> Result<Command> {
     command.args(OPENINGS).arg("-XX:+UseSerialGC");
     // Logs and stores go below the home folder unless told otherwise.
     command.arg(format!("-Duser.home={}", folder.display()));
+    // Each start makes itself a key and a certificate there.
+    command.arg(format!("-Djava.io.tmpdir={}", folder.display()));
     command.arg(format!("-Drmq.logback.configurationFile={}", folder.join(LOGBACK_FILES[0]).display()));
     command.arg("-cp").arg(jars.join("*"));
     command.env("ROCKETMQ_HOME", folder).current_dir(folder);

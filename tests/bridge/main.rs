@@ -25,6 +25,7 @@ macro_rules! on_both_lines {
 
 mod bridge;
 mod client_faults;
+mod conformance;
 mod faults;
 mod golden;
 mod guarded;

@@ -29,6 +29,7 @@ mod conformance;
 mod faults;
 mod golden;
 mod guarded;
+mod http_clients;
 mod layers;
 mod program;
 mod relay;

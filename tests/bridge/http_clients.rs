@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
@@ -150,7 +151,9 @@ fn script(interpreter: &[&str], name: &str) -> Command {
 fn installed(program: &str, may_be_missing: bool) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
     if !found {
-        eprintln!("SKIPPED: {program} is not installed, so nothing was published with it");
+        // Not with eprintln!, which the test runner keeps to itself when a test passes.
+        let _ =
+            writeln!(io::stderr(), "SKIPPED: {program} is not installed, so nothing was published with it");
         let no_skips = std::env::var("NSQBRIDGE_NO_SKIPS").is_ok_and(|value| value == "1");
         assert!(may_be_missing || !no_skips, "{program} is not installed, and NSQBRIDGE_NO_SKIPS=1");
     }
@@ -231,10 +234,9 @@ async fn curl_publishes(flags: &[&str]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_publishes_and_asks_leave_for_a_large_body() {
     let wire = curl_publishes(&[]).await;
-    assert_eq!(
-        wire.matches("< HTTP/1.1 100 Continue").count(),
-        1,
-        "for the batch, of which curl says Expect\n{wire}"
+    assert!(
+        wire.contains("< HTTP/1.1 100 Continue"),
+        "curl asks by itself beyond a mebibyte, if not earlier\n{wire}"
     );
 }
 
@@ -275,7 +277,7 @@ async fn curl_reuses_its_connection_even_after_a_refusal() {
     let taken = ["--data-binary", &file, &url];
     let said = curl(&[&taken[..], &next, &refused, &next, &taken].concat());
     assert_eq!(said.answers, ["200 OK", r#"400 {"message":"MSG_EMPTY"}"#, "200 OK"], "{}", said.wire);
-    assert_eq!(said.wire.matches("Re-using existing connection").count(), 2, "{}", said.wire);
+    assert_eq!(said.wire.matches("Re-using existing").count(), 2, "{}", said.wire);
     publishing.has_stored(vec![every_byte(); 2], false).await;
 }
 

@@ -39,18 +39,24 @@ struct Pair {
     gateway: Gateway,
 }
 
-async fn pair() -> &'static Pair {
-    static PAIR: OnceCell<Pair> = OnceCell::const_new();
-    PAIR.get_or_init(async || Pair {
-        nsqd: blocking(|| Nsqd::start(&NsqdOptions::default())).unwrap(),
-        gateway: Gateway::start(&shared(Line::V5).name_server, &[]).await,
-    })
-    .await
+impl Pair {
+    async fn start(nsqd_flags: &[&str], gateway_flags: &[&str]) -> Self {
+        let flags = nsqd_flags.iter().map(|&flag| flag.to_owned()).collect();
+        Self {
+            nsqd: blocking(|| Nsqd::start(&NsqdOptions { flags, ..NsqdOptions::default() })).unwrap(),
+            gateway: Gateway::start(&shared(Line::V5).name_server, gateway_flags).await,
+        }
+    }
+
+    /// The pair most cases share, with the defaults of both.
+    async fn of_defaults() -> &'static Self {
+        static PAIR: OnceCell<Pair> = OnceCell::const_new();
+        PAIR.get_or_init(async || Self::start(&[], &[]).await).await
+    }
 }
 
-/// Compares the cases of one file.
-async fn compare(cases: Vec<Case>) {
-    let pair = pair().await;
+/// Plays all cases, several at a time, and compares.
+async fn compare(pair: &Pair, cases: Vec<Case>) {
     let (nsqd, gateway) = (pair.nsqd.http_addr(), pair.gateway.address);
     let complaints: Vec<String> = stream::iter(&cases)
         .map(|case| judge(case, nsqd, gateway))
@@ -94,11 +100,11 @@ macro_rules! compared {
     ($($file:ident),* $(,)?) => {
         $(#[tokio::test(flavor = "multi_thread")]
         async fn $file() {
-            compare(cases::$file::cases()).await;
+            compare(Pair::of_defaults().await, cases::$file::cases()).await;
         })*
 
-        /// Every case there is, by file.
-        fn all() -> Vec<(&'static str, Vec<Case>)> {
+        /// The cases of these files.
+        fn of_files() -> Vec<(&'static str, Vec<Case>)> {
             vec![$((stringify!($file), cases::$file::cases())),*]
         }
     };
@@ -124,6 +130,31 @@ compared!(
     config,
     debug,
 );
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_limits() {
+    let nsqd = ["-max-msg-size=100", "-max-body-size=500", "-max-req-timeout=1s"];
+    let gateway = ["--max-msg-size=100", "--max-body-size=500", "--max-req-timeout=1s"];
+    compare(&Pair::start(&nsqd, &gateway).await, cases::small_limits::cases()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stats_from_the_beginning() {
+    let pair = Pair::start(&[], &[]).await;
+    compare(&pair, cases::stats::of_nothing()).await;
+    compare(&pair, cases::stats::of_two_topics()).await;
+}
+
+/// Every case there is, by where it stands.
+fn all() -> Vec<(&'static str, Vec<Case>)> {
+    let mut all = of_files();
+    all.extend([
+        ("small_limits", cases::small_limits::cases()),
+        ("stats::of_nothing", cases::stats::of_nothing()),
+        ("stats::of_two_topics", cases::stats::of_two_topics()),
+    ]);
+    all
+}
 
 #[test]
 fn every_case_of_a_file_has_a_name_of_its_own() {

@@ -68,6 +68,11 @@ pub fn cases() -> Vec<Case> {
             post("/channel/create?topic=conform.channel.e&channel=c%23ephemeral"),
         )
         .given("conform.channel.e"),
+        case("create with a body held back", create("conform.channel.held").announcing(5))
+            .given("conform.channel.held"),
+        case("create with a body that ends too soon", create("conform.channel.cut").announcing(5))
+            .given("conform.channel.cut")
+            .half_closed(),
         then("delete", "conform.channel.delete"),
         then("empty", "conform.channel.empty"),
         then("pause", "conform.channel.pause"),

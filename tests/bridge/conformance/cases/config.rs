@@ -54,6 +54,16 @@ pub fn cases() -> Vec<Case> {
             "200 open",
             "400 open",
         ),
+        case("PUT nsqlookupd_tcp_addresses, no JSON", put("nsqlookupd_tcp_addresses").body("x")).differs(
+            "no-lookupd",
+            "400 open",
+            "400 open",
+        ),
+        case(
+            "PUT log_level with a body that ends too soon",
+            put("log_level").header("Content-Length: 5").raw("in"),
+        )
+        .half_closed(),
         case("PUT of an option that cannot be set", put("max_msg_size").body("1")),
         case("PUT of an option that cannot be set, empty", put("max_msg_size")),
         case("PUT of nothing", put("nothing").body("1")),

@@ -21,6 +21,11 @@ pub fn cases() -> Vec<Case> {
         case("a target of 100,000 bytes", post(format!("{PUB}&x={}", "a".repeat(100_000))).body("x"))
             .differs("head-limit", "200 open", "431 closed"),
         case("900 headers", publish().headers((0..900).map(|n| format!("X-{n}: a")))),
+        case("2,000 headers", publish().headers((0..2000).map(|n| format!("X-{n}: a")))).differs(
+            "head-limit",
+            "200 open",
+            "431 closed",
+        ),
         case("5,000 headers", publish().headers((0..5000).map(|n| format!("X-{n}: {}", "a".repeat(20)))))
             .differs("head-limit", "200 open", "431 closed"),
         case("a header of two megabytes", publish().header(format!("X: {}", "a".repeat(2_000_000)))).differs(

@@ -15,6 +15,7 @@ pub mod mpub_text;
 pub mod publish;
 pub mod query;
 pub mod router;
+pub mod small_limits;
 pub mod stats;
 pub mod topics;
 pub mod unread;

@@ -31,6 +31,23 @@ const TEXT: &[&str] = &[
     "?topic=conform.stats&channel=c",
 ];
 
+/// Before anything is published.
+pub fn of_nothing() -> Vec<Case> {
+    vec![
+        case("JSON", get("/stats?format=json")).compared(Compared::JsonKeys),
+        case("text", get("/stats")).compared(Compared::Words),
+    ]
+}
+
+/// Of everything, once two topics are published to. The words of the text show the order.
+pub fn of_two_topics() -> Vec<Case> {
+    let of = |name, request| case(name, request).given("second").given("first");
+    vec![
+        of("JSON", get("/stats?format=json")).compared(Compared::JsonKeys),
+        of("text", get("/stats")).compared(Compared::Words),
+    ]
+}
+
 pub fn cases() -> Vec<Case> {
     let of = |query: &&str, compared| {
         case(format!("GET /stats{query}"), get(format!("/stats{query}")))
@@ -47,6 +64,7 @@ pub fn cases() -> Vec<Case> {
             .methods(&["GET"; 2]),
         case("with a body", get("/stats?format=json&topic=conform.nothing").body("ignored"))
             .compared(Compared::JsonKeys),
+        case("with a body that ends too soon", get("/stats?format=json").announcing(5)).half_closed(),
         case("over HTTP/1.0", get("/stats?format=json&topic=conform.nothing").http("1.0"))
             .compared(Compared::JsonKeys),
         case("POST /stats", post("/stats")),

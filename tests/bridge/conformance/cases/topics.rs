@@ -33,6 +33,9 @@ pub fn cases() -> Vec<Case> {
             ));
         }
     }
+    let unknown = |action: &str| post(format!("/topic/{action}?topic=conform.unknown"));
+    let expecting =
+        |action: &str| post(format!("/topic/{action}?topic=conform.asked")).header("Expect: 100-continue");
     let kept = |name: &str, action: &str, topic: &'static str| {
         case(name, post(format!("/topic/{action}?topic={topic}"))).given(topic).differs(
             "topic-kept",
@@ -54,6 +57,17 @@ pub fn cases() -> Vec<Case> {
             "create with a large body held back",
             post("/topic/create?topic=conform.held").announcing(300_000),
         ),
+        case("create, asked for with Expect", expecting("create").announcing(2)).once_asked("ab"),
+        case("delete of an unknown topic, asked for with Expect", expecting("delete").announcing(2))
+            .once_asked("ab"),
+        case("delete of an unknown topic, with a body that ends too soon", unknown("delete").announcing(5))
+            .half_closed(),
+        case("empty of an unknown topic, with a body held back", unknown("empty").announcing(5)),
+        case(
+            "pause of an unknown topic, with a large body, and then a ping",
+            unknown("pause").body(vec![b'a'; 600_000]),
+        )
+        .pipelined(&get("/ping")),
         kept("delete", "delete", "conform.delete"),
         kept("empty", "empty", "conform.empty"),
         kept("pause", "pause", "conform.pause"),

@@ -23,9 +23,9 @@ pub fn cases() -> Vec<Case> {
         case("no topic for /pub is found after the body", expecting("/pub").announcing(2)).once_asked("ab"),
         case("no topic for /mpub is found before", expecting("/mpub").announcing(2))
             .once_asked("never")
-            .differs("refused-unasked", "400 silent", "400 closed"),
+            .differs("unasked", "400 silent", "400 closed"),
         case("nowhere", expecting("/nope").announcing(2)).once_asked("never").differs(
-            "refused-unasked",
+            "unasked",
             "404 silent",
             "404 closed",
         ),

@@ -30,9 +30,15 @@ pub fn alike(compared: Compared, one: &Seen, other: &Seen) -> bool {
     essence(one) == essence(other) && one.end == other.end && one.left_over == other.left_over
 }
 
-/// The statuses of all answers, then what became of the connection.
+/// The statuses of all answers, with nsqd's error codes, then what became of the connection.
 pub fn summary(seen: &Seen) -> String {
-    let mut words: Vec<String> = seen.answers.iter().map(|answer| answer.status().to_owned()).collect();
+    let mut words = Vec::new();
+    for answer in &seen.answers {
+        words.push(answer.status().to_owned());
+        let code = str::from_utf8(&answer.body).ok();
+        let code = code.and_then(|body| body.strip_prefix(r#"{"message":""#)?.strip_suffix(r#""}"#));
+        words.extend(code.map(str::to_owned));
+    }
     words.push(format!("{:?}", seen.end).to_lowercase());
     words.join(" ")
 }

@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 pub struct Differs {
     /// Its row in the table.
     pub key: &'static str,
-    /// What nsqd does: the statuses of its answers, then what becomes of the connection.
+    /// What nsqd does: the statuses and codes of its answers, then what becomes of the connection.
     pub nsqd: &'static str,
     /// What the gateway does.
     pub gateway: &'static str,

@@ -54,7 +54,7 @@ pub fn cases() -> Vec<Case> {
         case(format!("create and {action}"), create(topic))
             .given(topic)
             .pipelined(&post(format!("/channel/{action}?topic={topic}&channel=c")))
-            .differs("no-channels", "200 200 open", "200 404 open")
+            .differs("no-channels", "200 200 open", "200 404 CHANNEL_NOT_FOUND open")
     };
     cases.extend([
         case("create", create("conform.channel")).given("conform.channel"),
@@ -73,7 +73,7 @@ pub fn cases() -> Vec<Case> {
         case("create with a body that ends too soon", create("conform.channel.cut").announcing(5))
             .given("conform.channel.cut")
             .half_closed()
-            .differs("says-close", "400 closed", "400 closed"),
+            .differs("says-close", "400 INVALID_REQUEST closed", "400 INVALID_REQUEST closed"),
         then("delete", "conform.channel.delete"),
         then("empty", "conform.channel.empty"),
         then("pause", "conform.channel.pause"),

@@ -26,7 +26,7 @@ pub fn cases() -> Vec<Case> {
                 case(format!("GET {option}"), get(format!("/config/{option}"))).differs(
                     "other-options",
                     "200 open",
-                    "400 open",
+                    "400 INVALID_OPTION open",
                 )
             }),
     );
@@ -52,19 +52,19 @@ pub fn cases() -> Vec<Case> {
         case("PUT nsqlookupd_tcp_addresses", put("nsqlookupd_tcp_addresses").body("[]")).differs(
             "no-lookupd",
             "200 open",
-            "400 open",
+            "400 INVALID_OPTION open",
         ),
         case("PUT nsqlookupd_tcp_addresses, no JSON", put("nsqlookupd_tcp_addresses").body("x")).differs(
             "no-lookupd",
-            "400 open",
-            "400 open",
+            "400 INVALID_VALUE open",
+            "400 INVALID_OPTION open",
         ),
         case(
             "PUT log_level with a body that ends too soon",
             put("log_level").header("Content-Length: 5").raw("in"),
         )
         .half_closed()
-        .differs("says-close", "500 closed", "500 closed"),
+        .differs("says-close", "500 INTERNAL_ERROR closed", "500 INTERNAL_ERROR closed"),
         case("PUT of an option that cannot be set", put("max_msg_size").body("1")),
         case("PUT of an option that cannot be set, empty", put("max_msg_size")),
         case("PUT of nothing", put("nothing").body("1")),

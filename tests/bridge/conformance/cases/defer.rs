@@ -45,7 +45,7 @@ pub fn cases() -> Vec<Case> {
             format!("defer={value}, beyond nsqd's arithmetic"),
             post(format!("{PUB}&defer={value}")).body("x"),
         )
-        .differs("defer-overflow", "200 open", "400 open")
+        .differs("defer-overflow", "200 open", "400 INVALID_DEFER open")
     };
     cases.extend([
         case("defer without a value", post(format!("{PUB}&defer")).body("x")),

@@ -23,11 +23,11 @@ pub fn cases() -> Vec<Case> {
         case("no topic for /pub is found after the body", expecting("/pub").announcing(2)).once_asked("ab"),
         case("no topic for /mpub is found before", expecting("/mpub").announcing(2))
             .once_asked("never")
-            .differs("unasked", "400 silent", "400 closed"),
+            .differs("unasked", "400 MISSING_ARG_TOPIC silent", "400 MISSING_ARG_TOPIC closed"),
         case("nowhere", expecting("/nope").announcing(2)).once_asked("never").differs(
             "unasked",
-            "404 silent",
-            "404 closed",
+            "404 NOT_FOUND silent",
+            "404 NOT_FOUND closed",
         ),
         case("a refused body that comes unasked", expecting("/mpub").body("ab")),
         case("another expectation", post(PUB).header("Expect: x").announcing(2)).then("ab"),

@@ -44,7 +44,7 @@ pub fn cases() -> Vec<Case> {
         malformed(bytes("noise, and an end of a head", "abc\r\n\r\n")),
         bytes("h2 with prior knowledge", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").differs(
             "http-version",
-            "405 closed",
+            "405 METHOD_NOT_ALLOWED closed",
             "closed",
         ),
         bytes("a head that ends too soon", "GET /ping HTTP/1.1\r\nHost").half_closed().differs(

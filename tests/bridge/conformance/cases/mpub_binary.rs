@@ -53,21 +53,21 @@ pub fn cases() -> Vec<Case> {
         case("the largest message", post(BINARY).body(batch(&[most]))),
         case("a larger message", post(BINARY).body(batch(&[&more]))).differs(
             "reads-whole-body",
-            "413 closed",
-            "413 open",
+            "413 BAD_MESSAGE closed",
+            "413 BAD_MESSAGE open",
         ),
         case("a good message and then a larger one", post(BINARY).body(batch(&[b"a", &more]))).differs(
             "reads-whole-body",
-            "413 closed",
-            "413 open",
+            "413 BAD_MESSAGE closed",
+            "413 BAD_MESSAGE open",
         ),
         case("a thousand messages", post(BINARY).body(batch(&[&b"abc"[..]; 1000]))),
         case("in chunks", post(BINARY).chunks([&two])),
         case("in chunks of a byte", post(BINARY).chunks(two.iter().map(|byte| [*byte]))),
-        case("six megabytes in chunks", post(BINARY).chunks([batch(&[&most[..1_000_000]; 6])])).differs(
+        case("twelve megabytes in chunks", post(BINARY).chunks([batch(&[&most[..1_000_000]; 12])])).differs(
             "binary-chunks",
             "200 open",
-            "413 closed",
+            "413 BODY_TOO_BIG closed",
         ),
         case(
             "much behind the last message, in chunks",
@@ -75,8 +75,8 @@ pub fn cases() -> Vec<Case> {
         ),
         case("a bad count before a bad chunk", post(BINARY).chunked(b"4\r\n\0\0\0\0\r\nzz\r\n")).differs(
             "reads-whole-body",
-            "413 closed",
-            "500 closed",
+            "413 BAD_BODY closed",
+            "500 INTERNAL_ERROR closed",
         ),
         case("a bad count before chunks that stay away", post(BINARY).chunked(b"4\r\n\0\0\0\0\r\n")),
     ]);

@@ -30,15 +30,15 @@ pub fn cases() -> Vec<Case> {
         case("the largest body", post(MPUB).body(&full)),
         case("the largest body in chunks", post(MPUB).chunks(vec![&line; MAX_BODY / 1024])),
         case("one byte more in chunks", post(MPUB).chunks([&full[..], b"a"])),
-        case("much more in chunks", post(MPUB).chunks(vec![&line; 6000])),
+        case("much more in chunks", post(MPUB).chunks(vec![&line; 12_000])),
         case("the longest line", post(MPUB).body([b"a\n", most, b"\n"].concat())),
         case("the longest line at the end", post(MPUB).body([b"a\n", most].concat())),
         case("a longer line", post(MPUB).body([b"a\n", &more[..]].concat())),
         case("a longer line before others", post(MPUB).body([&more[..], b"\na"].concat())),
-        case("a line that never ends, in chunks", post(MPUB).chunks(vec![most; 6])),
+        case("a line that never ends, in chunks", post(MPUB).chunks(vec![most; 12])),
         case(
             "a longer line in a body too large, in chunks",
-            post(MPUB).chunks([[&more[..], b"\n"].concat(), full.clone(), line.clone()]),
+            post(MPUB).chunks([[&more[..], b"\n"].concat(), full.clone(), full.clone()]),
         ),
         case(
             "a longer line in chunks that stay away",

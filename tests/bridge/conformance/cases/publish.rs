@@ -27,8 +27,8 @@ pub fn cases() -> Vec<Case> {
         case("the largest message in one chunk", post(PUB).chunks([&most])),
         case("one byte more in one chunk", post(PUB).chunks([&more])),
         case("one byte more in two chunks", post(PUB).chunks([&most[..], b"a"])),
-        case("twice as much in chunks", post(PUB).chunks([&most, &most])),
-        case("twice as much in chunks and no topic", post("/pub").chunks([&most, &most])),
+        case("four times as much in chunks", post(PUB).chunks([&most; 4])),
+        case("four times as much in chunks and no topic", post("/pub").chunks([&most; 4])),
         case("a new topic", post("/pub?topic=conform.new").body("x")),
     ]
 }

@@ -72,11 +72,14 @@ pub fn cases() -> Vec<Case> {
             "a raw #, and a name that is good with and without it",
             post("/pub?topic=a#ephemeral").body("x"),
         ),
-        case("a raw #, and a name that is bad with it", post("/pub?topic=a#b").body("x"))
-            .differs("fragment", "400 open", "200 open"),
+        case("a raw #, and a name that is bad with it", post("/pub?topic=a#b").body("x")).differs(
+            "fragment",
+            "400 INVALID_TOPIC open",
+            "200 open",
+        ),
         case("a bad name with a raw quote", post("/pub?topic=a\"b").body("x")).differs(
             "raw-quotes",
-            "400 open",
+            "400 INVALID_TOPIC open",
             "400 closed",
         ),
         case("a raw quote elsewhere", post("/pub?topic=t&x=\"").body("x")).differs(
@@ -95,8 +98,11 @@ pub fn cases() -> Vec<Case> {
             "400 closed",
         ),
         case("raw braces and others elsewhere", post("/pub?topic=t&x={}[]|\\^`'").body("x")),
-        case("a raw # in the path", post("/pub#a?topic=t").body("x"))
-            .differs("fragment", "404 open", "400 open"),
+        case("a raw # in the path", post("/pub#a?topic=t").body("x")).differs(
+            "fragment",
+            "404 NOT_FOUND open",
+            "400 MISSING_ARG_TOPIC open",
+        ),
     ]);
     cases
 }

@@ -66,7 +66,7 @@ pub fn cases() -> Vec<Case> {
             .compared(Compared::JsonKeys),
         case("with a body that ends too soon", get("/stats?format=json").announcing(5))
             .half_closed()
-            .differs("says-close", "400 closed", "400 closed"),
+            .differs("says-close", "400 INVALID_REQUEST closed", "400 INVALID_REQUEST closed"),
         case("over HTTP/1.0", get("/stats?format=json&topic=conform.nothing").http("1.0"))
             .compared(Compared::JsonKeys),
         case("POST /stats", post("/stats")),

@@ -40,7 +40,7 @@ pub fn cases() -> Vec<Case> {
         case(name, post(format!("/topic/{action}?topic={topic}"))).given(topic).differs(
             "topic-kept",
             "200 open",
-            "403 open",
+            "403 FORBIDDEN open",
         )
     };
     cases.extend([
@@ -66,7 +66,7 @@ pub fn cases() -> Vec<Case> {
             .once_asked("ab"),
         case("delete of an unknown topic, with a body that ends too soon", unknown("delete").announcing(5))
             .half_closed()
-            .differs("says-close", "400 closed", "400 closed"),
+            .differs("says-close", "400 INVALID_REQUEST closed", "400 INVALID_REQUEST closed"),
         case("empty of an unknown topic, with a body held back", unknown("empty").announcing(5)),
         case(
             "pause of an unknown topic, with a large body, and then a ping",

@@ -31,12 +31,12 @@ pub fn cases() -> Vec<Case> {
         case("a small body held back, to nowhere", post("/nope").announcing(2048)).differs(
             "body-awaited",
             "silent",
-            "404 closed",
+            "404 NOT_FOUND closed",
         ),
         case("a small body held back, refused", post("/mpub").announcing(2048)).differs(
             "body-awaited",
             "silent",
-            "400 closed",
+            "400 MISSING_ARG_TOPIC closed",
         ),
         case("a body that stays away", post(PUB).announcing(5)),
         case("a body that stays away half-way", post(PUB).announcing(5)).then("ab"),

@@ -69,6 +69,12 @@ impl Body {
         Ok(whole.freeze())
     }
 
+    /// Reads it to its end and keeps nothing, as nsqd does with the body of a request that needs none.
+    pub(super) async fn finish(&mut self) -> Result<(), Error> {
+        while self.chunk().await.map_err(|_| Error::InvalidRequest)?.is_some() {}
+        Ok(())
+    }
+
     async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
         self.awaits_continue = false;
         while let Some(frame) = self.incoming.frame().await {

@@ -98,6 +98,9 @@ async fn dispatch(
     body: &mut Body,
     topic: &mut Option<TopicName>,
 ) -> Result<Reply, Error> {
+    if matches!(route, Route::Stats | Route::Topic(_) | Route::Channel(_)) {
+        body.finish().await?;
+    }
     match route {
         Route::Ping => Ok(Reply::Ping(gateway.publisher.health())),
         Route::Info => Ok(stats::info(gateway)),

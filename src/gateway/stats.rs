@@ -58,6 +58,7 @@ pub(super) async fn stats(gateway: &Gateway, query: &Query) -> Result<Reply, Err
     let filter = query.get("topic").filter(|topic| !topic.is_empty());
     let mut topics = gateway.publisher.known_topics();
     topics.retain(|topic| filter.as_ref().is_none_or(|name| topic.name.as_str() == name));
+    let unknown = filter.is_some() && topics.is_empty();
     if query.get("channel").is_some_and(|channel| !channel.is_empty()) {
         topics.clear();
     }
@@ -71,13 +72,12 @@ pub(super) async fn stats(gateway: &Gateway, query: &Query) -> Result<Reply, Err
         return Ok(Reply::Text(text(gateway, &topics, &health, memory.as_ref())));
     }
     let listed: Vec<_> = topics.iter().map(|topic| TopicStats::of(topic)).collect();
-    let filtered = query.get("topic").is_some() || query.get("channel").is_some();
     Ok(Reply::json(&Stats {
         version: VERSION,
         health,
         start_time: gateway.started_at,
-        // nsqd writes an empty list where nothing is, and null where nothing matches.
-        topics: (!(listed.is_empty() && filtered)).then_some(listed),
+        // nsqd writes an empty list where nothing is, and null for a topic it does not know.
+        topics: (!unknown).then_some(listed),
         memory,
         producers: (),
     }))
@@ -184,10 +184,10 @@ fn text(gateway: &Gateway, topics: &[Arc<Topic>], health: &str, memory: Option<&
     let started = std::time::UNIX_EPOCH + Duration::from_secs(gateway.started_at.unsigned_abs());
     let uptime = started.elapsed().unwrap_or_default();
     let mut text = format!(
-        "nsqd v{VERSION} (nsqbridge {})\nstart_time {}\nuptime {}\n\nHealth: {health}\n",
+        "nsqd v{VERSION} (built w/nsqbridge-{})\nstart_time {}\nuptime {}\n\nHealth: {health}\n",
         env!("CARGO_PKG_VERSION"),
         humantime::format_rfc3339_seconds(started),
-        humantime::format_duration(Duration::from_secs(uptime.as_secs())),
+        humantime::format_duration(Duration::from_secs(uptime.as_secs())).to_string().replace(' ', ""),
     );
     if let Some(memory) = memory {
         text.push_str("\nMemory:\n");

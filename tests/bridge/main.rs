@@ -26,11 +26,13 @@ macro_rules! on_both_lines {
 mod bridge;
 mod client_faults;
 mod config;
+mod conformance;
 mod faults;
 mod gateway;
 mod golden;
 mod group_commit;
 mod guarded;
+mod http_clients;
 mod layers;
 mod pressure;
 mod program;

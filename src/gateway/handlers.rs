@@ -24,7 +24,7 @@ use super::{
     options, protocol,
     publish::{PublishError, PublishRequest, Publisher},
     replies::{Error, Reply},
-    routes::{self, Route},
+    routes::{self, Action, Route},
     stamp, stats,
 };
 use crate::{
@@ -98,7 +98,12 @@ async fn dispatch(
     body: &mut Body,
     topic: &mut Option<TopicName>,
 ) -> Result<Reply, Error> {
-    if matches!(route, Route::Stats | Route::Topic(_) | Route::Channel(_)) {
+    let reads_first = match route {
+        Route::Topic(action) => action != Action::Create,
+        Route::Stats | Route::Channel(_) => true,
+        _ => false,
+    };
+    if reads_first {
         body.finish().await?;
     }
     match route {

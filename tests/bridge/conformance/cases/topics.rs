@@ -34,8 +34,9 @@ pub fn cases() -> Vec<Case> {
         }
     }
     let unknown = |action: &str| post(format!("/topic/{action}?topic=conform.unknown"));
-    let expecting =
-        |action: &str| post(format!("/topic/{action}?topic=conform.asked")).header("Expect: 100-continue");
+    let expecting = |action: &str| {
+        post(format!("/topic/{action}?topic=conform.asked.{action}")).header("Expect: 100-continue")
+    };
     let kept = |name: &str, action: &str, topic: &'static str| {
         case(name, post(format!("/topic/{action}?topic={topic}"))).given(topic).differs(
             "topic-kept",

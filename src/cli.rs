@@ -95,6 +95,12 @@ pub enum Command {
     #[command(after_help = "Example:\n  \
         nsqbridge run -c bridge.toml     (docs/bridge.toml is an annotated one)")]
     Run(RunArgs),
+    /// Look at RocketMQ and NSQ before or during a migration, and say what to do about what is not as it should be.
+    ///
+    /// Changes nothing. Exits with 2 when something keeps the bridge from its work.
+    #[command(after_help = "Example:\n  \
+        nsqbridge doctor --namesrv rmq-1:9876 --lookupd-http-address lookup-1:4161")]
+    Doctor(Box<DoctorArgs>),
 }
 
 /// How to reach RocketMQ.
@@ -316,6 +322,47 @@ pub struct RunArgs {
     /// Where monitoring finds the process.
     #[command(flatten)]
     pub admin: AdminArgs,
+}
+
+/// `nsqbridge doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Look at this nsqlookupd and the nsqds it lists; repeat it for several.
+    #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_LOOKUPD_HTTP_ADDRESS", value_delimiter = ',')]
+    pub lookupd_http_address: Vec<HttpAddress>,
+    /// Look at this nsqd; repeat it for several.
+    #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_NSQD_HTTP_ADDRESS", value_delimiter = ',')]
+    pub nsqd_http_address: Vec<HttpAddress>,
+    /// Look at this topic's name, beside those the nsqds have; repeat it for several.
+    #[arg(long, value_name = "TOPIC", env = "NSQBRIDGE_TOPIC", value_delimiter = ',')]
+    pub topic: Vec<TopicName>,
+    /// The gateway's --max-msg-size.
+    #[arg(long, value_name = "BYTES", default_value = "1048576", value_parser = size(4_194_304), env = "NSQBRIDGE_MAX_MSG_SIZE")]
+    pub max_msg_size: usize,
+    /// The gateway's --max-req-timeout.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration, env = "NSQBRIDGE_MAX_REQ_TIMEOUT")]
+    pub max_req_timeout: Duration,
+    /// How long each question may take.
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_DOCTOR_TIMEOUT")]
+    pub timeout: Duration,
+    /// How to show what was found.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table", env = "NSQBRIDGE_OUTPUT")]
+    pub output: Output,
+    /// What topics are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
+    /// How to reach RocketMQ.
+    #[command(flatten)]
+    pub rocketmq: RocketmqArgs,
+}
+
+/// How results are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
 }
 
 /// A number from 1 to `max`.

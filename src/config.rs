@@ -44,6 +44,10 @@ pub struct AdminListener {
 }
 
 impl AdminListener {
+    fn none() -> Self {
+        Self { address: None, is_default: false }
+    }
+
     fn new(said: Option<AdminAddress>, default_port: u16) -> Self {
         let default = SocketAddr::from(([127, 0, 0, 1], default_port));
         match said {
@@ -138,6 +142,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
             let admin = AdminListener::new(args.admin.admin_address, 4154);
             (vec![Command::Transfer(args)], admin)
         }
+        Command::Doctor(args) => (vec![Command::Doctor(args)], AdminListener::none()),
     };
     Ok(Invocation { log: cli.log, roles, admin })
 }
@@ -294,7 +299,13 @@ fn with_default(command: clap::Command, setting: Setting) -> clap::Command {
     if has(&command) {
         return set(command);
     }
-    let role = |name: &str| name == section || (section != "gateway" && section != "transfer");
+    // The doctor looks at what both roles will have to bear; where both have a limit of one name, at the gateway's.
+    let role = |name: &str| match &*section {
+        "gateway" | "transfer" if name == section => true,
+        "gateway" => name == "doctor",
+        "transfer" => name == "doctor" && !id.starts_with("max_"),
+        _ => true,
+    };
     let names: Vec<String> = command
         .get_subcommands()
         .filter(|role_command| role(role_command.get_name()) && has(role_command))

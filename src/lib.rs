@@ -19,7 +19,7 @@
 //!
 //! ```text
 //! main, cli, config, run       the program: words, settings, wiring, exit codes
-//! gateway │ transfer           the roles; they never name each other
+//! gateway │ transfer │ doctor  the roles; they never name each other
 //! mapping                      NSQ's names in RocketMQ: the only module that knows both
 //! nsq │ rocketmq               the two sides; they never name each other
 //! retry, shutdown, observe     what everything needs
@@ -38,6 +38,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod gateway;
 pub mod mapping;
 pub mod nsq;

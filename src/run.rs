@@ -9,10 +9,11 @@ use tracing::{error, info, warn};
 
 use crate::{
     cli::{
-        Command, EphemeralTopics, GatewayArgs, InexactDefer, NamesArgs, RocketmqArgs, TransferArgs,
-        UnknownTopics,
+        Command, DoctorArgs, EphemeralTopics, GatewayArgs, InexactDefer, NamesArgs, Output, RocketmqArgs,
+        TransferArgs, UnknownTopics,
     },
     config::Invocation,
+    doctor::{self, DoctorConfig},
     gateway::{
         self, GatewayConfig,
         admission::AdmissionLimits,
@@ -78,6 +79,13 @@ pub async fn run(invocation: Invocation) -> Result<ExitCode, RunError> {
         match command {
             Command::Gateway(args) => roles.push(build_gateway(*args, &shutdown, &mut registry).await?),
             Command::Transfer(args) => roles.push(build_transfer(*args, &shutdown)?),
+            Command::Doctor(args) => {
+                return shutdown
+                    .force
+                    .run_until_cancelled(examine(*args))
+                    .await
+                    .unwrap_or(Ok(ExitCode::FAILURE));
+            }
             Command::Run(_) => {}
         }
     }
@@ -215,6 +223,30 @@ fn build_transfer(args: TransferArgs, shutdown: &Shutdown) -> Result<Role, RunEr
     Ok(Role { name: "transfer", running: Box::pin(running), readiness: None })
 }
 
+/// Shows what the doctor finds; 2 when something keeps the bridge from its work.
+async fn examine(args: DoctorArgs) -> Result<ExitCode, RunError> {
+    let mut problems = Vec::new();
+    let cluster = cluster_config(&args.rocketmq, &mut problems);
+    let names = names(&args.names, &mut problems);
+    let (Some(cluster), Some(names)) = (cluster, names) else { return Err(RunError::Usage(problems)) };
+    let report = doctor::examine(&DoctorConfig {
+        cluster,
+        nsqlookupds: args.lookupd_http_address.into_iter().map(Nsqlookupd::new).collect(),
+        nsqds: args.nsqd_http_address.into_iter().map(Nsqd::new).collect(),
+        topics: args.topic,
+        names,
+        max_msg_size: args.max_msg_size,
+        max_req_timeout: args.max_req_timeout,
+        timeout: args.timeout,
+    })
+    .await;
+    match args.output {
+        Output::Table => println!("{}", report.table()),
+        Output::Json => println!("{}", report.json().unwrap_or_default()),
+    }
+    Ok(if report.blocks() { ExitCode::from(2) } else { ExitCode::SUCCESS })
+}
+
 async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
     let listening = TcpListener::bind(address).await;
     listening.map_err(|error| RunError::Start { doing: format!("listening on {address}"), error })
@@ -247,8 +279,12 @@ fn names(args: &NamesArgs, problems: &mut Vec<String>) -> Option<Names> {
     }
 }
 
-/// A handle on the cluster, unless something is wrong with how to reach it.
 fn cluster(args: &RocketmqArgs, problems: &mut Vec<String>) -> Option<Cluster> {
+    cluster_config(args, problems).map(Cluster::new)
+}
+
+/// How to reach the cluster, unless something is wrong with it.
+fn cluster_config(args: &RocketmqArgs, problems: &mut Vec<String>) -> Option<ClusterConfig> {
     let known = problems.len();
     if args.namesrv.is_empty() {
         problems.push("no name server: give --namesrv, NAMESRV_ADDR or rocketmq.namesrv".to_owned());
@@ -289,7 +325,7 @@ fn cluster(args: &RocketmqArgs, problems: &mut Vec<String>) -> Option<Cluster> {
         (Some(_), Err(error)) => problems.push(error),
         (None, _) => {}
     }
-    (problems.len() == known).then(|| Cluster::new(config))
+    (problems.len() == known).then_some(config)
 }
 
 fn secret_key(args: &RocketmqArgs) -> Result<Option<String>, String> {

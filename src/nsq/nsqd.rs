@@ -280,6 +280,24 @@ impl Nsqd {
         let url = format!("http://{}/ping", self.address);
         exchange(self.http.get(url).timeout(TIMEOUT), &self.address, "GET /ping").await.map(drop)
     }
+
+    /// Its clock, in milliseconds since 1970, cut off to the second; `None` when it does not say.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn clock(&self) -> Result<Option<i64>, HttpError> {
+        let url = format!("http://{}/ping", self.address);
+        let answer =
+            self.http.get(url).timeout(TIMEOUT).send().await.map_err(|error| HttpError::Unknown {
+                address: self.address.clone(),
+                asked: "GET /ping",
+                reason: error.to_string(),
+            })?;
+        let date =
+            answer.headers().get("date").and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        let since = date.and_then(|date| date.duration_since(std::time::UNIX_EPOCH).ok());
+        Ok(since.and_then(|since| i64::try_from(since.as_millis()).ok()))
+    }
 }
 
 /// A client that keeps its connections, follows no redirect and uses no proxy.

@@ -228,6 +228,22 @@ impl Cluster {
         Ok(pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect())
     }
 
+    /// What a broker counts and says of itself by name: its version, when it started, how full its disk is.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked or refuses.
+    pub async fn broker_runtime(&self, address: &str) -> Result<BTreeMap<String, String>, ClusterError> {
+        let asked = "its runtime information";
+        let answer = self.ask(address, asked, Command::request(request::GET_BROKER_RUNTIME_INFO)).await?;
+        let body =
+            loose_json::parse(&answer.body).map_err(|error| malformed(address, asked, error.to_string()))?;
+        let table = body.get("table").ok_or_else(|| malformed(address, asked, "no table"))?;
+        let pairs = table.entries().iter();
+        Ok(pairs
+            .filter_map(|(name, value)| Some((name.as_str()?.to_owned(), value.as_str()?.to_owned())))
+            .collect())
+    }
+
     /// The messages stored under a unique key: none, one, or one per copy. A broker's index runs up to a second behind.
     ///
     /// # Errors

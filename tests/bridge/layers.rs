@@ -47,6 +47,10 @@ fn layers_import_only_downward() {
         &["crate::gateway", "crate::transfer", "crate::run", "crate::cli", "crate::config"],
     );
     assert_absent("gateway", &["crate::transfer", "crate::run", "crate::cli", "crate::config"]);
+    assert_absent(
+        "doctor",
+        &["crate::gateway", "crate::transfer", "crate::run", "crate::cli", "crate::config"],
+    );
     assert_absent("transfer", &["crate::gateway", "crate::run", "crate::cli", "crate::config"]);
     for low in ["retry.rs", "shutdown.rs", "observe"] {
         assert_absent(

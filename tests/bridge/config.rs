@@ -77,6 +77,17 @@ fn the_annotated_file_loads_and_knows_every_key_with_its_default() {
 }
 
 #[test]
+fn every_flag_has_an_environment_variable() {
+    use clap::CommandFactory;
+    let command = cli::Cli::command();
+    for role in command.get_subcommands() {
+        for flag in role.get_arguments().chain(command.get_arguments()) {
+            assert!(flag.get_env().is_some(), "{} --{}", role.get_name(), flag.get_id());
+        }
+    }
+}
+
+#[test]
 fn flags_win_over_the_environment_and_both_over_the_file() {
     let file =
         file("[rocketmq]\nnamesrv = 'a:1;b:2'\n[gateway]\nhttp_address = '127.0.0.1:1'\nmax_msg_size = 77\n");

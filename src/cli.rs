@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use regex_lite::Regex;
 
 use crate::nsq::{address::HttpAddress, names::TopicName};
 
@@ -287,12 +288,26 @@ pub struct TransferArgs {
     /// A topic to relay, by its NSQ name; repeat it for several.
     #[arg(long, value_name = "TOPIC", env = "NSQBRIDGE_TOPIC", value_delimiter = ',')]
     pub topic: Vec<TopicName>,
+    /// Relay every topic RocketMQ has whose whole NSQ name matches this regular expression; `.*` is all of them. New ones are
+    /// found while running.
+    #[arg(long, value_name = "REGEX", env = "NSQBRIDGE_TOPIC_PATTERN", value_parser = pattern)]
+    pub topic_pattern: Option<Regex>,
     /// Relay into the nsqds these nsqlookupds list; repeat it for several.
     #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_LOOKUPD_HTTP_ADDRESS", value_delimiter = ',')]
     pub lookupd_http_address: Vec<HttpAddress>,
     /// Relay into this nsqd; repeat it for several.
     #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_NSQD_HTTP_ADDRESS", value_delimiter = ',')]
     pub nsqd_http_address: Vec<HttpAddress>,
+    /// Send nothing to this nsqd (its HTTP address), for maintenance; its channels still count. Repeat it for several.
+    #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_LEAVE_OUT", value_delimiter = ',')]
+    pub leave_out: Vec<HttpAddress>,
+    /// Messages that may wait in an nsqd, in a topic and its fullest channel together, before the relay waits for its consumers;
+    /// 0 for any number. RocketMQ is the better place to wait.
+    #[arg(long, value_name = "MESSAGES", default_value = "0", env = "NSQBRIDGE_MAX_DEPTH")]
+    pub max_depth: u64,
+    /// Messages a second of one topic that this instance sends; 0 for any number. `nsqbridge relay rate` changes it.
+    #[arg(long, value_name = "MESSAGES", default_value = "0", env = "NSQBRIDGE_MAX_RATE")]
+    pub max_rate: u64,
     /// The nsqds' --max-msg-size, in bytes.
     #[arg(long, value_name = "BYTES", default_value = "1048576", value_parser = size(1 << 30), env = "NSQBRIDGE_NSQD_MAX_MSG_SIZE")]
     pub max_msg_size: usize,
@@ -382,6 +397,10 @@ fn drain_timeout(text: &str) -> Result<Duration, String> {
         return Err("at most 10s is accepted".to_owned());
     }
     Ok(duration)
+}
+
+fn pattern(text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|error| error.to_string())
 }
 
 fn rename(text: &str) -> Result<(TopicName, String), String> {

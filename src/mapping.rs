@@ -19,6 +19,7 @@ use crate::nsq::names::{ChannelName, EPHEMERAL, TopicName};
 
 const EPHEMERAL_HERE: &str = "%ephemeral";
 const RESERVED_PREFIX: &str = "%nsq%";
+const PARKING_PREFIX: &str = "%parked%";
 
 /// Topics RocketMQ keeps for itself (`TopicValidator`, 4.9.7 and 5.5.0).
 const RESERVED: &[&str] = &[
@@ -124,6 +125,12 @@ impl Names {
         format!("{prefix}-{}", self.rocketmq_topic(topic))
     }
 
+    /// The RocketMQ topic for messages of a topic that nsqd will never take. No topic is mapped to such a name.
+    #[must_use]
+    pub fn parking_topic(&self, topic: &TopicName) -> String {
+        format!("{PARKING_PREFIX}{}", self.rocketmq_topic(topic))
+    }
+
     /// The consumer group that stands for a channel: `TOPIC%%CHANNEL`. No mapped name holds `%%`, so no two channels meet.
     #[must_use]
     pub fn channel_group(&self, topic: &TopicName, channel: &ChannelName) -> String {
@@ -140,6 +147,7 @@ fn may_be_chosen(name: &str) -> bool {
         && !name.contains("%%")
         && !name.ends_with('%')
         && !name.starts_with(RESERVED_PREFIX)
+        && !name.starts_with(PARKING_PREFIX)
         && !name.starts_with("%RETRY%")
         && !name.starts_with("%DLQ%")
         && !is_reserved(name)

@@ -29,7 +29,7 @@ use crate::{
     },
     rocketmq::{Cluster, ClusterConfig, credentials::Credentials, message::Levels, tls::Tls},
     shutdown::Shutdown,
-    transfer::{self, Limits, Source, TransferConfig},
+    transfer::{self, Choice, Limits, Source, Topics, TransferConfig},
 };
 
 /// Why the process ends with an error.
@@ -78,7 +78,7 @@ pub async fn run(invocation: Invocation) -> Result<ExitCode, RunError> {
     for command in invocation.roles {
         match command {
             Command::Gateway(args) => roles.push(build_gateway(*args, &shutdown, &mut registry).await?),
-            Command::Transfer(args) => roles.push(build_transfer(*args, &shutdown)?),
+            Command::Transfer(args) => roles.push(build_transfer(*args, &shutdown, &mut registry)?),
             Command::Doctor(args) => {
                 return shutdown
                     .force
@@ -186,12 +186,16 @@ async fn build_gateway(
     })
 }
 
-fn build_transfer(args: TransferArgs, shutdown: &Shutdown) -> Result<Role, RunError> {
+fn build_transfer(
+    args: TransferArgs,
+    shutdown: &Shutdown,
+    registry: &mut Registry,
+) -> Result<Role, RunError> {
     let mut problems = Vec::new();
     let cluster = cluster(&args.rocketmq, &mut problems);
     let names = names(&args.names, &mut problems);
-    if args.topic.is_empty() {
-        problems.push("no topic to relay: give --topic, NSQBRIDGE_TOPIC or transfer.topic".to_owned());
+    if args.topic.is_empty() && args.topic_pattern.is_none() {
+        problems.push("no topic to relay: give --topic or --topic-pattern".to_owned());
     }
     let source = match (&args.nsqd_http_address[..], &args.lookupd_http_address[..]) {
         ([], []) => {
@@ -211,15 +215,19 @@ fn build_transfer(args: TransferArgs, shutdown: &Shutdown) -> Result<Role, RunEr
         return Err(RunError::Usage(problems));
     };
     let config = TransferConfig {
-        topics: args.topic,
+        topics: Topics { named: args.topic.into_iter().collect(), pattern: args.topic_pattern },
         names,
         source,
+        choice: Choice { max_depth: args.max_depth, left_out: args.leave_out.into_iter().collect() },
+        max_rate: args.max_rate,
         group_prefix: args.names.group_prefix,
         limits: Limits { max_msg_size: args.max_msg_size, max_body_size: args.max_body_size },
         max_bytes_per_queue: args.max_queue_bytes,
         drain_timeout: args.drain_timeout,
     };
-    let running = transfer::run(cluster, config, shutdown.drain.clone());
+    let counted = Arc::new(transfer::metrics::Metrics::default());
+    counted.register(registry);
+    let running = transfer::run(cluster, config, counted, shutdown.drain.clone());
     Ok(Role { name: "transfer", running: Box::pin(running), readiness: None })
 }
 

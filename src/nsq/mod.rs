@@ -6,3 +6,4 @@ pub mod names;
 pub mod nsqd;
 pub mod nsqlookupd;
 pub mod query;
+pub mod tcp;

@@ -28,6 +28,13 @@ pub struct Nsqd {
 #[derive(Debug)]
 pub struct Published(());
 
+impl Published {
+    /// For the place where the answer was read.
+    pub(super) fn answered() -> Self {
+        Self(())
+    }
+}
+
 #[cfg(test)]
 impl Published {
     /// A proof without an nsqd.
@@ -221,7 +228,7 @@ impl Nsqd {
     ) -> Result<Published, HttpError> {
         let answer = exchange(self.http.post(url).body(body).timeout(timeout), &self.address, asked).await?;
         if &answer[..] == b"OK" {
-            return Ok(Published(()));
+            return Ok(Published::answered());
         }
         let reason = format!("the answer is not OK but {:?}", beginning(&answer));
         Err(HttpError::Unknown { address: self.address.clone(), asked, reason })

@@ -140,6 +140,88 @@ impl Cluster {
         Ok(table.entries().iter().filter_map(|(name, _)| Some(name.as_str()?.to_owned())).collect())
     }
 
+    /// The members of a group, each with a broker it is connected to.
+    ///
+    /// # Errors
+    /// When no master answers. A group nobody is a member of has none.
+    pub async fn members_of(&self, group: &str) -> Result<BTreeMap<String, String>, ClusterError> {
+        let mut members = BTreeMap::new();
+        let mut failure = None;
+        let mut answered = false;
+        for (_, address) in self.masters().await? {
+            let asked = format!("the members of {group}");
+            let command = Command::request(request::GET_CONSUMER_LIST_BY_GROUP).field("consumerGroup", group);
+            let answer = match self.request(&address, command, self.config().request_timeout).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    failure = Some(error.into());
+                    continue;
+                }
+            };
+            answered = true;
+            // Brokers answer for an empty group as for one they do not know: with an error.
+            if answer.code != response::SUCCESS {
+                continue;
+            }
+            let body = loose_json::parse(&answer.body)
+                .map_err(|error| malformed(&address, &asked, error.to_string()))?;
+            if let Some(Value::Array(ids)) = body.get("consumerIdList") {
+                let ids = ids.iter().filter_map(Value::as_str);
+                members.extend(ids.map(|id| (id.to_owned(), address.clone())));
+            }
+        }
+        match failure {
+            Some(error) if !answered => Err(error),
+            _ => Ok(members),
+        }
+    }
+
+    /// Asks a member of a group for its running information, through a broker it is connected to. `told` goes with the question.
+    ///
+    /// # Errors
+    /// When the broker or the member does not answer.
+    pub async fn ask_member(
+        &self,
+        broker: &str,
+        group: &str,
+        member: &str,
+        told: &BTreeMap<String, String>,
+    ) -> Result<BTreeMap<String, String>, ClusterError> {
+        let asked = format!("the running information of {member}");
+        let command = Command::request(request::GET_CONSUMER_RUNNING_INFO)
+            .field("consumerGroup", group)
+            .field("clientId", member)
+            .field("jstackEnable", false);
+        let command = told.iter().fold(command, |command, (name, value)| command.field(name, value));
+        let answer = self.ask(broker, &asked, command).await?;
+        let body =
+            loose_json::parse(&answer.body).map_err(|error| malformed(broker, &asked, error.to_string()))?;
+        let properties = body.get("properties").ok_or_else(|| malformed(broker, &asked, "no properties"))?;
+        let pairs = properties.entries().iter();
+        Ok(pairs
+            .filter_map(|(name, value)| Some((name.as_str()?.to_owned(), value.as_str()?.to_owned())))
+            .collect())
+    }
+
+    /// Every topic the name servers know, RocketMQ's own among them.
+    ///
+    /// # Errors
+    /// When no name server answers.
+    pub async fn topics(&self) -> Result<BTreeSet<String>, ClusterError> {
+        let asked = "the list of topics";
+        let (server, answer) = self
+            .ask_any_name_server(asked, &Command::request(request::GET_ALL_TOPIC_LIST_FROM_NAMESERVER))
+            .await?;
+        let body =
+            loose_json::parse(&answer.body).map_err(|error| malformed(&server, asked, error.to_string()))?;
+        match body.get("topicList") {
+            Some(Value::Array(names)) => {
+                Ok(names.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+            }
+            _ => Err(malformed(&server, asked, "no topicList")),
+        }
+    }
+
     /// Name and address of every master registered with the name servers; one at least.
     async fn masters(&self) -> Result<Vec<(String, String)>, ClusterError> {
         let brokers = self.brokers().await?;

@@ -24,7 +24,7 @@ use super::{
     command::Command,
     connection::{Connection, Inbound, RequestError},
     credentials::Credentials,
-    inbound,
+    inbound::{self, Describe, Descriptions},
     route::Routes,
     tls::Tls,
 };
@@ -126,11 +126,25 @@ struct Inner {
     _upkeep: [AbortOnDropHandle<()>; 2],
 }
 
+/// A consumer that is described; see [`Cluster::describe`].
+#[derive(Debug)]
+pub struct Described {
+    cluster: Cluster,
+    group: String,
+}
+
+impl Drop for Described {
+    fn drop(&mut self) {
+        self.cluster.shared().descriptions.set(&self.group, None);
+    }
+}
+
 /// What the upkeep tasks share with the handles, without keeping those alive.
 pub(super) struct Shared {
     config: ClusterConfig,
     slots: Mutex<HashMap<String, Arc<Slot>>>,
     inbound: Inbound,
+    descriptions: Arc<Descriptions>,
     membership_changed: watch::Sender<u64>,
     unclaimed: AtomicU64,
     /// The index of the name server that answered last.
@@ -165,8 +179,14 @@ impl Cluster {
     #[must_use]
     pub fn new(config: ClusterConfig) -> Self {
         let (membership_changed, _) = watch::channel(0);
+        let descriptions = Arc::<Descriptions>::default();
         let shared = Arc::new(Shared {
-            inbound: inbound::answers(config.client_id.clone(), membership_changed.clone()),
+            inbound: inbound::answers(
+                config.client_id.clone(),
+                membership_changed.clone(),
+                Arc::clone(&descriptions),
+            ),
+            descriptions,
             config,
             slots: Mutex::default(),
             membership_changed,
@@ -198,6 +218,13 @@ impl Cluster {
     #[must_use]
     pub fn membership_changes(&self) -> watch::Receiver<u64> {
         self.0.shared.membership_changed.subscribe()
+    }
+
+    /// Describes this client's consumer of `group` to whoever asks for its running information, until the guard is dropped.
+    #[must_use]
+    pub fn describe(&self, group: &str, describe: Describe) -> Described {
+        self.shared().descriptions.set(group, Some(describe));
+        Described { cluster: self.clone(), group: group.to_owned() }
     }
 
     /// Answers dropped because no request waited for them, over all connections so far.

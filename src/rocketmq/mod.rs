@@ -40,7 +40,8 @@ pub mod route;
 pub mod tls;
 pub mod unique_key;
 
-pub use cluster::{BrokerAddresses, Cluster, ClusterConfig, ClusterError};
+pub use cluster::{BrokerAddresses, Cluster, ClusterConfig, ClusterError, Described};
+pub use inbound::Describe;
 pub use message::Message;
 pub use outcome::Outcome;
 pub use producer::Producer;

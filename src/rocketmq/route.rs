@@ -5,7 +5,7 @@
 //! judges of what exists, and they refuse what does not.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -117,18 +117,43 @@ impl Cluster {
         master.ok_or_else(|| ClusterError::NoMaster(queue.broker.clone()))
     }
 
+    /// Asks the name servers in turn until one answers with success.
+    pub(super) async fn ask_any_name_server(
+        &self,
+        asked: &str,
+        command: &Command,
+    ) -> Result<(String, Command), ClusterError> {
+        let (server, answer) = ask_name_servers(self.shared(), asked, command).await?;
+        if answer.code == response::SUCCESS {
+            Ok((server, answer))
+        } else {
+            Err(refused(&server, asked, &answer))
+        }
+    }
+
+    /// The topics brokers keep under their own name and their cluster's.
+    ///
+    /// # Errors
+    /// When no name server answers.
+    pub async fn kept_topics(&self) -> Result<BTreeSet<String>, ClusterError> {
+        const ASKED: &str = "the names of brokers and clusters";
+        let command = Command::request(request::GET_BROKER_CLUSTER_INFO);
+        let (server, answer) = self.ask_any_name_server(ASKED, &command).await?;
+        let info = loose_json::parse(&answer.body).map_err(|error| malformed(&server, ASKED, error))?;
+        let names = ["brokerAddrTable", "clusterAddrTable"]
+            .map(|table| info.get(table).map(loose_json::Value::entries));
+        let names = names.into_iter().flatten().flatten();
+        Ok(names.filter_map(|(name, _)| Some(name.as_str()?.to_owned())).collect())
+    }
+
     /// Every broker registered with the name servers: name → addresses by broker id.
     ///
     /// # Errors
     /// When no name server answers.
     pub async fn brokers(&self) -> Result<BTreeMap<String, BrokerAddresses>, ClusterError> {
         const ASKED: &str = "the list of brokers";
-        let (server, answer) =
-            ask_name_servers(self.shared(), ASKED, &Command::request(request::GET_BROKER_CLUSTER_INFO))
-                .await?;
-        if answer.code != response::SUCCESS {
-            return Err(refused(&server, ASKED, &answer));
-        }
+        let command = Command::request(request::GET_BROKER_CLUSTER_INFO);
+        let (server, answer) = self.ask_any_name_server(ASKED, &command).await?;
         let info = loose_json::parse(&answer.body).map_err(|error| malformed(&server, ASKED, error))?;
         let table = info.get("brokerAddrTable").map(loose_json::Value::entries).unwrap_or_default();
         let mut brokers = BTreeMap::new();

@@ -45,12 +45,34 @@ impl Batch {
         self.0.len()
     }
 
+    /// When its first message was stored, in milliseconds since 1970.
+    pub(super) fn stored_ms(&self) -> i64 {
+        self.0.first().map_or(0, |message| message.store_timestamp)
+    }
+
     /// Bytes of all bodies.
     pub(super) fn body_bytes(&self) -> usize {
         self.0.iter().map(|message| message.body.len()).sum()
     }
 
-    /// The body of the `/mpub?binary=true` request.
+    /// The messages, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &StoredMessage> {
+        self.0.iter()
+    }
+
+    /// Why nsqd is bound to refuse the batch, which then is a single message.
+    pub(super) fn unfit(&self, limits: Limits) -> Option<String> {
+        let [message] = &self.0[..] else { return None };
+        match message.body.len() {
+            0 => Some("the body is empty".to_owned()),
+            bytes if bytes > limits.max_msg_size => {
+                Some(format!("{bytes} bytes, nsqd takes {}", limits.max_msg_size))
+            }
+            _ => None,
+        }
+    }
+
+    /// A binary mpub body.
     pub(super) fn payload(&self) -> Bytes {
         mpub::encode_binary(self.0.iter().map(|message| &message.body[..]))
     }

@@ -1,66 +1,185 @@
 //! Brings one batch into nsqd, however long that takes.
 //!
-//! The only way out is nsqd's `OK` (or the end of the queue's loop, which drops the claim unconfirmed). Each failure
-//! sends the batch to another nsqd if there is one. A batch whose answer was lost may be in nsqd already: sending it
-//! again may double it, not sending it may lose it, so it is sent again and counted.
+//! The only ways out are nsqd's `OK`, the parking topic's for what nsqd will never take, and the end of the queue's loop, which
+//! drops the claim unconfirmed. Each failure sends the batch to another nsqd if there is one. A batch whose answer was
+//! lost may be in nsqd already: sending it again may double it, not sending it may lose it, so it is sent again and
+//! counted. A batch that is refused is taken apart, so that one bad message stands for itself only.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
 use super::{
-    batch::Batch,
-    destinations::Destinations,
-    topic::Counters,
-    window::{Claim, Confirmed},
+    batch::{Batch, Limits},
+    destinations::{Destination, Destinations},
+    metrics::TopicMetrics,
+    pace::Pace,
+    parking::Parking,
+    window::{Claim, Confirmed, Proof},
 };
-use crate::{nsq::nsqd::HttpError, retry::Backoff, rocketmq::Queue};
+use crate::{
+    nsq::{
+        nsqd::{HttpError, Published},
+        tcp::TcpError,
+    },
+    retry::Backoff,
+    rocketmq::{Queue, record::StoredMessage},
+};
 
 /// How long nsqd may take for one batch; it answers from memory.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
+/// nsqd closes over what it refuses, and its words may be lost with the connection: after so many batches without an
+/// answer each message is tried by itself.
+const SILENT_REFUSALS: usize = 3;
 
-/// Offers the batch to nsqd until one has answered `OK`.
-///
-/// # Cancellation
-/// Dropping the future leaves the claim unconfirmed: the batch is relayed again later.
-pub(super) async fn until_confirmed(
-    destinations: &Destinations,
-    counters: &Counters,
-    queue: &Queue,
-    lease: &watch::Receiver<Option<Instant>>,
-    claim: Claim,
-    batch: Batch,
-) -> Confirmed {
-    debug!(%queue, offset = claim.start(), messages = batch.messages(), "batch begun");
-    let payload = batch.payload();
-    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
-    let mut lease = lease.clone();
-    loop {
-        let nsqd = destinations.choose().await;
-        hold_until_leased(&mut lease).await;
-        let failure = match nsqd.mpub(destinations.topic(), payload.clone(), PUBLISH_TIMEOUT).await {
-            Ok(published) => return claim.confirm(published),
-            Err(failure) => failure,
-        };
-        counters.retried(batch.messages());
-        let offset = claim.start();
-        let messages = batch.messages();
-        match &failure {
-            HttpError::Refused { status, .. } if (400..500).contains(status) => {
-                error!(%queue, offset, messages, error = %failure, "nsqd will not take this; the queue waits before it");
+/// What delivering needs; one for each topic.
+pub(super) struct Delivery {
+    pub(super) destinations: Arc<Destinations>,
+    pub(super) limits: Limits,
+    pub(super) pace: Arc<Pace>,
+    pub(super) parking: Parking,
+    pub(super) metrics: Arc<TopicMetrics>,
+}
+
+impl Delivery {
+    /// Offers the batch to nsqd until all of it is there, or parked.
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves the claim unconfirmed: the batch is relayed again later.
+    pub(super) async fn until_confirmed(
+        &self,
+        queue: &Queue,
+        mut lease: watch::Receiver<Option<Instant>>,
+        claim: Claim,
+        batch: Batch,
+    ) -> Confirmed {
+        debug!(%queue, offset = claim.start(), messages = batch.messages(), "batch begun");
+        self.pace.admit(batch.messages()).await;
+        if let Some(reason) = batch.unfit(self.limits) {
+            let mut proofs = Vec::new();
+            for message in batch.iter() {
+                hold_until_leased(&mut lease).await;
+                proofs.push(self.park(queue, message, &reason).await);
             }
-            HttpError::Unknown { .. } => {
-                counters.perhaps_doubled(messages);
-                warn!(%queue, offset, messages, error = %failure, "no answer from nsqd; relaying again, perhaps twice");
-                destinations.failed(&nsqd);
-            }
-            HttpError::Refused { .. } | HttpError::NotSent { .. } => {
-                warn!(%queue, offset, messages, error = %failure, "nsqd did not take a batch; trying again");
-                destinations.failed(&nsqd);
+            return self.each(claim, &proofs).await;
+        }
+        match self.whole(queue, &mut lease, &batch).await {
+            Some(published) => claim.confirm(Proof::Published(published)),
+            None => {
+                let mut proofs = Vec::new();
+                for message in batch.iter() {
+                    proofs.push(self.one(queue, &mut lease, message).await);
+                }
+                self.each(claim, &proofs).await
             }
         }
-        backoff.wait().await;
+    }
+
+    async fn each(&self, claim: Claim, proofs: &[Proof]) -> Confirmed {
+        match claim.confirm_each(proofs) {
+            Ok(confirmed) => confirmed,
+            // Never confirmed, so relayed again: there is no proof for all of it.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Publishes the batch as one; `None` when it must be taken apart.
+    async fn whole(
+        &self,
+        queue: &Queue,
+        lease: &mut watch::Receiver<Option<Instant>>,
+        batch: &Batch,
+    ) -> Option<Published> {
+        let payload = batch.payload();
+        let messages = batch.messages();
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let mut silent = 0;
+        loop {
+            let to = self.destinations.choose().await;
+            hold_until_leased(lease).await;
+            let failure = match self.destinations.connect(&to).await {
+                Ok(mut connection) => {
+                    match connection.mpub(self.destinations.topic(), payload.clone(), PUBLISH_TIMEOUT).await {
+                        Ok(published) => {
+                            self.took(&to, messages);
+                            self.destinations.sent(&to, messages, Some(connection));
+                            return Some(published);
+                        }
+                        Err(failure) => failure,
+                    }
+                }
+                Err(failure) => failure,
+            };
+            self.metrics.retried(messages);
+            match &failure {
+                TcpError::Refused { .. } => {
+                    warn!(%queue, messages, error = %failure, "a batch was refused; trying its messages one by one");
+                    return None;
+                }
+                TcpError::Unknown { .. } => {
+                    silent += 1;
+                    self.doubt(queue, messages, &failure.to_string());
+                }
+                TcpError::NotSent { .. } => {
+                    debug!(%queue, messages, error = %failure, "nsqd did not take a batch; trying again");
+                }
+            }
+            self.destinations.failed(&to, &failure.to_string());
+            if silent >= SILENT_REFUSALS {
+                return None;
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// Publishes one message by itself, or parks it. HTTP tells what nsqd thinks of it even where it reads none of it.
+    async fn one(
+        &self,
+        queue: &Queue,
+        lease: &mut watch::Receiver<Option<Instant>>,
+        message: &StoredMessage,
+    ) -> Proof {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        loop {
+            let to = self.destinations.choose().await;
+            hold_until_leased(lease).await;
+            let body = message.body.clone();
+            let failure = match to.nsqd.publish(self.destinations.topic(), body, None, PUBLISH_TIMEOUT).await
+            {
+                Ok(published) => {
+                    self.took(&to, 1);
+                    self.destinations.sent(&to, 1, None);
+                    return Proof::Published(published);
+                }
+                Err(failure) => failure,
+            };
+            self.metrics.retried(1);
+            match &failure {
+                HttpError::Refused { status, .. } if (400..500).contains(status) => {
+                    return self.park(queue, message, &failure.to_string()).await;
+                }
+                HttpError::Unknown { .. } => self.doubt(queue, 1, &failure.to_string()),
+                HttpError::Refused { .. } | HttpError::NotSent { .. } => {}
+            }
+            self.destinations.failed(&to, &failure.to_string());
+            backoff.wait().await;
+        }
+    }
+
+    async fn park(&self, queue: &Queue, message: &StoredMessage, reason: &str) -> Proof {
+        let parked = self.parking.park(queue, message, reason).await;
+        self.metrics.parked();
+        Proof::Parked(parked)
+    }
+
+    fn took(&self, to: &Destination, messages: usize) {
+        self.metrics.relayed(to.nsqd.address().as_str(), messages);
+    }
+
+    fn doubt(&self, queue: &Queue, messages: usize, error: &str) {
+        self.metrics.perhaps_doubled(messages);
+        warn!(%queue, messages, error, "no answer from nsqd; relaying again, perhaps twice");
     }
 }
 

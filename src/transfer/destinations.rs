@@ -1,57 +1,65 @@
-//! The nsqds a topic is relayed into.
+//! The nsqds one topic is relayed into, and which is next.
 //!
-//! An nsqd copies a message only to the channels it has at that moment. So an nsqd is used only when it is *ready*: it has answered,
-//! it has the topic, and it has every channel that any nsqd or nsqlookupd knows for the topic. An nsqd that failed must
-//! become ready again, for it may have come back empty.
+//! An nsqd copies a message only to the channels it has at that moment. So an nsqd is used only when it is *ready*: it has
+//! answered, it has the topic, and it has every channel that any nsqd or nsqlookupd knows for the topic. What is ready is a
+//! process, not an address: a [`Connection`] is used only with the process that was made ready, for one that came up in
+//! its place may be empty. An nsqd that failed must become ready again.
 //!
-//! Which nsqds: the ones given; or, from nsqlookupd, those that have the topic, and all of them while none has.
+//! Of the ready ones, two are drawn and the one with less waiting is taken; one with more than `max_depth` waiting gets
+//! nothing until its consumers have caught up.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use futures_util::future::join_all;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tracing::{debug, info, warn};
 
-use super::batch::Limits;
+use super::{
+    fleet::{Fleet, Seen, View},
+    state::NsqdReport,
+};
 use crate::nsq::{
     address::HttpAddress,
     names::{ChannelName, TopicName},
     nsqd::{HttpError, Nsqd},
-    nsqlookupd::{Found, Nsqlookupd},
+    nsqlookupd::Nsqlookupd,
+    tcp::{Connection, TcpError},
 };
 
-/// nsqds and channels are looked at this often.
-const REFRESH_EVERY: Duration = Duration::from_secs(2);
 /// A failed nsqd is left alone this long, if another can take the messages.
 const PENALTY: Duration = Duration::from_secs(2);
+/// How long connecting may take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// nsqd closes a connection it heard nothing from for a minute.
+const IDLE_AT_MOST: Duration = Duration::from_secs(20);
+/// Connections kept for the next batches.
+const IDLE_CONNECTIONS: usize = 8;
 
-/// Where destinations come from.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// These nsqds.
-    Given(Vec<Nsqd>),
-    /// Whatever these nsqlookupds list.
-    Lookup(Vec<Nsqlookupd>),
+/// How destinations are chosen.
+#[derive(Debug, Clone, Default)]
+pub struct Choice {
+    /// Messages that may wait in an nsqd, in the topic and its fullest channel together; 0 for any number.
+    pub max_depth: u64,
+    /// nsqds that get nothing, for maintenance. Their channels still count.
+    pub left_out: BTreeSet<HttpAddress>,
 }
 
 /// The destinations of one topic.
 #[derive(Debug)]
 pub(super) struct Destinations {
     topic: TopicName,
-    source: Source,
-    limits: Limits,
+    choice: Choice,
+    fleet: Arc<Fleet>,
     state: Mutex<State>,
-    turn: AtomicUsize,
-    /// Somebody found an nsqd failing, or waits for one: look again now.
-    wanted: Notify,
-    /// An nsqd became ready.
-    ready: Notify,
+    /// An nsqd became ready, or has room again.
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -59,129 +67,248 @@ struct State {
     nodes: BTreeMap<HttpAddress, Node>,
     /// Every channel seen anywhere since the start.
     channels: BTreeSet<ChannelName>,
+    /// Why nothing can be sent now.
+    waiting: Option<String>,
 }
 
 #[derive(Debug)]
 struct Node {
     nsqd: Nsqd,
-    /// The channels it is known to have; `None` until it has answered, and again after a failure.
-    prepared: Option<BTreeSet<ChannelName>>,
+    /// The process that has the topic and its channels; `None` until one does, and again after a failure.
+    prepared: Option<Prepared>,
     avoid_until: Instant,
+    /// Why it is not ready.
+    trouble: Option<String>,
+    /// What waited there at the last look, and what was sent since.
+    depth: u64,
+    sent: u64,
+    idle: Vec<Connection>,
+}
+
+#[derive(Debug, Clone)]
+struct Prepared {
+    channels: BTreeSet<ChannelName>,
+    start_time: i64,
+    tcp_address: String,
+}
+
+/// An nsqd process that is ready.
+#[derive(Debug)]
+pub(super) struct Destination {
+    pub(super) nsqd: Nsqd,
+    start_time: i64,
+    tcp_address: String,
 }
 
 impl Destinations {
-    pub(super) fn new(topic: TopicName, source: Source, limits: Limits) -> Self {
-        Self {
-            topic,
-            source,
-            limits,
-            state: Mutex::default(),
-            turn: AtomicUsize::new(0),
-            wanted: Notify::new(),
-            ready: Notify::new(),
-        }
+    pub(super) fn new(topic: TopicName, fleet: Arc<Fleet>, choice: Choice) -> Self {
+        Self { topic, choice, fleet, state: Mutex::default(), changed: Notify::new() }
     }
 
     pub(super) fn topic(&self) -> &TopicName {
         &self.topic
     }
 
-    pub(super) fn limits(&self) -> Limits {
-        self.limits
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next ready nsqd in turn; waits while there is none.
-    pub(super) async fn choose(&self) -> Nsqd {
+    /// The next ready nsqd; waits while there is none.
+    pub(super) async fn choose(&self) -> Destination {
         loop {
-            let notified = self.ready.notified();
-            if let Some(nsqd) = self.try_choose() {
-                return nsqd;
+            let changed = self.changed.notified();
+            if let Some(destination) = self.try_choose() {
+                return destination;
             }
-            self.wanted.notify_one();
-            notified.await;
+            self.fleet.look_soon();
+            changed.await;
         }
     }
 
-    fn try_choose(&self) -> Option<Nsqd> {
-        let state = self.state();
-        let usable =
-            |node: &&Node| node.prepared.as_ref().is_some_and(|has| has.is_superset(&state.channels));
-        let ready: Vec<&Node> = state.nodes.values().filter(usable).collect();
+    fn try_choose(&self) -> Option<Destination> {
+        let mut state = self.state();
         let now = Instant::now();
+        let ready: Vec<&Node> = state
+            .nodes
+            .values()
+            .filter(|node| self.closed(node).is_none())
+            .filter(|node| {
+                node.prepared.as_ref().is_some_and(|has| has.channels.is_superset(&state.channels))
+            })
+            .collect();
         let well: Vec<&Node> = ready.iter().copied().filter(|node| node.avoid_until <= now).collect();
         let candidates = if well.is_empty() { ready } else { well };
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        candidates.get(turn % candidates.len().max(1)).map(|node| node.nsqd.clone())
+        let draw = || candidates.get(fastrand::usize(..candidates.len().max(1))).copied();
+        let chosen = draw().into_iter().chain(draw()).min_by_key(|node| node.depth + node.sent);
+        let destination = chosen.and_then(|node| {
+            let prepared = node.prepared.as_ref()?;
+            Some(Destination {
+                nsqd: node.nsqd.clone(),
+                start_time: prepared.start_time,
+                tcp_address: prepared.tcp_address.clone(),
+            })
+        });
+        let waiting = destination.is_none().then(|| self.why(&state));
+        if waiting != state.waiting {
+            match &waiting {
+                Some(reason) => info!(topic = %self.topic, "waiting: {reason}"),
+                None => info!(topic = %self.topic, "going on"),
+            }
+            state.waiting = waiting;
+        }
+        destination
+    }
+
+    /// Why a ready nsqd gets nothing now.
+    fn closed(&self, node: &Node) -> Option<String> {
+        if self.choice.left_out.contains(node.nsqd.address()) {
+            return Some("left out".to_owned());
+        }
+        let max = self.choice.max_depth;
+        (max > 0 && node.depth + node.sent >= max).then(|| format!("depth {} of at most {max}", node.depth))
+    }
+
+    fn why(&self, state: &State) -> String {
+        let reason = |node: &Node| {
+            let trouble = self.closed(node).or_else(|| node.trouble.clone());
+            format!("{}: {}", node.nsqd.address(), trouble.unwrap_or_else(|| "not ready yet".to_owned()))
+        };
+        let reasons: Vec<String> = state.nodes.values().map(reason).collect();
+        if reasons.is_empty() { "no nsqd is known".to_owned() } else { reasons.join("; ") }
+    }
+
+    /// Why nothing can be sent now; `None` while it can.
+    pub(super) fn waiting(&self) -> Option<String> {
+        self.state().waiting.clone()
+    }
+
+    /// How all of them stand.
+    pub(super) fn standings(&self) -> Vec<NsqdReport> {
+        let state = self.state();
+        let standing = |node: &Node| {
+            let reason = self.closed(node).or_else(|| node.trouble.clone());
+            NsqdReport {
+                nsqd: node.nsqd.address().to_string(),
+                ready: node.prepared.is_some() && reason.is_none(),
+                depth: node.depth,
+                reason,
+            }
+        };
+        state.nodes.values().map(standing).collect()
+    }
+
+    /// A connection to the process that was made ready.
+    pub(super) async fn connect(&self, to: &Destination) -> Result<Connection, TcpError> {
+        while let Some(mut idle) = self.take_idle(to) {
+            if idle.idle_for() < IDLE_AT_MOST && idle.is_open() {
+                return Ok(idle);
+            }
+        }
+        let connection = Connection::open(&to.tcp_address, CONNECT_WITHIN).await?;
+        let not_sent = |reason: String| TcpError::NotSent { address: to.tcp_address.clone(), reason };
+        // Asked when the connection is there: were the process replaced later, the connection would be gone with it.
+        match tokio::time::timeout(CONNECT_WITHIN, to.nsqd.info()).await {
+            Ok(Ok(info)) if info.start_time == to.start_time => Ok(connection),
+            Ok(Ok(_)) => Err(not_sent("another process has taken its place".to_owned())),
+            Ok(Err(error)) => Err(not_sent(error.to_string())),
+            Err(_) => Err(not_sent(format!("no answer within {CONNECT_WITHIN:?}"))),
+        }
+    }
+
+    fn take_idle(&self, to: &Destination) -> Option<Connection> {
+        let mut state = self.state();
+        let node = state.nodes.get_mut(to.nsqd.address())?;
+        if node.prepared.as_ref().is_none_or(|prepared| prepared.start_time != to.start_time) {
+            return None;
+        }
+        node.idle.pop()
+    }
+
+    /// Takes note of messages that went there, and keeps the connection for the next.
+    pub(super) fn sent(&self, to: &Destination, messages: usize, connection: Option<Connection>) {
+        let mut state = self.state();
+        let Some(node) = state.nodes.get_mut(to.nsqd.address()) else { return };
+        node.sent += messages as u64;
+        let same = node.prepared.as_ref().is_some_and(|prepared| prepared.start_time == to.start_time);
+        if same && node.idle.len() < IDLE_CONNECTIONS {
+            node.idle.extend(connection);
+        }
     }
 
     /// Takes note of a failed publish: the nsqd is left alone for a while, and must become ready again.
-    pub(super) fn failed(&self, nsqd: &Nsqd) {
-        if let Some(node) = self.state().nodes.get_mut(nsqd.address()) {
+    pub(super) fn failed(&self, at: &Destination, reason: &str) {
+        if let Some(node) = self.state().nodes.get_mut(at.nsqd.address()) {
             node.prepared = None;
+            node.trouble = Some(reason.to_owned());
+            node.idle.clear();
             node.avoid_until = Instant::now() + PENALTY;
         }
-        self.wanted.notify_one();
+        self.fleet.look_soon();
     }
 
     /// Keeps nodes and channels up to date; runs for as long as the topic is relayed.
-    pub(super) async fn keep_ready(self: Arc<Self>) {
-        let mut log = Log::default();
+    pub(super) async fn keep_ready(
+        self: Arc<Self>,
+        mut views: watch::Receiver<Arc<View>>,
+        ask_every: Duration,
+    ) {
+        let mut ask_at = Instant::now();
+        let mut asked = self.fleet.nsqlookupds().is_empty();
+        let mut warned = false;
         loop {
-            self.refresh(&mut log).await;
+            let view = Arc::clone(&views.borrow_and_update());
+            if ask_at <= Instant::now() {
+                asked |= self.ask_lookupds().await;
+                ask_at = Instant::now() + ask_every;
+            }
+            let todo = self.merge(&view);
+            if !view.never_seen.is_empty() {
+                let missing: Vec<&str> = view.never_seen.iter().map(HttpAddress::as_str).collect();
+                let reason = format!(
+                    "nsqds that have not answered yet, whose channels are unknown: {}",
+                    missing.join(", ")
+                );
+                if !std::mem::replace(&mut warned, true) {
+                    warn!(topic = %self.topic, "waiting for {reason}. Start them, or leave them out");
+                }
+                self.state().waiting = Some(reason);
+            } else if asked {
+                join_all(todo.into_iter().map(|todo| self.prepare(todo))).await;
+            }
+            // Whoever waits looks again: depths have changed, if nothing else has.
+            self.changed.notify_waiters();
             tokio::select! {
-                () = tokio::time::sleep(REFRESH_EVERY) => {}
-                () = self.wanted.notified() => tokio::time::sleep(Duration::from_millis(100)).await,
+                changed = views.changed() => if changed.is_err() {
+                    return;
+                },
+                () = tokio::time::sleep_until(ask_at) => {}
             }
         }
     }
 
-    async fn refresh(&self, log: &mut Log) {
-        let (listed, mut channels) = match self.discover(log).await {
-            Some(found) => found,
-            // Nobody can say which nsqds there are: go on with the known ones.
-            None => (self.state().nodes.values().map(|node| node.nsqd.clone()).collect(), BTreeSet::new()),
-        };
-        let mut seen = BTreeMap::new();
-        for nsqd in &listed {
-            match self.channels_of(nsqd).await {
-                Ok(has) => {
-                    log.well(nsqd.address());
-                    channels.extend(has.iter().cloned());
-                    seen.insert(nsqd.address().clone(), has);
+    /// Takes over the channels nsqlookupd knows, which outlive their nsqds; whether any of them answered.
+    async fn ask_lookupds(&self) -> bool {
+        let asks = self.fleet.nsqlookupds().iter().map(|lookupd: &Nsqlookupd| lookupd.channels(&self.topic));
+        let mut answered = false;
+        for answer in join_all(asks).await {
+            match answer {
+                Ok(channels) => {
+                    answered = true;
+                    self.state()
+                        .channels
+                        .extend(channels.into_iter().filter(|channel| !channel.is_ephemeral()));
                 }
-                Err(error) => log.failing(nsqd.address(), &error),
+                Err(error) => debug!(topic = %self.topic, %error, "channels not asked"),
             }
         }
-        let (all, todo) = self.merge(&listed, channels, &seen);
-        if !self.every_given_was_seen(&seen, log) {
-            return;
-        }
-        for (nsqd, missing) in todo {
-            match self.prepare(&nsqd, &missing).await {
-                Ok(()) => {
-                    if let Some(node) = self.state().nodes.get_mut(nsqd.address()) {
-                        node.prepared = Some(all.clone());
-                    }
-                    self.ready.notify_waiters();
-                }
-                Err(error) => log.failing(nsqd.address(), &error),
-            }
-        }
+        answered
     }
 
-    /// Takes over what was found; returns all channels, and for each answering nsqd that is not ready what it lacks.
-    fn merge(
-        &self,
-        listed: &[Nsqd],
-        channels: BTreeSet<ChannelName>,
-        seen: &BTreeMap<HttpAddress, BTreeSet<ChannelName>>,
-    ) -> (BTreeSet<ChannelName>, Vec<(Nsqd, Vec<ChannelName>)>) {
+    /// Takes over a view; returns what has to be done to make nsqds ready.
+    fn merge(&self, view: &View) -> Vec<Todo> {
         let mut state = self.state();
-        let addresses: BTreeSet<&HttpAddress> = listed.iter().map(Nsqd::address).collect();
+        let listed = view.destinations_of(&self.topic);
+        let addresses: BTreeSet<&HttpAddress> = listed.iter().map(|seen| seen.nsqd.address()).collect();
         state.nodes.retain(|address, _| {
             let keep = addresses.contains(address);
             if !keep {
@@ -189,129 +316,93 @@ impl Destinations {
             }
             keep
         });
-        for nsqd in listed {
-            state.nodes.entry(nsqd.address().clone()).or_insert_with(|| {
-                info!(topic = %self.topic, nsqd = %nsqd.address(), "destination found");
-                Node { nsqd: nsqd.clone(), prepared: None, avoid_until: Instant::now() }
-            });
+        for Seen { process, .. } in view.nsqds.values() {
+            if let Ok(process) = process {
+                state.channels.extend(process.topic(&self.topic).channels);
+            }
         }
-        state.channels.extend(channels);
         let all = state.channels.clone();
-        let mut todo = Vec::new();
-        for (address, has) in seen {
-            let Some(node) = state.nodes.get_mut(address) else { continue };
-            let missing: Vec<_> = all.difference(has).cloned().collect();
-            if !missing.is_empty() {
-                // A channel came up elsewhere, or this nsqd lost one: nothing goes there until it has them all.
-                node.prepared = None;
-            }
-            if node.prepared.is_none() {
-                todo.push((node.nsqd.clone(), missing));
-            }
-        }
-        (all, todo)
+        listed.into_iter().filter_map(|seen| self.merge_one(&mut state, seen, &all)).collect()
     }
 
-    /// Whether channels can be trusted to be complete: an nsqd that was given and has never answered may have one
-    /// that no other knows, and would miss what is relayed before it is seen.
-    fn every_given_was_seen(
-        &self,
-        seen: &BTreeMap<HttpAddress, BTreeSet<ChannelName>>,
-        log: &mut Log,
-    ) -> bool {
-        if matches!(self.source, Source::Lookup(_)) {
-            return true;
-        }
-        log.ever_seen.extend(seen.keys().cloned());
-        let state = self.state();
-        let unseen = state.nodes.keys().filter(|address| !log.ever_seen.contains(*address));
-        let missing: Vec<&str> = unseen.map(HttpAddress::as_str).collect();
-        if !missing.is_empty() && !log.waiting {
-            log.waiting = true;
-            warn!(
-                topic = %self.topic, ?missing,
-                "waiting for nsqds that have not answered yet: their channels are unknown. Start them, or leave them out"
-            );
-        }
-        missing.is_empty()
-    }
-
-    /// The nsqds to relay into, and the channels known without asking them; `None` when nobody can say.
-    async fn discover(&self, log: &mut Log) -> Option<(Vec<Nsqd>, BTreeSet<ChannelName>)> {
-        let lookupds = match &self.source {
-            Source::Given(nsqds) => return Some((nsqds.clone(), BTreeSet::new())),
-            Source::Lookup(lookupds) => lookupds,
-        };
-        let mut found = Found::default();
-        let mut everyone = BTreeSet::new();
-        let mut answered = false;
-        for lookupd in lookupds {
-            let both = async { Ok((lookupd.lookup(&self.topic).await?, lookupd.nsqds(&self.topic).await?)) };
-            match both.await {
-                Ok((of_topic, all)) => {
-                    log.well(lookupd.address());
-                    answered = true;
-                    found.channels.extend(of_topic.channels);
-                    found.nsqds.extend(of_topic.nsqds);
-                    everyone.extend(all);
+    fn merge_one(&self, state: &mut State, seen: &Seen, all: &BTreeSet<ChannelName>) -> Option<Todo> {
+        let address = seen.nsqd.address();
+        let node = state.nodes.entry(address.clone()).or_insert_with(|| {
+            info!(topic = %self.topic, nsqd = %address, "destination found");
+            Node {
+                nsqd: seen.nsqd.clone(),
+                prepared: None,
+                avoid_until: Instant::now(),
+                trouble: None,
+                depth: 0,
+                sent: 0,
+                idle: Vec::new(),
+            }
+        });
+        let process = match &seen.process {
+            Ok(process) => process,
+            Err(reason) => {
+                if node.prepared.is_none() {
+                    node.trouble = Some(reason.clone());
                 }
-                Err(error) => log.failing(lookupd.address(), &error),
+                return None;
             }
+        };
+        let topic = process.topic(&self.topic);
+        node.depth = topic.depth;
+        node.sent = 0;
+        let missing: Vec<_> = all.difference(&topic.channels).cloned().collect();
+        let same = node.prepared.as_ref().is_some_and(|prepared| prepared.start_time == process.start_time);
+        if !missing.is_empty() || !same {
+            // A channel came up elsewhere, or another process is there: nothing goes there until it has them all.
+            node.prepared = None;
+            node.idle.clear();
         }
-        if !answered {
+        if let Some(prepared) = &mut node.prepared {
+            // It has all of them, those included that came up there by themselves.
+            prepared.channels.clone_from(all);
             return None;
         }
-        let chosen = if found.nsqds.is_empty() { everyone } else { found.nsqds };
-        found.channels.retain(|channel| !channel.is_ephemeral());
-        Some((chosen.into_iter().map(|address| self.nsqd_at(address)).collect(), found.channels))
+        Some(Todo {
+            nsqd: node.nsqd.clone(),
+            missing,
+            prepared: Prepared {
+                channels: all.clone(),
+                start_time: process.start_time,
+                tcp_address: process.tcp_address.clone(),
+            },
+        })
     }
 
-    /// The known nsqd at this address, with its open connections, or a new one.
-    fn nsqd_at(&self, address: HttpAddress) -> Nsqd {
-        let known = self.state().nodes.get(&address).map(|node| node.nsqd.clone());
-        known.unwrap_or_else(|| Nsqd::new(address))
-    }
-
-    /// The channels an nsqd has for the topic now; ephemeral ones come and go with their consumers and are left out.
-    async fn channels_of(&self, nsqd: &Nsqd) -> Result<BTreeSet<ChannelName>, HttpError> {
-        let stats = nsqd.stats(Some(&self.topic)).await?;
-        let topic = stats.topics.into_iter().find(|topic| topic.topic_name == self.topic.as_str());
-        let names = topic.into_iter().flat_map(|topic| topic.channels).map(|channel| channel.channel_name);
-        Ok(names
-            .filter_map(|name| name.parse().ok())
-            .filter(|name: &ChannelName| !name.is_ephemeral())
-            .collect())
-    }
-
-    async fn prepare(&self, nsqd: &Nsqd, missing: &[ChannelName]) -> Result<(), HttpError> {
-        nsqd.create_topic(&self.topic).await?;
-        for channel in missing {
-            nsqd.create_channel(&self.topic, channel).await?;
-            info!(topic = %self.topic, nsqd = %nsqd.address(), %channel, "channel created");
+    /// Creates what an nsqd lacks.
+    async fn prepare(&self, Todo { nsqd, missing, prepared }: Todo) {
+        let created = async {
+            nsqd.create_topic(&self.topic).await?;
+            for channel in &missing {
+                nsqd.create_channel(&self.topic, channel).await?;
+                info!(topic = %self.topic, nsqd = %nsqd.address(), %channel, "channel created");
+            }
+            nsqd.info().await
+        };
+        let created: Result<_, HttpError> = created.await;
+        let mut state = self.state();
+        let Some(node) = state.nodes.get_mut(nsqd.address()) else { return };
+        match created {
+            Ok(info) if info.start_time == prepared.start_time => {
+                debug!(topic = %self.topic, nsqd = %nsqd.address(), "ready");
+                node.prepared = Some(prepared);
+                node.trouble = None;
+            }
+            // Another process by now: the next look will tell.
+            Ok(_) => self.fleet.look_soon(),
+            Err(error) => node.trouble = Some(error.to_string()),
         }
-        debug!(topic = %self.topic, nsqd = %nsqd.address(), "ready");
-        Ok(())
     }
 }
 
-/// What was said already, so that a lasting fault is logged once.
-#[derive(Debug, Default)]
-struct Log {
-    failing: BTreeSet<HttpAddress>,
-    ever_seen: BTreeSet<HttpAddress>,
-    waiting: bool,
-}
-
-impl Log {
-    fn failing(&mut self, address: &HttpAddress, error: &HttpError) {
-        if self.failing.insert(address.clone()) {
-            warn!(%error, "not usable now; it will be asked again");
-        }
-    }
-
-    fn well(&mut self, address: &HttpAddress) {
-        if self.failing.remove(address) {
-            info!(%address, "answers again");
-        }
-    }
+/// What makes an nsqd ready.
+struct Todo {
+    nsqd: Nsqd,
+    missing: Vec<ChannelName>,
+    prepared: Prepared,
 }

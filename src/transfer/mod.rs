@@ -1,68 +1,109 @@
 //! The transfer daemon: relays topics from RocketMQ back into nsqd, so that NSQ consumers notice nothing.
 //!
 //! ```text
-//! topic   which queues are mine: membership, allocation, locks
-//!   └ queue   one loop a queue: confirmed? commit. Room? read.
-//!       ├ read_ahead    several pulls at a time, in order
-//!       ├ window        what is in flight, how far may be committed
-//!       ├ batch         what nsqd takes in one request
-//!       └ deliver       until nsqd has answered OK
-//!   └ destinations      which nsqds are ready: topic and every channel exist
+//! topics  which topics are relayed, found while running
+//!   └ topic   which of its queues are mine: membership, allocation, locks
+//!       └ queue   one loop a queue: confirmed? commit. Room? read.
+//!           ├ read_ahead    several pulls at a time, in order
+//!           ├ window        what is in flight, how far may be committed
+//!           ├ batch         what nsqd takes in one request
+//!           └ deliver       until nsqd has answered OK, at the pace allowed
+//!               ├ destinations   which nsqd is ready: topic and every channel exist, with room
+//!               └ parking        what nsqd will never take
+//! fleet   the nsqds, looked at for all topics at once
+//! state   how each topic stands, for metrics, and for control, which other programs ask through the brokers
 //! ```
 //!
 //! What it promises:
-//! - An offset is committed only when nsqd has answered `OK` to every message below it. Whatever else happens, the
-//!   message is relayed again.
+//! - An offset is committed only when nsqd has answered `OK` to every message below it, or a broker to parking it. Whatever
+//!   else happens, the message is relayed again.
 //! - No queue is relayed by two instances at once, as far as the brokers' locks and clocks can tell.
 //! - A graceful stop relays and commits what is in flight: nothing is doubled by it.
 //! - A queue that cannot go on (unreadable record, offset out of range) is held and named, never skipped.
+//!
+//! Batches go over nsqd's TCP protocol, not HTTP. Measured, the two are equally fast; but a TCP connection of our own is
+//! bound to one nsqd process, and a batch cannot reach one that came up empty in its place ([`crate::nsq::tcp`]).
 
 mod batch;
+pub mod control;
 mod deliver;
 mod destinations;
+mod fleet;
+pub mod metrics;
+mod pace;
+pub mod parking;
 mod queue;
 mod read_ahead;
+pub mod state;
 mod topic;
+mod topics;
 mod window;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::topic::TopicRelay;
-pub use self::{batch::Limits, destinations::Source};
-use crate::{mapping::Names, nsq::names::TopicName, rocketmq::Cluster};
+pub use self::{batch::Limits, destinations::Choice, fleet::Source, topics::Topics};
+use self::{fleet::Fleet, metrics::Metrics};
+use crate::{mapping::Names, rocketmq::Cluster};
+
+/// So many topics are looked after as often as one; more, less often each.
+const AS_OFTEN_AS_ONE: usize = 40;
 
 /// What to relay, and where to.
 #[derive(Debug, Clone)]
 pub struct TransferConfig {
-    /// The topics, by their NSQ names.
-    pub topics: Vec<TopicName>,
+    /// Which topics.
+    pub topics: Topics,
     /// What the topics are called in RocketMQ.
     pub names: Names,
     /// Where the nsqds come from.
     pub source: Source,
+    /// Which of them get what.
+    pub choice: Choice,
     /// The consumer group of a topic's relay is this, a dash and the topic.
     pub group_prefix: String,
     /// What the nsqds take.
     pub limits: Limits,
+    /// Messages a second of one topic, to begin with; 0 for any number.
+    pub max_rate: u64,
     /// Body bytes held in memory for each queue.
     pub max_bytes_per_queue: usize,
     /// How long a graceful stop waits for nsqd to answer. Locks are not renewed meanwhile: below 10 s.
     pub drain_timeout: Duration,
 }
 
+/// What the relays of all topics share.
+struct Shared {
+    cluster: Cluster,
+    config: Arc<TransferConfig>,
+    fleet: Arc<Fleet>,
+    metrics: Arc<Metrics>,
+    /// Topics relayed now.
+    topics: AtomicUsize,
+}
+
+impl Shared {
+    /// How often one of many topics does what a single one would do this often.
+    fn paced(&self, every: Duration) -> Duration {
+        let topics = self.topics.load(Ordering::Relaxed);
+        every.mul_f64((topics as f64 / AS_OFTEN_AS_ONE as f64).max(1.0))
+    }
+}
+
 /// Relays until `drain`, then finishes what is in flight and leaves.
 ///
 /// # Cancellation
 /// Dropping the future ends the relay at once; what nsqd has not confirmed, or was not committed yet, is relayed again.
-pub async fn run(cluster: Cluster, config: TransferConfig, drain: CancellationToken) {
-    let config = Arc::new(config);
-    let mut relays = JoinSet::new();
-    for topic in &config.topics {
-        let relay = TopicRelay::new(cluster.clone(), Arc::clone(&config), topic.clone());
-        relays.spawn(relay.run(drain.clone()));
-    }
-    while relays.join_next().await.is_some() {}
+pub async fn run(cluster: Cluster, config: TransferConfig, metrics: Arc<Metrics>, drain: CancellationToken) {
+    let fleet = Fleet::new(config.source.clone());
+    let _looking = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&fleet).keep_looking()));
+    let shared = Shared { cluster, config: Arc::new(config), fleet, metrics, topics: AtomicUsize::default() };
+    topics::relay_all(Arc::new(shared), drain).await;
 }

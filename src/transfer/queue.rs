@@ -19,9 +19,9 @@ use tracing::{debug, info, warn};
 
 use super::{
     batch::Batch,
-    destinations::Destinations,
+    deliver::Delivery,
     read_ahead::{Read, ReadAhead},
-    topic::Counters,
+    state::{QueueState, TopicState},
     window::{Confirmed, Window},
 };
 use crate::{
@@ -123,8 +123,8 @@ pub(super) struct QueueRelay {
     pub(super) cluster: Cluster,
     pub(super) group: String,
     pub(super) queue: Queue,
-    pub(super) destinations: Arc<Destinations>,
-    pub(super) counters: Arc<Counters>,
+    pub(super) delivery: Arc<Delivery>,
+    pub(super) state: Arc<TopicState>,
     /// Until when the queue's lock may be relied on; `None` once it is lost.
     pub(super) lease: watch::Receiver<Option<Instant>>,
     /// Stop reading, finish what is in flight, commit.
@@ -163,6 +163,7 @@ impl QueueRelay {
             if Instant::now() < until {
                 work.send(self);
             }
+            self.show(work, reads);
             if work.is_idle()
                 && let Some(held) = held.take()
             {
@@ -196,13 +197,23 @@ impl QueueRelay {
                 }, if room => match read {
                     Ok(read) => {
                         reading.works(&self.queue);
-                        self.counters.backlog.set(&self.queue, reads.known_backlog());
                         held = self.take(read, work);
                     }
                     Err(error) => read_after = Instant::now() + reading.fails(&self.queue, &error),
                 },
             }
         }
+    }
+
+    fn show(&self, work: &Work, reads: &ReadAhead) {
+        let oldest = || work.waiting.front().map(|message| message.store_timestamp);
+        let state = QueueState {
+            relayed: work.window.committable(),
+            end: reads.known_end().max(work.read_to()),
+            oldest_ms: work.window.oldest_ms().or_else(oldest),
+            held: None,
+        };
+        self.state.update(&self.queue, state);
     }
 
     /// Where to begin: the committed offset, or the oldest message of a queue nobody has read.
@@ -238,7 +249,7 @@ impl QueueRelay {
             let (queue, found) = (self.queue.clone(), first.queue_offset);
             return Some(Held::Unreadable(Problem::Displaced { queue, offset: expected, found }));
         }
-        self.counters.read(messages.len());
+        self.state.metrics.read(messages.len());
         work.waiting_bytes += messages.iter().map(|message| message.body.len()).sum::<usize>();
         work.waiting.extend(messages);
         held
@@ -247,7 +258,6 @@ impl QueueRelay {
     fn settle(&self, confirmed: Result<Confirmed, JoinError>, work: &mut Work) -> Result<(), Held> {
         let confirmed = confirmed
             .map_err(|error| Held::DeliveryFailed { queue: self.queue.clone(), error: error.to_string() })?;
-        self.counters.relayed(confirmed.messages());
         work.window.confirm(confirmed);
         Ok(())
     }
@@ -370,17 +380,14 @@ impl Work {
     /// Sends waiting messages on their way while there is room for another batch.
     fn send(&mut self, relay: &QueueRelay) {
         while self.in_flight.len() < BATCHES_IN_FLIGHT
-            && let Some(batch) = Batch::cut(&mut self.waiting, relay.destinations.limits())
+            && let Some(batch) = Batch::cut(&mut self.waiting, relay.delivery.limits)
         {
             self.waiting_bytes -= batch.body_bytes();
-            let claim = self.window.claim(batch.messages(), batch.body_bytes());
-            let destinations = Arc::clone(&relay.destinations);
-            let counters = Arc::clone(&relay.counters);
+            let claim = self.window.claim(batch.messages(), batch.body_bytes(), batch.stored_ms());
+            let delivery = Arc::clone(&relay.delivery);
             let queue = relay.queue.clone();
             let lease = relay.lease.clone();
-            self.in_flight.spawn(async move {
-                super::deliver::until_confirmed(&destinations, &counters, &queue, &lease, claim, batch).await
-            });
+            self.in_flight.spawn(async move { delivery.until_confirmed(&queue, lease, claim, batch).await });
         }
     }
 }

@@ -56,9 +56,9 @@ impl ReadAhead {
         }
     }
 
-    /// How many messages are known to wait behind the position.
-    pub(super) fn known_backlog(&self) -> i64 {
-        (self.known_end - self.next).max(0)
+    /// One past the newest message known.
+    pub(super) fn known_end(&self) -> i64 {
+        self.known_end
     }
 
     /// The next messages.

@@ -5,14 +5,7 @@
 //! sees that each locked queue has a loop. A round never waits for a loop: locks would not be renewed meanwhile.
 //! A queue whose loop ended is begun again from its committed offset, later each time.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -23,9 +16,13 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, error, info, warn};
 
 use super::{
-    TransferConfig,
+    Shared, TransferConfig,
+    deliver::Delivery,
     destinations::Destinations,
+    pace::Pace,
+    parking::Parking,
     queue::{Ended, Held, QueueRelay},
+    state::TopicState,
 };
 use crate::{
     nsq::names::TopicName,
@@ -38,6 +35,8 @@ use crate::{
 
 /// A round is due this long after the last, or at once when the group's members change.
 const ROUND_EVERY: Duration = Duration::from_secs(1);
+/// The channels nsqlookupd knows are asked for this often.
+const ASK_LOOKUPD_EVERY: Duration = Duration::from_secs(2);
 /// Locks are renewed when this much of the lease is left.
 const RENEW_BEFORE: Duration = Duration::from_secs(20);
 /// A queue that was relayed this long before it failed has failed for the first time.
@@ -47,57 +46,6 @@ const REMIND_EVERY: Duration = Duration::from_secs(30);
 /// Progress is logged this often, if there was any.
 const REPORT_EVERY: Duration = Duration::from_secs(30);
 
-/// What one topic's relay has done since the process started.
-#[derive(Debug, Default)]
-pub struct Counters {
-    read: AtomicU64,
-    relayed: AtomicU64,
-    retried: AtomicU64,
-    perhaps_doubled: AtomicU64,
-    /// Messages known to wait, by queue.
-    pub(super) backlog: Backlog,
-}
-
-/// Messages known to wait in RocketMQ, by queue.
-#[derive(Debug, Default)]
-pub(super) struct Backlog(Mutex<HashMap<Queue, i64>>);
-
-impl Backlog {
-    pub(super) fn set(&self, queue: &Queue, messages: i64) {
-        let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match queues.get_mut(queue) {
-            Some(known) => *known = messages,
-            None => drop(queues.insert(queue.clone(), messages)),
-        }
-    }
-
-    fn forget(&self, queue: &Queue) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(queue);
-    }
-
-    fn total(&self) -> i64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
-    }
-}
-
-impl Counters {
-    pub(super) fn read(&self, messages: usize) {
-        self.read.fetch_add(messages as u64, Ordering::Relaxed);
-    }
-
-    pub(super) fn relayed(&self, messages: usize) {
-        self.relayed.fetch_add(messages as u64, Ordering::Relaxed);
-    }
-
-    pub(super) fn retried(&self, messages: usize) {
-        self.retried.fetch_add(messages as u64, Ordering::Relaxed);
-    }
-
-    pub(super) fn perhaps_doubled(&self, messages: usize) {
-        self.perhaps_doubled.fetch_add(messages as u64, Ordering::Relaxed);
-    }
-}
-
 /// One topic's relay.
 pub(super) struct TopicRelay {
     cluster: Cluster,
@@ -105,8 +53,9 @@ pub(super) struct TopicRelay {
     topic: TopicName,
     rocketmq_topic: String,
     group: String,
-    destinations: Arc<Destinations>,
-    counters: Arc<Counters>,
+    delivery: Arc<Delivery>,
+    state: Arc<TopicState>,
+    shared: Arc<Shared>,
     owned: HashMap<Queue, Owned>,
     loops: JoinSet<(Queue, Result<Ended, Held>)>,
     failures: HashMap<Queue, Failure>,
@@ -126,16 +75,30 @@ struct Failure {
 }
 
 impl TopicRelay {
-    pub(super) fn new(cluster: Cluster, config: Arc<TransferConfig>, topic: TopicName) -> Self {
-        let destinations = Destinations::new(topic.clone(), config.source.clone(), config.limits);
+    pub(super) fn new(shared: Arc<Shared>, topic: TopicName) -> Self {
+        let Shared { cluster, config, fleet, metrics, .. } = &*shared;
+        let destinations =
+            Arc::new(Destinations::new(topic.clone(), Arc::clone(fleet), config.choice.clone()));
+        let pace = Arc::new(Pace::new(config.max_rate));
+        let of_topic = metrics.topic(topic.as_str());
+        let delivery = Delivery {
+            destinations: Arc::clone(&destinations),
+            limits: config.limits,
+            pace: Arc::clone(&pace),
+            parking: Parking::new(cluster.clone(), &config.names, &topic),
+            metrics: Arc::clone(&of_topic),
+        };
+        let state = Arc::new(TopicState::new(topic.clone(), destinations, pace, of_topic));
+        metrics.show(&state);
         Self {
-            cluster,
+            cluster: cluster.clone(),
             rocketmq_topic: config.names.rocketmq_topic(&topic),
             group: config.names.relay_group(&config.group_prefix, &topic),
             topic,
-            config,
-            destinations: Arc::new(destinations),
-            counters: Arc::default(),
+            config: Arc::clone(config),
+            delivery: Arc::new(delivery),
+            state,
+            shared: Arc::clone(&shared),
             owned: HashMap::new(),
             loops: JoinSet::new(),
             failures: HashMap::new(),
@@ -144,10 +107,16 @@ impl TopicRelay {
 
     /// Relays until `drain`; then finishes what is in flight, commits, unlocks and leaves the group.
     pub(super) async fn run(mut self, drain: CancellationToken) {
-        let _destinations = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.destinations).keep_ready()));
+        let views = self.shared.fleet.watch(&self.topic);
+        let ask_every = self.shared.paced(ASK_LOOKUPD_EVERY);
+        let ready = Arc::clone(&self.state.destinations).keep_ready(views, ask_every);
+        let _destinations = AbortOnDropHandle::new(tokio::spawn(ready));
         let Some(member) = drain.run_until_cancelled(self.join()).await else { return };
+        let state = Arc::clone(&self.state);
+        let _described =
+            self.cluster.describe(&self.group, Arc::new(move |asked| super::control::answer(&state, asked)));
         let mut changes = self.cluster.membership_changes();
-        let mut rounds = tokio::time::interval(ROUND_EVERY);
+        let mut rounds = tokio::time::interval(self.shared.paced(ROUND_EVERY));
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reports = tokio::time::interval(REPORT_EVERY);
         let mut reported = 0;
@@ -162,7 +131,10 @@ impl TopicRelay {
                     member.unlock(&unlock).await;
                 }
                 _ = reports.tick() => self.report(&mut reported),
-                _ = rounds.tick() => self.round(&member).await,
+                _ = rounds.tick() => {
+                    self.state.measure();
+                    self.round(&member).await;
+                }
                 _ = changes.changed() => self.round(&member).await,
             }
         }
@@ -254,8 +226,8 @@ impl TopicRelay {
             cluster: self.cluster.clone(),
             group: self.group.clone(),
             queue: queue.clone(),
-            destinations: Arc::clone(&self.destinations),
-            counters: Arc::clone(&self.counters),
+            delivery: Arc::clone(&self.delivery),
+            state: Arc::clone(&self.state),
             lease: held,
             drain: drain.clone(),
             drain_timeout: self.config.drain_timeout,
@@ -277,7 +249,7 @@ impl TopicRelay {
             }
         };
         let ran = self.owned.remove(&queue).map_or(Duration::ZERO, |owned| owned.begun.elapsed());
-        self.counters.backlog.forget(&queue);
+        self.state.forget(&queue);
         match result {
             Ok(Ended::Drained) => drop(self.failures.remove(&queue)),
             Ok(Ended::LeaseLost) => {
@@ -291,6 +263,7 @@ impl TopicRelay {
 
     /// Lets a queue that could not go on rest, longer each time.
     fn hold(&mut self, queue: &Queue, held: &Held, ran: Duration) {
+        self.state.hold(queue, held.to_string());
         if ran > WELL_AFTER {
             self.failures.remove(queue);
         }
@@ -322,20 +295,12 @@ impl TopicRelay {
     }
 
     fn report(&self, reported: &mut u64) {
-        let relayed = self.counters.relayed.load(Ordering::Relaxed);
+        let [read, relayed, retried, parked, perhaps_doubled] = self.state.metrics.totals();
         if relayed == *reported {
             return;
         }
         *reported = relayed;
-        info!(
-            topic = %self.topic,
-            read = self.counters.read.load(Ordering::Relaxed),
-            relayed,
-            retried = self.counters.retried.load(Ordering::Relaxed),
-            perhaps_doubled = self.counters.perhaps_doubled.load(Ordering::Relaxed),
-            backlog = self.counters.backlog.total(),
-            queues = self.owned.len(),
-            "progress"
-        );
+        let (backlog, queues) = (self.state.lag(), self.owned.len());
+        info!(topic = %self.topic, read, relayed, retried, parked, perhaps_doubled, backlog, queues, "progress");
     }
 }

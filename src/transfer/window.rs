@@ -2,12 +2,22 @@
 //!
 //! Messages go to nsqd in runs of consecutive offsets, and the runs are confirmed in any order. The offset that may be
 //! committed is the lowest one not confirmed yet. A run enters the window as a [`Claim`] and leaves it only as a
-//! [`Confirmed`], which only nsqd's `OK` can make of it: there is no way to commit what nsqd has not answered for. A claim that
-//! is dropped stays open, and the window never moves past it.
+//! [`Confirmed`], which only proofs can make of it, nsqd's `OK` or a broker's for what was parked: there is no way to commit what
+//! nobody has answered for. A claim that is dropped stays open, and the window never moves past it.
 
 use std::collections::BTreeMap;
 
+use super::parking::Parked;
 use crate::nsq::nsqd::Published;
+
+/// Why messages need not be relayed again.
+#[derive(Debug)]
+pub(super) enum Proof {
+    /// nsqd answered `OK` to all of them.
+    Published(Published),
+    /// nsqd will never take it; it is in the parking topic.
+    Parked(Parked),
+}
 
 /// The state of one queue.
 #[derive(Debug)]
@@ -23,6 +33,7 @@ pub(super) struct Window {
 struct Run {
     end: i64,
     bytes: usize,
+    stored_ms: i64,
     confirmed: bool,
 }
 
@@ -34,9 +45,14 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// Spends nsqd's answer on this run.
-    pub(super) fn confirm(self, _answer: Published) -> Confirmed {
+    /// Spends one proof on the whole run.
+    pub(super) fn confirm(self, _proof: Proof) -> Confirmed {
         Confirmed(self)
+    }
+
+    /// Spends a proof on each message of the run; the run back where there are too few.
+    pub(super) fn confirm_each(self, proofs: &[Proof]) -> Result<Confirmed, Claim> {
+        if proofs.len() == self.messages { Ok(Confirmed(self)) } else { Err(self) }
     }
 
     /// The first offset.
@@ -45,16 +61,9 @@ impl Claim {
     }
 }
 
-/// A run nsqd has answered `OK` to.
+/// A run everything of which is in nsqd, or parked.
 #[derive(Debug)]
 pub(super) struct Confirmed(Claim);
-
-impl Confirmed {
-    /// How many messages it has.
-    pub(super) fn messages(&self) -> usize {
-        self.0.messages
-    }
-}
 
 impl Window {
     /// A window in which everything below `offset` is done.
@@ -62,12 +71,12 @@ impl Window {
         Self { low: offset, next: offset, runs: BTreeMap::new(), in_flight_bytes: 0 }
     }
 
-    /// Claims the next `messages` offsets.
-    pub(super) fn claim(&mut self, messages: usize, bytes: usize) -> Claim {
+    /// Claims the next `messages` offsets; the first was stored at `stored_ms`.
+    pub(super) fn claim(&mut self, messages: usize, bytes: usize, stored_ms: i64) -> Claim {
         let start = self.next;
         // A pull has at most a few thousand messages.
         self.next += messages as i64;
-        self.runs.insert(start, Run { end: self.next, bytes, confirmed: false });
+        self.runs.insert(start, Run { end: self.next, bytes, stored_ms, confirmed: false });
         self.in_flight_bytes += bytes;
         Claim { start, messages }
     }
@@ -93,6 +102,11 @@ impl Window {
         self.next
     }
 
+    /// When the oldest message in flight was stored.
+    pub(super) fn oldest_ms(&self) -> Option<i64> {
+        self.runs.first_key_value().map(|(_, run)| run.stored_ms)
+    }
+
     /// Body bytes on their way to nsqd.
     pub(super) fn in_flight_bytes(&self) -> usize {
         self.in_flight_bytes
@@ -114,7 +128,7 @@ mod tests {
             start in 0_i64..1_000,
         ) {
             let mut window = Window::new(start);
-            let mut claims: Vec<_> = sizes.iter().map(|&size| window.claim(size, size)).collect();
+            let mut claims: Vec<_> = sizes.iter().map(|&size| window.claim(size, size, 0)).collect();
             let end = start + sizes.iter().sum::<usize>() as i64;
             let rotation = order.index(claims.len());
             claims.rotate_left(rotation);
@@ -122,11 +136,11 @@ mod tests {
             let mut open: Vec<i64> = claims.iter().map(Claim::start).chain([lost.start()]).collect();
             for claim in claims {
                 open.retain(|&start| start != claim.start());
-                window.confirm(claim.confirm(Published::for_tests()));
+                window.confirm(claim.confirm(Proof::Published(Published::for_tests())));
                 prop_assert_eq!(Some(window.committable()), open.iter().min().copied());
             }
             prop_assert_eq!(window.in_flight_bytes(), lost.messages);
-            window.confirm(lost.confirm(Published::for_tests()));
+            window.confirm(lost.confirm(Proof::Published(Published::for_tests())));
             prop_assert_eq!((window.committable(), window.in_flight_bytes()), (end, 0));
         }
     }
@@ -134,9 +148,9 @@ mod tests {
     #[test]
     fn a_dropped_claim_is_never_committed_past() {
         let mut window = Window::new(10);
-        let _dropped = window.claim(5, 5);
-        let later = window.claim(5, 5);
-        window.confirm(later.confirm(Published::for_tests()));
+        let _dropped = window.claim(5, 5, 0);
+        let later = window.claim(5, 5, 0);
+        window.confirm(later.confirm(Proof::Published(Published::for_tests())));
         assert_eq!(window.committable(), 10);
     }
 }

@@ -1,0 +1,83 @@
+//! What other programs ask a relay, through the brokers.
+//!
+//! A broker forwards the question for a consumer's running information (code 307), with everything the asker wrote in it,
+//! to that consumer, and its answer back. So a relay can be asked from anywhere that reaches RocketMQ, without an address
+//! of its own.
+
+use std::collections::BTreeMap;
+
+use tracing::info;
+
+use super::state::{TopicReport, TopicState};
+use crate::{
+    mapping::Names,
+    nsq::names::TopicName,
+    rocketmq::{Cluster, ClusterError},
+};
+
+const REPORT: &str = "relay";
+const PAUSE: &str = "relayPause";
+const RATE: &str = "relayRate";
+
+/// What may be changed while a relay runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Send nothing, or go on.
+    Pause(bool),
+    /// Send so many messages a second at most; 0 for any number.
+    Rate(u64),
+}
+
+/// What one instance answered.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    /// Its client id: host, process id and a random number.
+    pub id: String,
+    /// What it says; or why it says nothing.
+    pub report: Result<TopicReport, String>,
+}
+
+/// Does what is asked, and tells how the relay stands.
+pub(super) fn answer(state: &TopicState, asked: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    if let Some(paused) = asked.get(PAUSE).and_then(|text| text.parse().ok()) {
+        info!(topic = %state.topic, paused, "told to");
+        state.pace.change(|wish| wish.paused = paused);
+    }
+    if let Some(rate) = asked.get(RATE).and_then(|text| text.parse().ok()) {
+        info!(topic = %state.topic, rate, "told to");
+        state.pace.change(|wish| wish.rate = rate);
+    }
+    let report = serde_json::to_string(&state.report()).unwrap_or_default();
+    BTreeMap::from([(REPORT.to_owned(), report)])
+}
+
+/// Asks every instance that relays the topic how it stands, and to change something first.
+///
+/// # Errors
+/// When no broker can say which instances there are.
+pub async fn ask(
+    cluster: &Cluster,
+    names: &Names,
+    group_prefix: &str,
+    topic: &TopicName,
+    change: Option<Change>,
+) -> Result<Vec<Instance>, ClusterError> {
+    let group = names.relay_group(group_prefix, topic);
+    let mut asked = BTreeMap::new();
+    match change {
+        Some(Change::Pause(paused)) => drop(asked.insert(PAUSE.to_owned(), paused.to_string())),
+        Some(Change::Rate(rate)) => drop(asked.insert(RATE.to_owned(), rate.to_string())),
+        None => {}
+    }
+    let mut instances = Vec::new();
+    for (id, broker) in cluster.members_of(&group).await? {
+        let answered = cluster.ask_member(&broker, &group, &id, &asked).await;
+        let report = answered.map_err(|error| error.to_string()).and_then(|properties| {
+            let report =
+                properties.get(REPORT).ok_or("it is no relay of this program, or of an older version")?;
+            serde_json::from_str(report).map_err(|error| error.to_string())
+        });
+        instances.push(Instance { id, report });
+    }
+    Ok(instances)
+}

@@ -1,0 +1,167 @@
+//! What the relays count, under Prometheus' names and units. Topics are the operator's choice here, so each has its
+//! own label.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{counter::Counter, family::Family, gauge::ConstGauge},
+    registry::{Registry, Unit},
+};
+
+use super::state::TopicState;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TopicLabels {
+    topic: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NsqdLabels {
+    topic: String,
+    nsqd: String,
+}
+
+/// The metrics of all relays of this process.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    read: Family<TopicLabels, Counter>,
+    relayed: Family<NsqdLabels, Counter>,
+    retried: Family<TopicLabels, Counter>,
+    parked: Family<TopicLabels, Counter>,
+    perhaps_doubled: Family<TopicLabels, Counter>,
+    topics: Arc<Mutex<Vec<Weak<TopicState>>>>,
+}
+
+/// The metrics of one topic.
+#[derive(Debug)]
+pub(super) struct TopicMetrics {
+    topic: String,
+    read: Counter,
+    retried: Counter,
+    parked: Counter,
+    perhaps_doubled: Counter,
+    relayed_to: Family<NsqdLabels, Counter>,
+    relayed: Counter,
+}
+
+impl Metrics {
+    /// Shows what is counted.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("transfer");
+        registry.register("read_messages", "Messages read from RocketMQ", self.read.clone());
+        registry.register("relayed_messages", "Messages nsqd answered OK to", self.relayed.clone());
+        registry.register("retried_messages", "Messages sent to nsqd again", self.retried.clone());
+        registry.register("parked_messages", "Messages nsqd will never take, parked", self.parked.clone());
+        registry.register(
+            "perhaps_doubled_messages",
+            "Messages sent to nsqd again after a try without an answer",
+            self.perhaps_doubled.clone(),
+        );
+        registry.register_collector(Box::new(Standing { topics: Arc::clone(&self.topics) }));
+    }
+
+    pub(super) fn topic(&self, topic: &str) -> Arc<TopicMetrics> {
+        let labels = TopicLabels { topic: topic.to_owned() };
+        Arc::new(TopicMetrics {
+            topic: topic.to_owned(),
+            read: self.read.get_or_create_owned(&labels),
+            retried: self.retried.get_or_create_owned(&labels),
+            parked: self.parked.get_or_create_owned(&labels),
+            perhaps_doubled: self.perhaps_doubled.get_or_create_owned(&labels),
+            relayed_to: self.relayed.clone(),
+            relayed: Counter::default(),
+        })
+    }
+
+    /// Shows how this topic stands for as long as it is relayed.
+    pub(super) fn show(&self, topic: &Arc<TopicState>) {
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        topics.retain(|known| known.strong_count() > 0);
+        topics.push(Arc::downgrade(topic));
+    }
+}
+
+impl TopicMetrics {
+    pub(super) fn read(&self, messages: usize) {
+        self.read.inc_by(messages as u64);
+    }
+
+    pub(super) fn relayed(&self, nsqd: &str, messages: usize) {
+        self.relayed.inc_by(messages as u64);
+        let labels = NsqdLabels { topic: self.topic.clone(), nsqd: nsqd.to_owned() };
+        self.relayed_to.get_or_create(&labels).inc_by(messages as u64);
+    }
+
+    pub(super) fn retried(&self, messages: usize) {
+        self.retried.inc_by(messages as u64);
+    }
+
+    pub(super) fn parked(&self) {
+        self.parked.inc();
+    }
+
+    pub(super) fn perhaps_doubled(&self, messages: usize) {
+        self.perhaps_doubled.inc_by(messages as u64);
+    }
+
+    /// Read, relayed, retried, parked, perhaps doubled, since the relay began.
+    pub(super) fn totals(&self) -> [u64; 5] {
+        [&self.read, &self.relayed, &self.retried, &self.parked, &self.perhaps_doubled]
+            .map(|counter| counter.get())
+    }
+}
+
+/// Reads at the time of a scrape how the topics stand.
+#[derive(Debug)]
+struct Standing {
+    topics: Arc<Mutex<Vec<Weak<TopicState>>>>,
+}
+
+impl Collector for Standing {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let topics: Vec<Arc<TopicState>> = {
+            let topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+            topics.iter().filter_map(Weak::upgrade).collect()
+        };
+        let mut gauge = |name: &str, help: &str, unit: Option<&Unit>, value: &dyn Fn(&TopicState) -> f64| {
+            let kind = ConstGauge::new(0.0).metric_type();
+            let mut family = encoder.encode_descriptor(name, help, unit, kind)?;
+            for topic in &topics {
+                let labels = TopicLabels { topic: topic.topic.to_string() };
+                ConstGauge::new(value(topic)).encode(family.encode_family(&labels)?)?;
+            }
+            Ok(())
+        };
+        gauge("queues", "Queues relayed by this process", None, &|topic| topic.queues().len() as f64)?;
+        gauge("lag_messages", "Messages of these queues that nsqd does not have yet", None, &|topic| {
+            topic.lag() as f64
+        })?;
+        gauge(
+            "lag",
+            "Age of the oldest message of these queues that nsqd does not have yet",
+            Some(&Unit::Seconds),
+            &|topic| topic.lag_seconds(),
+        )?;
+        gauge(
+            "waiting",
+            "1 while nothing can be sent; the log and `nsqbridge status` say why",
+            None,
+            &|topic| f64::from(u8::from(topic.waiting().is_some())),
+        )?;
+        let mut depths = encoder.encode_descriptor(
+            "nsqd_depth_messages",
+            "Messages that wait in an nsqd, in the topic and its fullest channel",
+            None,
+            ConstGauge::new(0.0).metric_type(),
+        )?;
+        for topic in &topics {
+            for standing in topic.destinations.standings() {
+                let labels = NsqdLabels { topic: topic.topic.to_string(), nsqd: standing.nsqd };
+                ConstGauge::new(standing.depth as f64).encode(depths.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,195 @@
+//! How one topic's relay stands: what its queue loops write, and metrics and status read.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::{destinations::Destinations, metrics::TopicMetrics, pace::Pace};
+use crate::{
+    nsq::names::TopicName,
+    rocketmq::{Queue, producer::unix_millis},
+};
+
+/// One topic's relay in this process.
+#[derive(Debug)]
+pub(super) struct TopicState {
+    pub(super) topic: TopicName,
+    pub(super) destinations: Arc<Destinations>,
+    pub(super) pace: Arc<Pace>,
+    pub(super) metrics: Arc<TopicMetrics>,
+    queues: Mutex<BTreeMap<Queue, QueueState>>,
+    rate: Mutex<Rate>,
+}
+
+/// One queue of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct QueueState {
+    /// Everything below is in nsqd, or parked.
+    pub(super) relayed: i64,
+    /// One past the newest message known.
+    pub(super) end: i64,
+    /// When the oldest message that is on its way was stored, in milliseconds since 1970.
+    pub(super) oldest_ms: Option<i64>,
+    /// Why it does not go on.
+    pub(super) held: Option<String>,
+}
+
+#[derive(Debug)]
+struct Rate {
+    at: Instant,
+    relayed: u64,
+    per_second: f64,
+}
+
+/// What one instance says of one topic; what `nsqbridge status` reads.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TopicReport {
+    /// The NSQ topic.
+    pub topic: String,
+    /// Why nothing is sent now; none while it is.
+    pub waiting: Option<String>,
+    /// Whether somebody paused it.
+    pub paused: bool,
+    /// Messages a second it may send; 0 for any number.
+    pub max_rate: u64,
+    /// Messages a second it sends.
+    pub rate: f64,
+    /// Messages since it began: read, relayed, sent again, parked, perhaps doubled.
+    pub totals: [u64; 5],
+    /// Its queues.
+    pub queues: Vec<QueueReport>,
+    /// Where it sends to.
+    pub nsqds: Vec<NsqdReport>,
+}
+
+/// One queue of a [`TopicReport`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct QueueReport {
+    /// Its broker.
+    pub broker: String,
+    /// Its number there.
+    pub queue: i32,
+    /// Everything below is in nsqd, or parked.
+    pub relayed: i64,
+    /// Messages nsqd does not have yet.
+    pub lag: i64,
+    /// Age of the oldest of them.
+    pub lag_seconds: f64,
+    /// Why it does not go on.
+    pub held: Option<String>,
+}
+
+/// One nsqd of a [`TopicReport`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NsqdReport {
+    /// Its HTTP address.
+    pub nsqd: String,
+    /// Whether messages go there.
+    pub ready: bool,
+    /// Messages that wait there.
+    pub depth: u64,
+    /// Why none go there.
+    pub reason: Option<String>,
+}
+
+impl QueueState {
+    fn lag(&self) -> i64 {
+        (self.end - self.relayed).max(0)
+    }
+
+    fn lag_seconds(&self, now_ms: i64) -> f64 {
+        match self.oldest_ms {
+            Some(oldest) if self.lag() > 0 => ((now_ms - oldest).max(0) as f64) / 1_000.0,
+            _ => 0.0,
+        }
+    }
+}
+
+impl TopicState {
+    pub(super) fn new(
+        topic: TopicName,
+        destinations: Arc<Destinations>,
+        pace: Arc<Pace>,
+        metrics: Arc<TopicMetrics>,
+    ) -> Self {
+        let rate = Mutex::new(Rate { at: Instant::now(), relayed: 0, per_second: 0.0 });
+        Self { topic, destinations, pace, metrics, queues: Mutex::default(), rate }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Queue, QueueState>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn update(&self, queue: &Queue, state: QueueState) {
+        let mut queues = self.lock();
+        match queues.get_mut(queue) {
+            Some(known) => *known = state,
+            None => drop(queues.insert(queue.clone(), state)),
+        }
+    }
+
+    pub(super) fn hold(&self, queue: &Queue, reason: String) {
+        self.lock().entry(queue.clone()).or_default().held = Some(reason);
+    }
+
+    pub(super) fn forget(&self, queue: &Queue) {
+        self.lock().remove(queue);
+    }
+
+    pub(super) fn queues(&self) -> BTreeMap<Queue, QueueState> {
+        self.lock().clone()
+    }
+
+    pub(super) fn lag(&self) -> i64 {
+        self.lock().values().map(QueueState::lag).sum()
+    }
+
+    pub(super) fn lag_seconds(&self) -> f64 {
+        let now = unix_millis();
+        self.lock().values().map(|queue| queue.lag_seconds(now)).fold(0.0, f64::max)
+    }
+
+    /// Why nothing is sent now.
+    pub(super) fn waiting(&self) -> Option<String> {
+        if self.pace.wish().paused { Some("paused".to_owned()) } else { self.destinations.waiting() }
+    }
+
+    /// Takes the rate anew; call it every few seconds.
+    pub(super) fn measure(&self) {
+        let [_, relayed, ..] = self.metrics.totals();
+        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = rate.at.elapsed();
+        if passed >= Duration::from_secs(1) {
+            rate.per_second = relayed.saturating_sub(rate.relayed) as f64 / passed.as_secs_f64();
+            (rate.at, rate.relayed) = (Instant::now(), relayed);
+        }
+    }
+
+    pub(super) fn report(&self) -> TopicReport {
+        let now = unix_millis();
+        let wish = self.pace.wish();
+        let queues = self.queues().into_iter().map(|(queue, state)| QueueReport {
+            relayed: state.relayed,
+            lag: state.lag(),
+            lag_seconds: state.lag_seconds(now),
+            held: state.held,
+            broker: queue.broker,
+            queue: queue.id,
+        });
+        TopicReport {
+            topic: self.topic.to_string(),
+            waiting: self.waiting(),
+            paused: wish.paused,
+            max_rate: wish.rate,
+            rate: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second,
+            totals: self.metrics.totals(),
+            queues: queues.collect(),
+            nsqds: self.destinations.standings(),
+        }
+    }
+}

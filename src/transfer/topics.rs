@@ -1,0 +1,98 @@
+//! Which topics are relayed: those named, or those RocketMQ has whose NSQ names match; new ones are found while running.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use regex_lite::Regex;
+use tokio::{task::JoinSet, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{Shared, topic::TopicRelay};
+use crate::{nsq::names::TopicName, rocketmq::ClusterError};
+
+/// New topics are looked for this often.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Which topics to relay.
+#[derive(Debug, Clone, Default)]
+pub struct Topics {
+    /// These, whether RocketMQ has them yet or not.
+    pub named: BTreeSet<TopicName>,
+    /// And every one RocketMQ has whose NSQ name matches as a whole.
+    pub pattern: Option<Regex>,
+}
+
+/// Relays until `drain`, and then until every topic's relay has ended.
+pub(super) async fn relay_all(shared: Arc<Shared>, drain: CancellationToken) {
+    let mut relays = JoinSet::new();
+    let mut relayed = BTreeSet::new();
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            () = drain.cancelled() => break,
+            Some(ended) = relays.join_next() => {
+                let ended: Result<TopicName, tokio::task::JoinError> = ended;
+                match ended {
+                    // Only a drain ends a relay; this one has failed, and is begun again with the next look.
+                    Ok(topic) => drop(relayed.remove(&topic)),
+                    Err(error) => {
+                        error!(%error, "a relay failed by a fault of this program; all are begun again");
+                        relays.shutdown().await;
+                        relayed.clear();
+                    }
+                }
+            }
+            _ = looks.tick() => {
+                let wanted = match wanted(&shared).await {
+                    Ok(wanted) => {
+                        failing = false;
+                        wanted
+                    }
+                    Err(error) => {
+                        if !std::mem::replace(&mut failing, true) {
+                            warn!(%error, "cannot look for topics; trying on");
+                        }
+                        shared.config.topics.named.clone()
+                    }
+                };
+                shared.topics.store(wanted.len().max(relayed.len()), Ordering::Relaxed);
+                for topic in wanted {
+                    if relayed.insert(topic.clone()) {
+                        let (shared, drain) = (Arc::clone(&shared), drain.clone());
+                        relays.spawn(async move {
+                            TopicRelay::new(shared, topic.clone()).run(drain).await;
+                            topic
+                        });
+                    }
+                }
+            }
+        }
+    }
+    while relays.join_next().await.is_some() {}
+}
+
+async fn wanted(shared: &Shared) -> Result<BTreeSet<TopicName>, ClusterError> {
+    let Shared { cluster, config, .. } = shared;
+    let mut wanted = config.topics.named.clone();
+    let Some(pattern) = &config.topics.pattern else { return Ok(wanted) };
+    // RocketMQ keeps a topic for each broker and for the cluster under their own names.
+    let kept = cluster.kept_topics().await?;
+    let before = wanted.len();
+    for topic in cluster.topics().await?.difference(&kept) {
+        let Some(name) = config.names.nsq_topic(topic) else { continue };
+        let whole = pattern.find(name.as_str()).is_some_and(|found| found.as_str() == name.as_str());
+        if whole {
+            wanted.insert(name);
+        }
+    }
+    if wanted.len() != before && wanted.len() != shared.topics.load(Ordering::Relaxed) {
+        info!(topics = wanted.len(), "topics to relay");
+    }
+    Ok(wanted)
+}

@@ -102,6 +102,26 @@ pub enum Command {
     #[command(after_help = "Example:\n  \
         nsqbridge doctor --namesrv rmq-1:9876 --lookupd-http-address lookup-1:4161")]
     Doctor(Box<DoctorArgs>),
+    /// Show which instance relays what, how far it is, and why it is not further.
+    ///
+    /// The running instances are asked through the brokers, so this works from wherever RocketMQ can be reached.
+    #[command(after_help = "Examples:\n  \
+        nsqbridge status --namesrv rmq-1:9876\n  \
+        nsqbridge status --namesrv rmq-1:9876 orders -w")]
+    Status(Box<StatusArgs>),
+    /// Pause, resume or slow down every running relay of a topic.
+    ///
+    /// Lasts as long as the instances run: one that starts later begins with its own settings.
+    #[command(after_help = "Examples:\n  \
+        nsqbridge relay pause orders --namesrv rmq-1:9876\n  \
+        nsqbridge relay rate orders 500 --namesrv rmq-1:9876")]
+    Relay(Box<RelayArgs>),
+    /// List, show or try again the messages of a topic that nsqd would not take.
+    #[command(after_help = "Examples:\n  \
+        nsqbridge parked list orders --namesrv rmq-1:9876\n  \
+        nsqbridge parked show orders broker-a:3:1712 --namesrv rmq-1:9876\n  \
+        nsqbridge parked retry orders --nsqd-http-address nsqd-1:4151 --namesrv rmq-1:9876")]
+    Parked(Box<ParkedArgs>),
 }
 
 /// How to reach RocketMQ.
@@ -369,6 +389,96 @@ pub struct DoctorArgs {
     /// How to reach RocketMQ.
     #[command(flatten)]
     pub rocketmq: RocketmqArgs,
+}
+
+/// `nsqbridge status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The topics, by their NSQ names; all that are or were relayed by default.
+    pub topic: Vec<TopicName>,
+    /// Show it again every two seconds.
+    #[arg(short, long, env = "NSQBRIDGE_WATCH")]
+    pub watch: bool,
+    /// How to show it.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table", env = "NSQBRIDGE_OUTPUT")]
+    pub output: Output,
+    /// What topics are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
+    /// How to reach RocketMQ.
+    #[command(flatten)]
+    pub rocketmq: RocketmqArgs,
+}
+
+/// `nsqbridge relay`.
+#[derive(Debug, Args)]
+pub struct RelayArgs {
+    /// What to do.
+    #[arg(value_enum)]
+    pub action: RelayAction,
+    /// The topic, by its NSQ name.
+    pub topic: TopicName,
+    /// For `rate`: messages a second of each instance; 0 for any number.
+    #[arg(required_if_eq("action", "rate"))]
+    pub rate: Option<u64>,
+    /// What topics are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
+    /// How to reach RocketMQ.
+    #[command(flatten)]
+    pub rocketmq: RocketmqArgs,
+}
+
+/// What a running relay can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RelayAction {
+    /// Send nothing.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Send no more than this.
+    Rate,
+}
+
+/// `nsqbridge parked`.
+#[derive(Debug, Args)]
+pub struct ParkedArgs {
+    /// What to do.
+    #[arg(value_enum)]
+    pub action: ParkedAction,
+    /// The topic, by its NSQ name.
+    pub topic: TopicName,
+    /// For `show`: the place of the message, as `list` tells it.
+    #[arg(required_if_eq("action", "show"))]
+    pub place: Option<String>,
+    /// For `retry`: publish to this nsqd.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "NSQBRIDGE_NSQD_HTTP_ADDRESS",
+        required_if_eq("action", "retry")
+    )]
+    pub nsqd_http_address: Option<HttpAddress>,
+    /// How to show what is listed.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table", env = "NSQBRIDGE_OUTPUT")]
+    pub output: Output,
+    /// What topics are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
+    /// How to reach RocketMQ.
+    #[command(flatten)]
+    pub rocketmq: RocketmqArgs,
+}
+
+/// What can be done with parked messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ParkedAction {
+    /// Say what there is.
+    List,
+    /// Write the body of one to standard output, as it is.
+    Show,
+    /// Publish all of them to an nsqd, in order, until one is refused again.
+    Retry,
 }
 
 /// How results are shown.

@@ -142,7 +142,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
             let admin = AdminListener::new(args.admin.admin_address, 4154);
             (vec![Command::Transfer(args)], admin)
         }
-        Command::Doctor(args) => (vec![Command::Doctor(args)], AdminListener::none()),
+        question => (vec![question], AdminListener::none()),
     };
     Ok(Invocation { log: cli.log, roles, admin })
 }

@@ -18,7 +18,8 @@
 //! Each imports only from those below it:
 //!
 //! ```text
-//! main, cli, config, run       the program: words, settings, wiring, exit codes
+//! main, cli, config            the program: words, settings
+//! run │ questions              wiring, for what goes on and for what is asked once; exit codes
 //! gateway │ transfer │ doctor  the roles; they never name each other
 //! mapping                      NSQ's names in RocketMQ: the only module that knows both
 //! nsq │ rocketmq               the two sides; they never name each other
@@ -43,6 +44,7 @@ pub mod gateway;
 pub mod mapping;
 pub mod nsq;
 pub mod observe;
+pub mod questions;
 pub mod retry;
 pub mod rocketmq;
 pub mod run;

@@ -9,11 +9,10 @@ use tracing::{error, info, warn};
 
 use crate::{
     cli::{
-        Command, DoctorArgs, EphemeralTopics, GatewayArgs, InexactDefer, NamesArgs, Output, RocketmqArgs,
-        TransferArgs, UnknownTopics,
+        Command, EphemeralTopics, GatewayArgs, InexactDefer, NamesArgs, RocketmqArgs, TransferArgs,
+        UnknownTopics,
     },
     config::Invocation,
-    doctor::{self, DoctorConfig},
     gateway::{
         self, GatewayConfig,
         admission::AdmissionLimits,
@@ -27,6 +26,7 @@ use crate::{
         health::Readiness,
         metrics, process,
     },
+    questions,
     rocketmq::{Cluster, ClusterConfig, credentials::Credentials, message::Levels, tls::Tls},
     shutdown::Shutdown,
     transfer::{self, Choice, Limits, Source, Topics, TransferConfig},
@@ -38,6 +38,9 @@ pub enum RunError {
     /// Settings that are missing, do not fit together or name something unusable: all of them.
     #[error("{}", .0.join("\n  "))]
     Usage(Vec<String>),
+    /// What was asked for cannot be had now.
+    #[error("{0}")]
+    Failed(String),
     /// The process could not start.
     #[error("{doing}: {error}")]
     Start {
@@ -54,7 +57,7 @@ impl RunError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             RunError::Usage(_) => ExitCode::from(3),
-            RunError::Start { .. } => ExitCode::FAILURE,
+            RunError::Failed(_) | RunError::Start { .. } => ExitCode::FAILURE,
         }
     }
 }
@@ -79,14 +82,11 @@ pub async fn run(invocation: Invocation) -> Result<ExitCode, RunError> {
         match command {
             Command::Gateway(args) => roles.push(build_gateway(*args, &shutdown, &mut registry).await?),
             Command::Transfer(args) => roles.push(build_transfer(*args, &shutdown, &mut registry)?),
-            Command::Doctor(args) => {
-                return shutdown
-                    .force
-                    .run_until_cancelled(examine(*args))
-                    .await
-                    .unwrap_or(Ok(ExitCode::FAILURE));
-            }
             Command::Run(_) => {}
+            question => {
+                let asked = shutdown.force.run_until_cancelled(questions::answer(question, &shutdown.drain));
+                return asked.await.unwrap_or(Ok(ExitCode::FAILURE));
+            }
         }
     }
     let readiness = roles.iter_mut().filter_map(|role| role.readiness.take()).collect();
@@ -231,30 +231,6 @@ fn build_transfer(
     Ok(Role { name: "transfer", running: Box::pin(running), readiness: None })
 }
 
-/// Shows what the doctor finds; 2 when something keeps the bridge from its work.
-async fn examine(args: DoctorArgs) -> Result<ExitCode, RunError> {
-    let mut problems = Vec::new();
-    let cluster = cluster_config(&args.rocketmq, &mut problems);
-    let names = names(&args.names, &mut problems);
-    let (Some(cluster), Some(names)) = (cluster, names) else { return Err(RunError::Usage(problems)) };
-    let report = doctor::examine(&DoctorConfig {
-        cluster,
-        nsqlookupds: args.lookupd_http_address.into_iter().map(Nsqlookupd::new).collect(),
-        nsqds: args.nsqd_http_address.into_iter().map(Nsqd::new).collect(),
-        topics: args.topic,
-        names,
-        max_msg_size: args.max_msg_size,
-        max_req_timeout: args.max_req_timeout,
-        timeout: args.timeout,
-    })
-    .await;
-    match args.output {
-        Output::Table => println!("{}", report.table()),
-        Output::Json => println!("{}", report.json().unwrap_or_default()),
-    }
-    Ok(if report.blocks() { ExitCode::from(2) } else { ExitCode::SUCCESS })
-}
-
 async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
     let listening = TcpListener::bind(address).await;
     listening.map_err(|error| RunError::Start { doing: format!("listening on {address}"), error })
@@ -277,7 +253,7 @@ async fn listen_for_admin(at: crate::config::AdminListener) -> Result<Option<Tcp
     Ok(Some(listener))
 }
 
-fn names(args: &NamesArgs, problems: &mut Vec<String>) -> Option<Names> {
+pub(crate) fn names(args: &NamesArgs, problems: &mut Vec<String>) -> Option<Names> {
     match Names::new(args.rename.iter().cloned()) {
         Ok(names) => Some(names),
         Err(errors) => {
@@ -287,12 +263,12 @@ fn names(args: &NamesArgs, problems: &mut Vec<String>) -> Option<Names> {
     }
 }
 
-fn cluster(args: &RocketmqArgs, problems: &mut Vec<String>) -> Option<Cluster> {
+pub(crate) fn cluster(args: &RocketmqArgs, problems: &mut Vec<String>) -> Option<Cluster> {
     cluster_config(args, problems).map(Cluster::new)
 }
 
 /// How to reach the cluster, unless something is wrong with it.
-fn cluster_config(args: &RocketmqArgs, problems: &mut Vec<String>) -> Option<ClusterConfig> {
+pub(crate) fn cluster_config(args: &RocketmqArgs, problems: &mut Vec<String>) -> Option<ClusterConfig> {
     let known = problems.len();
     if args.namesrv.is_empty() {
         problems.push("no name server: give --namesrv, NAMESRV_ADDR or rocketmq.namesrv".to_owned());

@@ -25,6 +25,7 @@
 //! bound to one nsqd process, and a batch cannot reach one that came up empty in its place ([`crate::nsq::tcp`]).
 
 mod batch;
+pub mod commands;
 pub mod control;
 mod deliver;
 mod destinations;

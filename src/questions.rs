@@ -1,0 +1,148 @@
+//! What is asked once and answered on standard output: how things stand, and small changes to what runs.
+
+use std::{io::Write, process::ExitCode, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::{Command, DoctorArgs, Output, ParkedAction, ParkedArgs, RelayAction, RelayArgs, StatusArgs},
+    doctor::{self, DoctorConfig},
+    nsq::{nsqd::Nsqd, nsqlookupd::Nsqlookupd},
+    rocketmq::ClusterError,
+    run::{self, RunError},
+    transfer::{
+        commands::{parked, status},
+        control::{self, Change},
+        parking,
+    },
+};
+
+const WATCHED_EVERY: Duration = Duration::from_secs(2);
+/// Clears a terminal and goes to its first line.
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// Answers.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn answer(question: Command, stop: &CancellationToken) -> Result<ExitCode, RunError> {
+    match question {
+        Command::Doctor(args) => examine(*args).await,
+        Command::Status(args) => show_status(*args, stop).await,
+        Command::Relay(args) => change(*args).await,
+        Command::Parked(args) => handle_parked(*args).await,
+        Command::Gateway(_) | Command::Transfer(_) | Command::Run(_) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn failed(error: impl ToString) -> RunError {
+    RunError::Failed(error.to_string())
+}
+
+/// Shows what the doctor finds; 2 when something keeps the bridge from its work.
+async fn examine(args: DoctorArgs) -> Result<ExitCode, RunError> {
+    let mut problems = Vec::new();
+    let cluster = run::cluster_config(&args.rocketmq, &mut problems);
+    let names = run::names(&args.names, &mut problems);
+    let (Some(cluster), Some(names)) = (cluster, names) else { return Err(RunError::Usage(problems)) };
+    let report = doctor::examine(&DoctorConfig {
+        cluster,
+        nsqlookupds: args.lookupd_http_address.into_iter().map(Nsqlookupd::new).collect(),
+        nsqds: args.nsqd_http_address.into_iter().map(Nsqd::new).collect(),
+        topics: args.topic,
+        names,
+        max_msg_size: args.max_msg_size,
+        max_req_timeout: args.max_req_timeout,
+        timeout: args.timeout,
+    })
+    .await;
+    match args.output {
+        Output::Table => println!("{}", report.table()),
+        Output::Json => println!("{}", report.json().map_err(failed)?),
+    }
+    Ok(if report.blocks() { ExitCode::from(2) } else { ExitCode::SUCCESS })
+}
+
+async fn show_status(args: StatusArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
+    let mut problems = Vec::new();
+    let cluster = run::cluster(&args.rocketmq, &mut problems);
+    let names = run::names(&args.names, &mut problems);
+    let (Some(cluster), Some(names)) = (cluster, names) else { return Err(RunError::Usage(problems)) };
+    loop {
+        let asked = status::ask(&cluster, &names, &args.names.group_prefix, &args.topic).await;
+        let statuses = asked.map_err(failed)?;
+        let clear = if args.watch && args.output == Output::Table { CLEAR } else { "" };
+        match args.output {
+            Output::Table => print!("{clear}{}", status::table(&statuses)),
+            Output::Json => println!("{}", serde_json::json!({ "topics": statuses })),
+        }
+        if !args.watch || stop.run_until_cancelled(tokio::time::sleep(WATCHED_EVERY)).await.is_none() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+}
+
+/// Tells every instance of a topic's relay what to do; 1 when one did not answer, or there is none.
+async fn change(args: RelayArgs) -> Result<ExitCode, RunError> {
+    let mut problems = Vec::new();
+    let cluster = run::cluster(&args.rocketmq, &mut problems);
+    let names = run::names(&args.names, &mut problems);
+    let (Some(cluster), Some(names)) = (cluster, names) else { return Err(RunError::Usage(problems)) };
+    let change = match args.action {
+        RelayAction::Pause => Change::Pause(true),
+        RelayAction::Resume => Change::Pause(false),
+        RelayAction::Rate => Change::Rate(args.rate.unwrap_or(0)),
+    };
+    let told = control::ask(&cluster, &names, &args.names.group_prefix, &args.topic, Some(change)).await;
+    let instances = told.map_err(failed)?;
+    if instances.is_empty() {
+        return Err(failed(format!("no instance relays {}", args.topic)));
+    }
+    let mut code = ExitCode::SUCCESS;
+    for instance in instances {
+        match instance.report {
+            Ok(report) if report.paused => println!("{}: paused", instance.id),
+            Ok(report) if report.max_rate > 0 => {
+                println!("{}: at most {} a second", instance.id, report.max_rate)
+            }
+            Ok(_) => println!("{}: relaying", instance.id),
+            Err(error) => {
+                eprintln!("{}: not told: {error}", instance.id);
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
+}
+
+async fn handle_parked(args: ParkedArgs) -> Result<ExitCode, RunError> {
+    let mut problems = Vec::new();
+    let cluster = run::cluster(&args.rocketmq, &mut problems);
+    let names = run::names(&args.names, &mut problems);
+    let (Some(cluster), Some(names)) = (cluster, names) else { return Err(RunError::Usage(problems)) };
+    let asked: Result<_, ClusterError> = parking::parked(&cluster, &names, &args.topic).await;
+    let found = asked.map_err(failed)?;
+    match (args.action, args.nsqd_http_address) {
+        (ParkedAction::List, _) | (ParkedAction::Retry, None) => match args.output {
+            Output::Table => print!("{}", parked::table(&found)),
+            Output::Json => println!("{}", parked::json(&found)),
+        },
+        (ParkedAction::Show, _) => {
+            let place = args.place.unwrap_or_default();
+            let message = found.iter().find(|message| message.place == place);
+            let message = message.ok_or_else(|| failed(format!("nothing from {place} is parked")))?;
+            std::io::stdout().write_all(&message.body).map_err(failed)?;
+        }
+        (ParkedAction::Retry, Some(address)) => {
+            let retried = parked::retry(&cluster, found, &args.topic, &Nsqd::new(address)).await;
+            match retried.map_err(failed)? {
+                parked::Retried::All(relayed) => println!("{relayed} relayed"),
+                parked::Retried::Stopped { relayed, place, error } => {
+                    println!("{relayed} relayed");
+                    return Err(failed(format!("the message from {place} stays parked: {error}")));
+                }
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -337,6 +337,13 @@ pub struct TransferArgs {
     /// Message bytes held in memory for each queue.
     #[arg(long, value_name = "BYTES", default_value = "4194304", value_parser = size(1 << 30), env = "NSQBRIDGE_MAX_QUEUE_BYTES")]
     pub max_queue_bytes: usize,
+    /// Message bytes held in memory for all queues together.
+    #[arg(long, value_name = "BYTES", default_value = "134217728", value_parser = size(1 << 40), env = "NSQBRIDGE_MAX_RELAY_BYTES")]
+    pub max_relay_bytes: usize,
+    /// When the committed offset lies outside its queue (messages expired, or it was reset): hold the queue, continue with the
+    /// nearest message there is, or replay from the oldest.
+    #[arg(long, value_enum, value_name = "POLICY", default_value = "hold", env = "NSQBRIDGE_ON_GAP")]
+    pub on_gap: GapPolicy,
     /// How long a graceful stop waits for nsqd to answer; at most 10s.
     #[arg(long, value_name = "DURATION", default_value = "8s", value_parser = drain_timeout, env = "NSQBRIDGE_DRAIN_TIMEOUT")]
     pub drain_timeout: Duration,
@@ -349,6 +356,17 @@ pub struct TransferArgs {
     /// Where monitoring finds the process.
     #[command(flatten)]
     pub admin: AdminArgs,
+}
+
+/// What a relay does at an offset its queue does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GapPolicy {
+    /// Wait for a person.
+    Hold,
+    /// Give up what is missing.
+    Continue,
+    /// Relay all there is again.
+    Replay,
 }
 
 /// `nsqbridge run`.

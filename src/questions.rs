@@ -135,12 +135,13 @@ async fn handle_parked(args: ParkedArgs) -> Result<ExitCode, RunError> {
         }
         (ParkedAction::Retry, Some(address)) => {
             let retried = parked::retry(&cluster, found, &args.topic, &Nsqd::new(address)).await;
-            match retried.map_err(failed)? {
-                parked::Retried::All(relayed) => println!("{relayed} relayed"),
-                parked::Retried::Stopped { relayed, place, error } => {
-                    println!("{relayed} relayed");
-                    return Err(failed(format!("the message from {place} stays parked: {error}")));
-                }
+            let parked::Retried { relayed, stuck } = retried.map_err(failed)?;
+            println!("{relayed} relayed");
+            for (place, error) in &stuck {
+                eprintln!("the message from {place} stays parked: {error}");
+            }
+            if !stuck.is_empty() {
+                return Ok(ExitCode::FAILURE);
             }
         }
     }

@@ -9,8 +9,8 @@ use tracing::{error, info, warn};
 
 use crate::{
     cli::{
-        Command, EphemeralTopics, GatewayArgs, InexactDefer, NamesArgs, RocketmqArgs, TransferArgs,
-        UnknownTopics,
+        Command, EphemeralTopics, GapPolicy, GatewayArgs, InexactDefer, NamesArgs, RocketmqArgs,
+        TransferArgs, UnknownTopics,
     },
     config::Invocation,
     gateway::{
@@ -29,7 +29,7 @@ use crate::{
     questions,
     rocketmq::{Cluster, ClusterConfig, credentials::Credentials, message::Levels, tls::Tls},
     shutdown::Shutdown,
-    transfer::{self, Choice, Limits, Source, Topics, TransferConfig},
+    transfer::{self, Choice, Limits, OnGap, Source, Topics, TransferConfig},
 };
 
 /// Why the process ends with an error.
@@ -223,6 +223,12 @@ fn build_transfer(
         group_prefix: args.names.group_prefix,
         limits: Limits { max_msg_size: args.max_msg_size, max_body_size: args.max_body_size },
         max_bytes_per_queue: args.max_queue_bytes,
+        max_bytes: args.max_relay_bytes,
+        on_gap: match args.on_gap {
+            GapPolicy::Hold => OnGap::Hold,
+            GapPolicy::Continue => OnGap::Continue,
+            GapPolicy::Replay => OnGap::Replay,
+        },
         drain_timeout: args.drain_timeout,
     };
     let counted = Arc::new(transfer::metrics::Metrics::default());

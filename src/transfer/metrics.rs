@@ -31,6 +31,7 @@ pub struct Metrics {
     retried: Family<TopicLabels, Counter>,
     parked: Family<TopicLabels, Counter>,
     perhaps_doubled: Family<TopicLabels, Counter>,
+    missed: Family<TopicLabels, Counter>,
     topics: Arc<Mutex<Vec<Weak<TopicState>>>>,
 }
 
@@ -42,6 +43,7 @@ pub(super) struct TopicMetrics {
     retried: Counter,
     parked: Counter,
     perhaps_doubled: Counter,
+    missed: Counter,
     relayed_to: Family<NsqdLabels, Counter>,
     relayed: Counter,
 }
@@ -59,6 +61,11 @@ impl Metrics {
             "Messages sent to nsqd again after a try without an answer",
             self.perhaps_doubled.clone(),
         );
+        registry.register(
+            "missed_messages",
+            "Messages that expired in RocketMQ before they were relayed",
+            self.missed.clone(),
+        );
         registry.register_collector(Box::new(Standing { topics: Arc::clone(&self.topics) }));
     }
 
@@ -70,6 +77,7 @@ impl Metrics {
             retried: self.retried.get_or_create_owned(&labels),
             parked: self.parked.get_or_create_owned(&labels),
             perhaps_doubled: self.perhaps_doubled.get_or_create_owned(&labels),
+            missed: self.missed.get_or_create_owned(&labels),
             relayed_to: self.relayed.clone(),
             relayed: Counter::default(),
         })
@@ -104,6 +112,10 @@ impl TopicMetrics {
 
     pub(super) fn perhaps_doubled(&self, messages: usize) {
         self.perhaps_doubled.inc_by(messages as u64);
+    }
+
+    pub(super) fn missed(&self, messages: i64) {
+        self.missed.inc_by(u64::try_from(messages).unwrap_or(0));
     }
 
     /// Read, relayed, retried, parked, perhaps doubled, since the relay began.

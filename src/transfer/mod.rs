@@ -50,8 +50,8 @@ use std::{
 
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-pub use self::{batch::Limits, destinations::Choice, fleet::Source, topics::Topics};
-use self::{fleet::Fleet, metrics::Metrics};
+pub use self::{batch::Limits, destinations::Choice, fleet::Source, queue::OnGap, topics::Topics};
+use self::{fleet::Fleet, metrics::Metrics, queue::Memory};
 use crate::{mapping::Names, rocketmq::Cluster};
 
 /// So many topics are looked after as often as one; more, less often each.
@@ -76,6 +76,10 @@ pub struct TransferConfig {
     pub max_rate: u64,
     /// Body bytes held in memory for each queue.
     pub max_bytes_per_queue: usize,
+    /// Body bytes held in memory for all of them.
+    pub max_bytes: usize,
+    /// What to do at an offset a queue does not have.
+    pub on_gap: OnGap,
     /// How long a graceful stop waits for nsqd to answer. Locks are not renewed meanwhile: below 10 s.
     pub drain_timeout: Duration,
 }
@@ -86,11 +90,19 @@ struct Shared {
     config: Arc<TransferConfig>,
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
+    memory: Arc<Memory>,
     /// Topics relayed now.
     topics: AtomicUsize,
 }
 
 impl Shared {
+    /// Pulls of one queue at a time: a row of them is for speed where there are few queues, and for memory too much where there are
+    /// many.
+    fn lanes(&self) -> usize {
+        let topics = self.topics.load(Ordering::Relaxed).max(1);
+        (2 * read_ahead::LANES / topics).clamp(1, read_ahead::LANES)
+    }
+
     /// How often one of many topics does what a single one would do this often.
     fn paced(&self, every: Duration) -> Duration {
         let topics = self.topics.load(Ordering::Relaxed);
@@ -105,6 +117,13 @@ impl Shared {
 pub async fn run(cluster: Cluster, config: TransferConfig, metrics: Arc<Metrics>, drain: CancellationToken) {
     let fleet = Fleet::new(config.source.clone());
     let _looking = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&fleet).keep_looking()));
-    let shared = Shared { cluster, config: Arc::new(config), fleet, metrics, topics: AtomicUsize::default() };
+    let shared = Shared {
+        cluster,
+        fleet,
+        metrics,
+        memory: Arc::new(Memory::new(config.max_bytes)),
+        config: Arc::new(config),
+        topics: AtomicUsize::default(),
+    };
     topics::relay_all(Arc::new(shared), drain).await;
 }

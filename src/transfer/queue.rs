@@ -7,7 +7,14 @@
 //! The loop owns its queue only while its lease lasts ([`crate::rocketmq::group`]). Without a valid lease it neither
 //! publishes nor commits, because another instance may be doing both.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
@@ -15,7 +22,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     batch::Batch,
@@ -38,6 +45,8 @@ use crate::{
 const COMMIT_EVERY: Duration = Duration::from_millis(200);
 /// A stop commits at most this often before it leaves the rest to be relayed again.
 const LAST_COMMIT_TRIES: usize = 3;
+/// While other queues take all the memory there is, room is looked for this often.
+const ROOM_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// Batches of one queue on their way to nsqd at a time.
 const BATCHES_IN_FLIGHT: usize = 2;
 
@@ -98,22 +107,25 @@ pub(super) enum Held {
 
 impl Held {
     /// Whether the queue stays held until somebody decides what to do about it.
-    pub(super) fn needs_a_person(&self) -> bool {
-        !matches!(self, Held::Cluster(_) | Held::DeliveryFailed { .. })
+    pub(super) fn needs_a_person(&self, on_gap: OnGap) -> bool {
+        match self {
+            Held::Cluster(_) | Held::DeliveryFailed { .. } => false,
+            Held::OutOfRange { .. } => on_gap == OnGap::Hold,
+            Held::Unreadable(_) | Held::CommitIgnored { .. } => true,
+        }
     }
 }
 
 fn out_of_range(offset: i64, bounds: Bounds) -> String {
     if offset < bounds.min {
         format!(
-            "the messages {offset} to {} expired before they were relayed. To go on without them, stop the relay and \
-             set the group's offset to {}",
-            bounds.min - 1,
-            bounds.min
+            "the messages {offset} to {} expired before they were relayed. To go on without them, start the relay once with \
+             --on-gap continue",
+            bounds.min - 1
         )
     } else {
-        "the broker lost its newest messages, or the offset was set by hand. To go on, stop the relay and set the group's \
-         offset"
+        "the broker lost its newest messages, or the offset was set by hand. To go on, start the relay once with --on-gap \
+         continue or replay"
             .to_owned()
     }
 }
@@ -133,6 +145,63 @@ pub(super) struct QueueRelay {
     pub(super) drain_timeout: Duration,
     /// Body bytes held in memory for this queue.
     pub(super) max_bytes: usize,
+    /// Body bytes held in memory for all queues.
+    pub(super) memory: Arc<Memory>,
+    /// What to do when messages are missing.
+    pub(super) on_gap: OnGap,
+    /// Pulls under way at a time.
+    pub(super) lanes: usize,
+}
+
+/// What a relay does at an offset its queue does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnGap {
+    /// Nothing, until a person has decided.
+    Hold,
+    /// Go on with the nearest message there is, giving up those between.
+    Continue,
+    /// Begin again with the oldest message there is.
+    Replay,
+}
+
+/// Body bytes held in memory by all queues of the process.
+#[derive(Debug)]
+pub(super) struct Memory {
+    held: AtomicUsize,
+    max: usize,
+}
+
+impl Memory {
+    pub(super) fn new(max: usize) -> Self {
+        Self { held: AtomicUsize::default(), max }
+    }
+
+    fn has_room(&self) -> bool {
+        self.held.load(Ordering::Relaxed) < self.max
+    }
+}
+
+/// One queue's part of it.
+struct Share {
+    memory: Arc<Memory>,
+    held: usize,
+}
+
+impl Share {
+    fn set(&mut self, held: usize) {
+        if held >= self.held {
+            self.memory.held.fetch_add(held - self.held, Ordering::Relaxed);
+        } else {
+            self.memory.held.fetch_sub(self.held - held, Ordering::Relaxed);
+        }
+        self.held = held;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 impl QueueRelay {
@@ -141,7 +210,7 @@ impl QueueRelay {
         let start = self.start_offset().await?;
         debug!(queue = %self.queue, offset = start, "relaying");
         let reader = QueueReader::new(self.cluster.clone(), self.group.clone());
-        let mut reads = ReadAhead::new(reader, self.queue.clone(), start);
+        let mut reads = ReadAhead::new(reader, self.queue.clone(), start, self.lanes);
         let mut work = Work::new(start);
         let ended = self.relay(&mut reads, &mut work).await;
         if matches!(ended, Ok(Ended::LeaseLost)) {
@@ -156,6 +225,7 @@ impl QueueRelay {
         let (mut reading, mut committing) = (Streak::new("reading"), Streak::new("committing"));
         let mut read_after = Instant::now();
         let mut held = None;
+        let mut share = Share { memory: Arc::clone(&self.memory), held: 0 };
         let drain = self.drain.clone();
         loop {
             let lease = *self.lease.borrow_and_update();
@@ -169,7 +239,9 @@ impl QueueRelay {
             {
                 return Err(held);
             }
-            let room = held.is_none() && work.held_bytes() < self.max_bytes && Instant::now() < until;
+            share.set(work.held_bytes());
+            let wanted = held.is_none() && work.held_bytes() < self.max_bytes && Instant::now() < until;
+            let room = wanted && share.memory.has_room();
             tokio::select! {
                 biased;
                 () = drain.cancelled() => return Ok(Ended::Drained),
@@ -191,6 +263,7 @@ impl QueueRelay {
                     return Ok(Ended::LeaseLost);
                 },
                 () = tokio::time::sleep_until(until), if Instant::now() < until => {}
+                () = tokio::time::sleep(ROOM_AGAIN_AFTER), if wanted && !room => {}
                 read = async {
                     tokio::time::sleep_until(read_after).await;
                     reads.read().await
@@ -223,15 +296,30 @@ impl QueueRelay {
             None => bounds.min,
             Some(offset) => offset,
         };
-        self.in_range(offset, bounds)?;
-        Ok(offset)
-    }
-
-    fn in_range(&self, offset: i64, bounds: Bounds) -> Result<(), Held> {
         if (bounds.min..=bounds.max).contains(&offset) {
-            return Ok(());
+            return Ok(offset);
         }
-        Err(Held::OutOfRange { queue: self.queue.clone(), offset, bounds })
+        let queue = &self.queue;
+        match self.on_gap {
+            OnGap::Hold => Err(Held::OutOfRange { queue: queue.clone(), offset, bounds }),
+            OnGap::Continue if offset < bounds.min => {
+                let missed = bounds.min - offset;
+                self.state.metrics.missed(missed);
+                error!(%queue, from = offset, to = bounds.min - 1, missed, "messages expired before they were relayed; going on behind them");
+                Ok(bounds.min)
+            }
+            OnGap::Continue => {
+                error!(%queue, committed = offset, end = bounds.max,
+                    "the committed offset lies beyond the queue: the broker lost its newest messages, or it was set by hand; \
+                     going on at the end");
+                Ok(bounds.max)
+            }
+            OnGap::Replay => {
+                error!(%queue, committed = offset, from = bounds.min, to = bounds.max,
+                    "the committed offset lies outside the queue; relaying all of it again");
+                Ok(bounds.min)
+            }
+        }
     }
 
     /// Queues what was read for nsqd; what stops the queue is returned, to be raised once everything before it is done.
@@ -240,6 +328,7 @@ impl QueueRelay {
             Read::Messages(messages) => (messages, None),
             Read::Broken(messages, problem) => (messages, Some(Held::Unreadable(problem))),
             Read::OutOfRange(bounds) => {
+                // Whatever the policy, the queue's loop begins anew, and finds where.
                 let offset = work.read_to();
                 (Vec::new(), Some(Held::OutOfRange { queue: self.queue.clone(), offset, bounds }))
             }

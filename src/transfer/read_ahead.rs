@@ -16,8 +16,8 @@ use crate::rocketmq::{
 
 /// What a default broker gives at most.
 const PULL_MAX: u32 = 32;
-/// Pulls under way for one queue.
-const LANES: usize = 4;
+/// Pulls under way for one queue, at most.
+pub(super) const LANES: usize = 4;
 /// How long a broker may hold a pull when there is nothing to read.
 const HOLD: Duration = Duration::from_secs(15);
 
@@ -30,6 +30,7 @@ pub(super) struct ReadAhead {
     next: i64,
     known_end: i64,
     stride: u32,
+    max_lanes: usize,
     lanes: FuturesOrdered<PullFuture>,
 }
 
@@ -45,13 +46,14 @@ pub(super) enum Read {
 }
 
 impl ReadAhead {
-    pub(super) fn new(reader: QueueReader, queue: Queue, offset: i64) -> Self {
+    pub(super) fn new(reader: QueueReader, queue: Queue, offset: i64, max_lanes: usize) -> Self {
         Self {
             reader,
             queue,
             next: offset,
             known_end: offset,
             stride: PULL_MAX,
+            max_lanes,
             lanes: FuturesOrdered::new(),
         }
     }
@@ -111,7 +113,7 @@ impl ReadAhead {
 
     /// Starts pulls: one at the position, and more while messages are known to be there for them.
     fn fill(&mut self) {
-        while self.lanes.len() < LANES {
+        while self.lanes.len() < self.max_lanes {
             let offset = self.next + i64::from(self.stride) * self.lanes.len() as i64;
             if !self.lanes.is_empty() && offset >= self.known_end {
                 break;

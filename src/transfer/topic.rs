@@ -232,6 +232,9 @@ impl TopicRelay {
             drain: drain.clone(),
             drain_timeout: self.config.drain_timeout,
             max_bytes: self.config.max_bytes_per_queue,
+            memory: Arc::clone(&self.shared.memory),
+            on_gap: self.config.on_gap,
+            lanes: self.shared.lanes(),
         };
         self.owned.insert(queue.clone(), Owned { lease, drain, begun: Instant::now() });
         self.loops.spawn(async move { (queue, relay.run().await) });
@@ -268,14 +271,15 @@ impl TopicRelay {
             self.failures.remove(queue);
         }
         // What only time can mend is tried again soon; what a person must mend is repeated for the log's sake.
-        let longest = if held.needs_a_person() { REMIND_EVERY } else { Duration::from_secs(2) };
+        let longest =
+            if held.needs_a_person(self.config.on_gap) { REMIND_EVERY } else { Duration::from_secs(2) };
         let failure = self.failures.entry(queue.clone()).or_insert_with(|| Failure {
             backoff: Backoff::new(Duration::from_millis(500), REMIND_EVERY),
             retry_at: Instant::now(),
         });
         let retry_in = failure.backoff.next_delay().min(longest);
         failure.retry_at = Instant::now() + retry_in;
-        if held.needs_a_person() {
+        if held.needs_a_person(self.config.on_gap) {
             error!(topic = %self.topic, reason = %held, ?retry_in, "queue held");
         } else {
             warn!(topic = %self.topic, reason = %held, ?retry_in, "queue interrupted");

@@ -39,4 +39,5 @@ mod pressure;
 mod program;
 mod relay;
 mod scripted;
+mod transfer;
 mod traps;

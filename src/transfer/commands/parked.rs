@@ -1,8 +1,7 @@
 //! `nsqbridge parked`: what nsqd would not take, and another try.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use bytes::Bytes;
 use serde_json::json;
 
 use super::{
@@ -42,22 +41,15 @@ pub fn json(parked: &[ParkedMessage]) -> String {
 }
 
 /// What became of another try.
-#[derive(Debug)]
-pub enum Retried {
-    /// nsqd has them all.
-    All(usize),
-    /// nsqd has these, and not the one behind them; it and the rest of its queue stay parked.
-    Stopped {
-        /// How many nsqd has now.
-        relayed: usize,
-        /// Where the next one was.
-        place: String,
-        /// Why nsqd does not have it.
-        error: HttpError,
-    },
+#[derive(Debug, Default)]
+pub struct Retried {
+    /// How many nsqd has now.
+    pub relayed: usize,
+    /// Where a message was that nsqd does not have, and why. What is parked behind it in the same queue was not tried.
+    pub stuck: Vec<(String, HttpError)>,
 }
 
-/// Publishes everything that is parked to an nsqd, in order, and takes note of each.
+/// Publishes everything that is parked to an nsqd, in the order of each parking queue, and takes note of each.
 ///
 /// A crash between the two publishes one message twice.
 ///
@@ -69,14 +61,22 @@ pub async fn retry(
     topic: &TopicName,
     nsqd: &Nsqd,
 ) -> Result<Retried, ClusterError> {
-    let mut relayed = 0;
+    let mut retried = Retried::default();
+    let mut stuck = BTreeSet::new();
     for message in parked {
-        let body: Bytes = message.body.clone();
-        if let Err(error) = nsqd.publish(topic, body, None, Duration::from_secs(10)).await {
-            return Ok(Retried::Stopped { relayed, place: message.place, error });
+        if stuck.contains(&message.queue) {
+            continue;
         }
-        parking::settled(cluster, &message).await?;
-        relayed += 1;
+        match nsqd.publish(topic, message.body.clone(), None, Duration::from_secs(10)).await {
+            Ok(_) => {
+                parking::settled(cluster, &message).await?;
+                retried.relayed += 1;
+            }
+            Err(error) => {
+                stuck.insert(message.queue);
+                retried.stuck.push((message.place, error));
+            }
+        }
     }
-    Ok(Retried::All(relayed))
+    Ok(retried)
 }

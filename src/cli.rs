@@ -340,6 +340,10 @@ pub struct TransferArgs {
     /// Message bytes held in memory for all queues together.
     #[arg(long, value_name = "BYTES", default_value = "134217728", value_parser = size(1 << 40), env = "NSQBRIDGE_MAX_RELAY_BYTES")]
     pub max_relay_bytes: usize,
+    /// Keep the order of each queue as far as NSQ can: always into the same nsqd, one batch after the other. Slower, and an nsqd
+    /// that is away moves its queues to another.
+    #[arg(long, env = "NSQBRIDGE_ORDERED", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub ordered: bool,
     /// When the committed offset lies outside its queue (messages expired, or it was reset): hold the queue, continue with the
     /// nearest message there is, or replay from the oldest.
     #[arg(long, value_enum, value_name = "POLICY", default_value = "hold", env = "NSQBRIDGE_ON_GAP")]

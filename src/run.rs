@@ -224,6 +224,7 @@ fn build_transfer(
         limits: Limits { max_msg_size: args.max_msg_size, max_body_size: args.max_body_size },
         max_bytes_per_queue: args.max_queue_bytes,
         max_bytes: args.max_relay_bytes,
+        ordered: args.ordered,
         on_gap: match args.on_gap {
             GapPolicy::Hold => OnGap::Hold,
             GapPolicy::Continue => OnGap::Continue,

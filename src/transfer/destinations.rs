@@ -32,6 +32,7 @@ use crate::nsq::{
     nsqlookupd::Nsqlookupd,
     tcp::{Connection, TcpError},
 };
+use crate::rocketmq::Queue;
 
 /// A failed nsqd is left alone this long, if another can take the messages.
 const PENALTY: Duration = Duration::from_secs(2);
@@ -113,11 +114,11 @@ impl Destinations {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next ready nsqd; waits while there is none.
-    pub(super) async fn choose(&self) -> Destination {
+    /// The next ready nsqd, for one `key` always the same as long as it is ready; waits while there is none.
+    pub(super) async fn choose(&self, key: Option<&Queue>) -> Destination {
         loop {
             let changed = self.changed.notified();
-            if let Some(destination) = self.try_choose() {
+            if let Some(destination) = self.try_choose(key) {
                 return destination;
             }
             self.fleet.look_soon();
@@ -125,7 +126,7 @@ impl Destinations {
         }
     }
 
-    fn try_choose(&self) -> Option<Destination> {
+    fn try_choose(&self, key: Option<&Queue>) -> Option<Destination> {
         let mut state = self.state();
         let now = Instant::now();
         let ready: Vec<&Node> = state
@@ -139,7 +140,11 @@ impl Destinations {
         let well: Vec<&Node> = ready.iter().copied().filter(|node| node.avoid_until <= now).collect();
         let candidates = if well.is_empty() { ready } else { well };
         let draw = || candidates.get(fastrand::usize(..candidates.len().max(1))).copied();
-        let chosen = draw().into_iter().chain(draw()).min_by_key(|node| node.depth + node.sent);
+        let chosen = match key {
+            // Rendezvous hashing: an nsqd that comes or goes moves no keys but its own.
+            Some(key) => candidates.into_iter().max_by_key(|node| weight(key, node.nsqd.address())),
+            None => draw().into_iter().chain(draw()).min_by_key(|node| node.depth + node.sent),
+        };
         let destination = chosen.and_then(|node| {
             let prepared = node.prepared.as_ref()?;
             Some(Destination {
@@ -342,9 +347,9 @@ impl Destinations {
         let process = match &seen.process {
             Ok(process) => process,
             Err(reason) => {
-                if node.prepared.is_none() {
-                    node.trouble = Some(reason.clone());
-                }
+                node.trouble = Some(reason.clone());
+                // It may only be slow, and may be all there is; but whoever answers comes first.
+                node.avoid_until = Instant::now() + 2 * PENALTY;
                 return None;
             }
         };
@@ -359,6 +364,7 @@ impl Destinations {
             node.idle.clear();
         }
         if let Some(prepared) = &mut node.prepared {
+            node.trouble = None;
             // It has all of them, those included that came up there by themselves.
             prepared.channels.clone_from(all);
             return None;
@@ -398,6 +404,11 @@ impl Destinations {
             Err(error) => node.trouble = Some(error.to_string()),
         }
     }
+}
+
+/// The same in every instance and after every restart.
+fn weight(key: &Queue, nsqd: &HttpAddress) -> u32 {
+    crc32fast::hash(format!("{key} {nsqd}").as_bytes())
 }
 
 /// What makes an nsqd ready.

@@ -80,6 +80,8 @@ pub struct TransferConfig {
     pub max_bytes: usize,
     /// What to do at an offset a queue does not have.
     pub on_gap: OnGap,
+    /// Keep the order of each queue as far as NSQ can.
+    pub ordered: bool,
     /// How long a graceful stop waits for nsqd to answer. Locks are not renewed meanwhile: below 10 s.
     pub drain_timeout: Duration,
 }

@@ -468,7 +468,8 @@ impl Work {
 
     /// Sends waiting messages on their way while there is room for another batch.
     fn send(&mut self, relay: &QueueRelay) {
-        while self.in_flight.len() < BATCHES_IN_FLIGHT
+        let at_a_time = if relay.delivery.ordered { 1 } else { BATCHES_IN_FLIGHT };
+        while self.in_flight.len() < at_a_time
             && let Some(batch) = Batch::cut(&mut self.waiting, relay.delivery.limits)
         {
             self.waiting_bytes -= batch.body_bytes();

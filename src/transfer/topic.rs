@@ -87,6 +87,7 @@ impl TopicRelay {
             pace: Arc::clone(&pace),
             parking: Parking::new(cluster.clone(), &config.names, &topic),
             metrics: Arc::clone(&of_topic),
+            ordered: config.ordered,
         };
         let state = Arc::new(TopicState::new(topic.clone(), destinations, pace, of_topic));
         metrics.show(&state);

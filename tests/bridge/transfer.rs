@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use nsqbridge_brokers::{Line, Nsqd, Rig, RigOptions, http};
+use nsqbridge_brokers::{Line, Nsqd, Rig, RigOptions, http, rocketmq::Settings};
 use serde_json::Value;
 
 use crate::bridge::{
@@ -304,6 +304,114 @@ async fn two_hundred_topics_are_relayed_by_one_process_that_finds_them() {
     assert_eq!(blocking(|| relay.wait(SOON)).unwrap(), 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_nsqd_holds_up_nobody_else() {
+    let rig = own(Line::V5, &RigOptions { brokers: 1, nsqds: 2, ..RigOptions::default() });
+    let nsqds: Vec<&Nsqd> = rig.nsqds.iter().collect();
+    let topic = topic("slow");
+    create_channel(nsqds[0], &topic, "ch").await;
+    let gateway = Gateway::start(&rig.name_server, &[]).await;
+    let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&nsqds), &[]);
+    let consumer = Consumer::start(&nsqds, &topic, "ch");
+    gateway.publish_all(&topic, &numbered(0..500)).await;
+    consumer.wait_for(500).await;
+    blocking(|| rig.nsqds[0].pause()).unwrap();
+    for n in 5..10 {
+        gateway.publish_all(&topic, &numbered(n * 100..(n + 1) * 100)).await;
+    }
+    // What was on its way to the frozen one is relayed to the other when its time is up.
+    let all = async |count: usize| {
+        eventually("all are received", SOON, async || {
+            consumer.received().into_iter().collect::<BTreeSet<_>>().len() == count
+        })
+        .await;
+    };
+    all(1_000).await;
+    let started = std::time::Instant::now();
+    for n in 10..30 {
+        gateway.publish_all(&topic, &numbered(n * 100..(n + 1) * 100)).await;
+    }
+    all(3_000).await;
+    println!("2,000 messages in {:?} with one of two nsqds frozen", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    blocking(|| rig.nsqds[0].resume()).unwrap();
+    gateway.publish_all(&topic, &numbered(3_000..4_000)).await;
+    all(4_000).await;
+}
+
+async fn an_ordered_queue_stays_in_order(line: Line) {
+    let rig = shared(line);
+    let nsqds: Vec<&Nsqd> = rig.nsqds.iter().collect();
+    let topic = topic("ordered");
+    // On one broker only: a topic with one queue.
+    let cluster = cluster(rig);
+    let name = topic.replace('.', "|");
+    cluster.create_topic(&name, 1).await.unwrap();
+    let queue = cluster.route(&name).await.unwrap().write_queues[0].clone();
+    let producer = nsqbridge::rocketmq::Producer::new(cluster.clone(), "ordered");
+    for n in 0..600 {
+        let message = crate::scripted::message(format!("{n:04}").as_bytes());
+        let sent = producer.send(&queue, &[message], SOON).await;
+        assert!(matches!(sent, nsqbridge::rocketmq::Outcome::Delivered(_)), "{sent:?}");
+    }
+    create_channel(nsqds[0], &topic, "ch").await;
+    let consumer = Consumer::start(&nsqds, &topic, "ch");
+    let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&nsqds), &["--ordered"]);
+    consumer.wait_for(600).await;
+    let expected: Vec<Bytes> = (0..600).map(|n| Bytes::from(format!("{n:04}"))).collect();
+    assert_eq!(consumer.received(), expected, "as stored");
+}
+
+async fn messages_that_expired_are_named_and_the_policy_is_followed(line: Line) {
+    let broker = Settings::new()
+        .conf("mapedFileSizeCommitLog", 65_536)
+        .conf("mappedFileSizeCommitLog", 65_536)
+        .conf("fileReservedTime", 0)
+        .conf("deleteCommitLogFilesInterval", 10)
+        .conf("destroyMapedFileIntervalForcibly", 100);
+    let rig = own(line, &RigOptions { brokers: 1, nsqds: 1, broker, ..RigOptions::default() });
+    let nsqds: Vec<&Nsqd> = rig.nsqds.iter().collect();
+    let topic = topic("expired");
+    let name = topic.replace('.', "|");
+    create_channel(nsqds[0], &topic, "ch").await;
+    let gateway = Gateway::start(&rig.name_server, &["--topic-queues", "1"]).await;
+    let body = |n: usize| format!("{n:04}{}", "x".repeat(10_000));
+    gateway.publish(&topic, body(0)).await;
+    let first = transfer(&rig.name_server, &topic, &To::Nsqds(&nsqds), &[]);
+    let consumer = Consumer::start(&nsqds, &topic, "ch");
+    consumer.wait_for(1).await;
+    eventually("it is committed", SOON, async || status(&rig, &topic)["lag"] == 0).await;
+    blocking(|| first.signal("TERM").and_then(|()| first.wait(SOON))).unwrap();
+    for n in 1..60 {
+        gateway.publish(&topic, body(n)).await;
+    }
+    let cluster = cluster(&rig);
+    let broker = rig.brokers[0].addr().to_string();
+    let bounds = async || *cluster.topic_stats(&name).await.unwrap().values().next().unwrap();
+    eventually("the oldest have expired", 3 * SOON, async || {
+        const DELETE_EXPIRED_COMMITLOG: i32 = 329;
+        let command = nsqbridge::rocketmq::command::Command::request(DELETE_EXPIRED_COMMITLOG);
+        let _ = cluster.request(&broker, command, SOON).await;
+        bounds().await.min > 1
+    })
+    .await;
+    let holding = transfer(&rig.name_server, &topic, &To::Nsqds(&nsqds), &[]);
+    eventually("the queue is held, with the range", SOON, async || {
+        let log = holding.logged();
+        log.contains("queue held") && log.contains("the messages 1 to ") && log.contains("--on-gap continue")
+    })
+    .await;
+    eventually("status says so", SOON, async || say(&rig, &["status", &topic]).contains("HELD 1 queues"))
+        .await;
+    assert_eq!(consumer.count(), 1);
+    blocking(|| holding.signal("TERM").and_then(|()| holding.wait(SOON))).unwrap();
+    let min = bounds().await.min as usize;
+    let going_on = transfer(&rig.name_server, &topic, &To::Nsqds(&nsqds), &["--on-gap", "continue"]);
+    let received = consumer.wait_for(1 + 60 - min).await;
+    assert_eq!(received[1..], (min..60).map(|n| Bytes::from(body(n))).collect::<Vec<_>>());
+    assert!(going_on.logged().contains(&format!("missed={}", min - 1)), "{}", going_on.logged());
+}
+
 async fn instances_come_and_go_under_load(line: Line) {
     let rig = shared(line);
     let nsqds: Vec<&Nsqd> = rig.nsqds.iter().collect();
@@ -448,6 +556,8 @@ async fn brokers_are_added_and_removed_while_it_runs() {
 }
 
 on_both_lines!(
+    an_ordered_queue_stays_in_order,
+    messages_that_expired_are_named_and_the_policy_is_followed,
     what_nsqd_will_never_take_is_parked_and_the_rest_goes_on,
     a_full_nsqd_gets_no_more_and_status_says_why,
     a_relay_is_paused_resumed_and_slowed_down_from_anywhere,

@@ -412,6 +412,47 @@ async fn messages_that_expired_are_named_and_the_policy_is_followed(line: Line) 
     assert!(going_on.logged().contains(&format!("missed={}", min - 1)), "{}", going_on.logged());
 }
 
+/// Peak of resident memory, in bytes.
+fn peak(process: &Program) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_million_messages_of_backlog_take_no_more_memory_than_few() {
+    const BACKLOG: usize = 5_000_000;
+    let rig = own(Line::V5, &RigOptions { brokers: 1, nsqds: 1, ..RigOptions::default() });
+    let nsqd = &rig.nsqds[0];
+    let topic = topic("backlog");
+    create_channel(nsqd, &topic, "ch").await;
+    let gateway = Gateway::start(&rig.name_server, &[]).await;
+    let started = std::time::Instant::now();
+    let path = format!("/mpub?topic={topic}");
+    let lines = |n: usize| (n..n + 10_000).map(|n| format!("message {n:07}\n")).collect::<String>();
+    for n in (0..BACKLOG).step_by(40_000) {
+        let posts = (0..4).map(|part| gateway.post(&path, lines(n + part * 10_000)));
+        for answer in join_all(posts).await {
+            assert_eq!(answer.unwrap().0, 200);
+        }
+    }
+    let published = started.elapsed();
+    let gateway_peak = peak(&gateway.process);
+    let started = std::time::Instant::now();
+    let relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &[]);
+    eventually("all of it is in nsqd", 10 * SOON, async || depths(nsqd, &topic).1 == [BACKLOG as u64]).await;
+    let relayed = started.elapsed();
+    let relay_peak = peak(&relay);
+    println!(
+        "{BACKLOG} messages: published in {published:.0?}, relayed in {relayed:.0?}; peak memory of the gateway {} MiB, of the \
+         relay {} MiB",
+        gateway_peak >> 20,
+        relay_peak >> 20
+    );
+    assert!(relay_peak < 300 << 20, "{relay_peak}");
+    assert!(gateway_peak < 300 << 20, "{gateway_peak}");
+}
+
 async fn instances_come_and_go_under_load(line: Line) {
     let rig = shared(line);
     let nsqds: Vec<&Nsqd> = rig.nsqds.iter().collect();

@@ -340,6 +340,9 @@ pub struct TransferArgs {
     /// Message bytes held in memory for all queues together.
     #[arg(long, value_name = "BYTES", default_value = "134217728", value_parser = size(1 << 40), env = "NSQBRIDGE_MAX_RELAY_BYTES")]
     pub max_relay_bytes: usize,
+    /// A record in RocketMQ that cannot be read: park it as it came and go on, or hold its queue before it.
+    #[arg(long, value_enum, value_name = "POLICY", default_value = "park", env = "NSQBRIDGE_ON_UNREADABLE")]
+    pub on_unreadable: UnreadablePolicy,
     /// Keep the order of each queue as far as NSQ can: always into the same nsqd, one batch after the other. Slower, and an nsqd
     /// that is away moves its queues to another.
     #[arg(long, env = "NSQBRIDGE_ORDERED", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
@@ -360,6 +363,15 @@ pub struct TransferArgs {
     /// Where monitoring finds the process.
     #[command(flatten)]
     pub admin: AdminArgs,
+}
+
+/// What a relay does with a record it cannot read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UnreadablePolicy {
+    /// Park it.
+    Park,
+    /// Wait for a person.
+    Hold,
 }
 
 /// What a relay does at an offset its queue does not have.
@@ -470,8 +482,8 @@ pub struct ParkedArgs {
     pub action: ParkedAction,
     /// The topic, by its NSQ name.
     pub topic: TopicName,
-    /// For `show`: the place of the message, as `list` tells it.
-    #[arg(required_if_eq("action", "show"))]
+    /// For `show` and `drop`: the place of the message, as `list` tells it.
+    #[arg(required_if_eq_any([("action", "show"), ("action", "drop")]))]
     pub place: Option<String>,
     /// For `retry`: publish to this nsqd.
     #[arg(
@@ -501,6 +513,8 @@ pub enum ParkedAction {
     Show,
     /// Publish all of them to an nsqd, in order, until one is refused again.
     Retry,
+    /// Give the oldest one up.
+    Drop,
 }
 
 /// How results are shown.

@@ -133,6 +133,12 @@ async fn handle_parked(args: ParkedArgs) -> Result<ExitCode, RunError> {
             let message = message.ok_or_else(|| failed(format!("nothing from {place} is parked")))?;
             std::io::stdout().write_all(&message.body).map_err(failed)?;
         }
+        (ParkedAction::Drop, _) => {
+            let place = args.place.unwrap_or_default();
+            let message = parked::droppable(&found, &place).map_err(failed)?;
+            parking::settled(&cluster, message).await.map_err(failed)?;
+            println!("{place} dropped; RocketMQ keeps it in the parking topic until it expires");
+        }
         (ParkedAction::Retry, Some(address)) => {
             let retried = parked::retry(&cluster, found, &args.topic, &Nsqd::new(address)).await;
             let parked::Retried { relayed, stuck } = retried.map_err(failed)?;

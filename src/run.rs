@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 use crate::{
     cli::{
         Command, EphemeralTopics, GapPolicy, GatewayArgs, InexactDefer, NamesArgs, RocketmqArgs,
-        TransferArgs, UnknownTopics,
+        TransferArgs, UnknownTopics, UnreadablePolicy,
     },
     config::Invocation,
     gateway::{
@@ -225,6 +225,7 @@ fn build_transfer(
         max_bytes_per_queue: args.max_queue_bytes,
         max_bytes: args.max_relay_bytes,
         ordered: args.ordered,
+        park_unreadable: args.on_unreadable == UnreadablePolicy::Park,
         on_gap: match args.on_gap {
             GapPolicy::Hold => OnGap::Hold,
             GapPolicy::Continue => OnGap::Continue,

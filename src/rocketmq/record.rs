@@ -87,6 +87,8 @@ pub struct RecordError {
     pub physical_offset: Option<i64>,
     /// Why not.
     pub problem: RecordProblem,
+    /// The record as it came, up to the end it announces.
+    pub bytes: Bytes,
 }
 
 /// What is wrong with a record. None goes away by repeating the pull, unless the bytes were damaged on the
@@ -196,7 +198,7 @@ impl Iterator for Records {
         let start = self.rest.clone();
         let decoded = decode_next(&mut self.rest).map_err(|problem| {
             self.rest.clear();
-            locate(&start, problem)
+            locate(start, problem)
         });
         Some(decoded)
     }
@@ -205,7 +207,7 @@ impl Iterator for Records {
 impl std::iter::FusedIterator for Records {}
 
 /// Reads a place from its fixed position, but only behind a magic number that makes it one.
-fn locate(record: &[u8], problem: RecordProblem) -> RecordError {
+fn locate(record: Bytes, problem: RecordProblem) -> RecordError {
     let i32_at = |at: usize| record.get(at..)?.first_chunk().map(|bytes| i32::from_be_bytes(*bytes));
     let i64_at = |at: usize| record.get(at..)?.first_chunk().map(|bytes| i64::from_be_bytes(*bytes));
     let legible = matches!(i32_at(4), Some(MAGIC_V1 | MAGIC_V2));
@@ -214,6 +216,10 @@ fn locate(record: &[u8], problem: RecordProblem) -> RecordError {
         queue_offset: i64_at(20).filter(|_| legible),
         physical_offset: i64_at(28).filter(|_| legible),
         problem,
+        bytes: i32_at(0)
+            .and_then(|size| usize::try_from(size).ok())
+            .filter(|size| (1..=record.len()).contains(size))
+            .map_or_else(|| record.clone(), |size| record.slice(..size)),
     }
 }
 

@@ -80,6 +80,8 @@ pub struct TransferConfig {
     pub max_bytes: usize,
     /// What to do at an offset a queue does not have.
     pub on_gap: OnGap,
+    /// Park what cannot be read, and go on behind it; otherwise its queue is held.
+    pub park_unreadable: bool,
     /// Keep the order of each queue as far as NSQ can.
     pub ordered: bool,
     /// How long a graceful stop waits for nsqd to answer. Locks are not renewed meanwhile: below 10 s.

@@ -1,4 +1,4 @@
-//! Where a message goes that nsqd will never take: empty, too large, or refused by it for another reason.
+//! Where a message goes that nsqd will never take: empty, too large, refused by it for another reason, or unreadable.
 //!
 //! It is stored in a parking topic in RocketMQ, one for each topic, before the relay goes on behind it: the proof is the
 //! broker's `SEND_OK`. With it go the reason and the place it came from. [`Parking`] is also how `nsqbridge parked`
@@ -15,9 +15,10 @@ use crate::{
     retry::Backoff,
     rocketmq::{
         Cluster, ClusterError, Message, Outcome, Producer, Queue, QueueReader,
+        producer::unix_millis,
         properties::{PropertiesBuilder, PropertyError, is_reserved},
         reader::Pull,
-        record::StoredMessage,
+        record::{RecordError, StoredMessage},
         unique_key::UniqueKeys,
     },
 };
@@ -32,6 +33,7 @@ const REASON: &str = "park_reason";
 const PLACE: &str = "park_place";
 const ID: &str = "park_id";
 const WAS_EMPTY: &str = "park_empty";
+const UNREADABLE: &str = "park_unreadable";
 
 /// Proof that a message is in the parking topic.
 #[derive(Debug)]
@@ -67,6 +69,8 @@ pub struct ParkedMessage {
     pub body: Bytes,
     /// How many bytes that are.
     pub bytes: usize,
+    /// It could not be read: the body is the whole record as it came, and no message.
+    pub unreadable: bool,
 }
 
 impl Parking {
@@ -85,29 +89,49 @@ impl Parking {
     /// Dropping the future leaves it perhaps parked; it is parked again later, and found twice.
     pub(super) async fn park(&self, queue: &Queue, message: &StoredMessage, reason: &str) -> Parked {
         let place = format!("{}:{}:{}", queue.broker, queue.id, message.queue_offset);
+        let body = if message.body.is_empty() { Bytes::from_static(EMPTY) } else { message.body.clone() };
+        self.put(&place, body, properties(message, &place, reason), reason).await
+    }
+
+    /// Parks a record that cannot be read, as it came.
+    ///
+    /// # Cancellation
+    /// As [`Self::park`].
+    pub(super) async fn park_record(&self, queue: &Queue, offset: i64, error: &RecordError) -> Parked {
+        let place = format!("{}:{}:{offset}", queue.broker, queue.id);
+        let reason = error.to_string();
+        let properties = origin(PropertiesBuilder::new(), &place, &reason)
+            .and_then(|properties| properties.user(UNREADABLE, "true"));
+        self.put(&place, error.bytes.clone(), properties, &reason).await
+    }
+
+    async fn put(
+        &self,
+        place: &str,
+        body: Bytes,
+        properties: Result<PropertiesBuilder, PropertyError>,
+        reason: &str,
+    ) -> Parked {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         // Once: whatever is tried again carries the same id.
-        let parked = properties(message, &place, reason).map(|properties| Message {
-            body: if message.body.is_empty() { Bytes::from_static(EMPTY) } else { message.body.clone() },
+        let unique_key = self.keys.mint();
+        let message = properties.map(|properties| Message {
+            body,
             properties,
-            unique_key: self.keys.mint(),
-            born_at: message.born_timestamp,
+            unique_key,
+            born_at: unix_millis(),
             deliver_at: None,
         });
         loop {
-            match &parked {
-                Ok(parked) => match self.store(parked).await {
+            match &message {
+                Ok(message) => match self.store(message).await {
                     Ok(()) => {
-                        error!(%queue, offset = message.queue_offset, reason, parking_topic = self.parking_topic, "parked");
+                        error!(place, reason, parking_topic = self.parking_topic, "parked");
                         return Parked(());
                     }
-                    Err(error) => {
-                        warn!(%queue, offset = message.queue_offset, error, "cannot park; trying again")
-                    }
+                    Err(error) => warn!(place, error, "cannot park; trying again"),
                 },
-                Err(error) => {
-                    error!(%queue, offset = message.queue_offset, %error, "cannot park; the queue waits")
-                }
+                Err(error) => error!(place, %error, "cannot park; the queue waits"),
             }
             backoff.wait().await;
         }
@@ -142,12 +166,20 @@ fn properties(
             properties = properties.user(&name, &value)?;
         }
     }
-    let reason: String = reason.chars().filter(|c| !c.is_control()).take(512).collect();
-    properties = properties.user(REASON, &reason)?.user(PLACE, place)?;
+    properties = origin(properties, place, reason)?;
     if let Some(id) = message.properties.get("UNIQ_KEY") {
         properties = properties.user(ID, id)?;
     }
     if message.body.is_empty() { properties.user(WAS_EMPTY, "true") } else { Ok(properties) }
+}
+
+fn origin(
+    properties: PropertiesBuilder,
+    place: &str,
+    reason: &str,
+) -> Result<PropertiesBuilder, PropertyError> {
+    let reason: String = reason.chars().filter(|c| !c.is_control()).take(512).collect();
+    properties.user(REASON, &reason)?.user(PLACE, place)
 }
 
 /// The messages of a topic that were parked and not dealt with, oldest first in each queue.
@@ -193,6 +225,7 @@ fn of(queue: &Queue, message: StoredMessage) -> ParkedMessage {
         reason: property(REASON),
         place: property(PLACE),
         parked_ms: message.store_timestamp,
+        unreadable: message.properties.get(UNREADABLE).is_some(),
         bytes: body.len(),
         body,
     }

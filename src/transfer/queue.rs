@@ -29,15 +29,16 @@ use super::{
     deliver::Delivery,
     read_ahead::{Read, ReadAhead},
     state::{QueueState, TopicState},
-    window::{Confirmed, Window},
+    window::{Confirmed, Proof, Window},
 };
 use crate::{
     retry::Backoff,
     rocketmq::{
         Cluster, ClusterError, Queue, QueueReader,
         offsets::Commit,
+        producer::unix_millis,
         reader::{Bounds, Problem},
-        record::StoredMessage,
+        record::{RecordError, StoredMessage},
     },
 };
 
@@ -47,6 +48,10 @@ const COMMIT_EVERY: Duration = Duration::from_millis(200);
 const LAST_COMMIT_TRIES: usize = 3;
 /// While other queues take all the memory there is, room is looked for this often.
 const ROOM_AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// A record that cannot be read is asked for so many times before it is parked.
+const UNREADABLE_TRIES: usize = 3;
+/// What every queue may hold, however much the others do: enough for a batch.
+const LEAST_BYTES: usize = 64 * 1024;
 /// Batches of one queue on their way to nsqd at a time.
 const BATCHES_IN_FLIGHT: usize = 2;
 
@@ -151,6 +156,8 @@ pub(super) struct QueueRelay {
     pub(super) on_gap: OnGap,
     /// Pulls under way at a time.
     pub(super) lanes: usize,
+    /// Park what cannot be read, and go on behind it; otherwise the queue is held before it.
+    pub(super) park_unreadable: bool,
 }
 
 /// What a relay does at an offset its queue does not have.
@@ -235,13 +242,20 @@ impl QueueRelay {
             }
             self.show(work, reads);
             if work.is_idle()
-                && let Some(held) = held.take()
+                && let Some(stopped) = held.take()
             {
-                return Err(held);
+                match stopped {
+                    Held::Unreadable(Problem::Record { offset, error, .. }) if self.park_unreadable => {
+                        self.beyond(work, offset, &error).await?;
+                        *reads =
+                            ReadAhead::new(reads.reader(), self.queue.clone(), work.read_to(), self.lanes);
+                    }
+                    stopped => return Err(stopped),
+                }
             }
             share.set(work.held_bytes());
             let wanted = held.is_none() && work.held_bytes() < self.max_bytes && Instant::now() < until;
-            let room = wanted && share.memory.has_room();
+            let room = wanted && (share.held < LEAST_BYTES || share.memory.has_room());
             tokio::select! {
                 biased;
                 () = drain.cancelled() => return Ok(Ended::Drained),
@@ -275,6 +289,28 @@ impl QueueRelay {
                     Err(error) => read_after = Instant::now() + reading.fails(&self.queue, &error),
                 },
             }
+        }
+    }
+
+    /// Gets past a record that cannot be read: as it came, it is parked. First it is asked for again, for bytes may be damaged on
+    /// their way.
+    async fn beyond(&self, work: &mut Work, offset: i64, error: &RecordError) -> Result<(), Held> {
+        let tries = work.unreadable.filter(|(at, _)| *at == offset).map_or(1, |(_, tries)| tries + 1);
+        work.unreadable = Some((offset, tries));
+        if tries <= UNREADABLE_TRIES {
+            return Ok(());
+        }
+        let claim = work.window.claim(1, error.bytes.len(), unix_millis());
+        let parking = self.delivery.parking.park_record(&self.queue, offset, error);
+        let drain = self.drain.clone();
+        match drain.run_until_cancelled(parking).await {
+            Some(parked) => {
+                self.state.metrics.parked();
+                work.window.confirm(claim.confirm(Proof::Parked(parked)));
+                Ok(())
+            }
+            // The claim stays open: the record is met again.
+            None => Ok(()),
         }
     }
 
@@ -437,6 +473,8 @@ struct Work {
     waiting: VecDeque<StoredMessage>,
     waiting_bytes: usize,
     in_flight: JoinSet<Confirmed>,
+    /// The offset of a record that could not be read, and how often it was tried.
+    unreadable: Option<(i64, usize)>,
 }
 
 impl Work {
@@ -447,6 +485,7 @@ impl Work {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             in_flight: JoinSet::new(),
+            unreadable: None,
         }
     }
 

@@ -58,6 +58,11 @@ impl ReadAhead {
         }
     }
 
+    /// What it reads with.
+    pub(super) fn reader(&self) -> QueueReader {
+        self.reader.clone()
+    }
+
     /// One past the newest message known.
     pub(super) fn known_end(&self) -> i64 {
         self.known_end

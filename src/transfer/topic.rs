@@ -236,6 +236,7 @@ impl TopicRelay {
             memory: Arc::clone(&self.shared.memory),
             on_gap: self.config.on_gap,
             lanes: self.shared.lanes(),
+            park_unreadable: self.config.park_unreadable,
         };
         self.owned.insert(queue.clone(), Owned { lease, drain, begun: Instant::now() });
         self.loops.spawn(async move { (queue, relay.run().await) });

@@ -117,6 +117,123 @@ async fn a_batch_nsqd_refuses_is_taken_apart() {
     drop(relay);
 }
 
+async fn a_record_that_cannot_be_read_is_parked_as_it_came(line: Line) {
+    let rig = shared(line);
+    let nsqd = &rig.nsqds[0];
+    let topic = topic("garbled");
+    let name = topic.replace('.', "|");
+    create_channel(nsqd, &topic, "ch").await;
+    let cluster = cluster(rig);
+    cluster.create_topic(&name, 1).await.unwrap();
+    let route = cluster.route(&name).await.unwrap();
+    let queue = route.write_queues[0].clone();
+    let address = route.master(&queue.broker).unwrap().to_owned();
+    // A flag that says "compressed" over a body that is not: a broker stores what it is given.
+    let send = async |body: &'static str, compressed: i32| {
+        let command = nsqbridge::rocketmq::command::Command::request(
+            nsqbridge::rocketmq::codes::request::SEND_MESSAGE_V2,
+        )
+        .field("a", "p")
+        .field("b", &name)
+        .field("c", &name)
+        .field("d", 4)
+        .field("e", queue.id)
+        .field("f", compressed)
+        .field("g", 1)
+        .field("h", 0)
+        .field("i", "")
+        .field("j", 0)
+        .field("k", false)
+        .field("m", false)
+        .body(body);
+        cluster.ask(&address, "to store it", command).await.unwrap();
+    };
+    send("before", 0).await;
+    send("not zlib at all", 1).await;
+    send("after", 0).await;
+    let relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &["--on-unreadable", "hold"]);
+    let consumer = Consumer::start(&[nsqd], &topic, "ch");
+    consumer.wait_for(1).await;
+    eventually("the queue is held", SOON, async || relay.logged().contains("queue held")).await;
+    blocking(|| relay.signal("TERM").and_then(|()| relay.wait(SOON))).unwrap();
+    assert_eq!(consumer.received(), ["before"]);
+
+    let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &[]);
+    consumer.wait_for(2).await;
+    assert_eq!(consumer.received(), ["before", "after"]);
+    let listed: Value = serde_json::from_str(&say(rig, &["parked", "list", &topic, "-o", "json"])).unwrap();
+    let one = &listed["parked"][0];
+    assert_eq!((&one["unreadable"], listed["parked"].as_array().unwrap().len()), (&Value::Bool(true), 1));
+    let place = one["place"].as_str().unwrap();
+    let record = run(rig, &["parked", "show", &topic, place]).stdout;
+    assert!(record.windows(15).any(|part| part == b"not zlib at all"), "the whole record");
+    let retried =
+        run(rig, &["parked", "retry", &topic, "--nsqd-http-address", &nsqd.http_addr().to_string()]);
+    assert!(String::from_utf8(retried.stderr).unwrap().contains("cannot be read"));
+    say(rig, &["parked", "drop", &topic, place]);
+    eventually("it is no longer listed", SOON, async || {
+        say(rig, &["parked", "list", &topic, "-o", "json"]).contains("[]")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nsqds_join_leave_and_are_left_out() {
+    let rig = own(Line::V5, &RigOptions { brokers: 1, nsqds: 2, ..RigOptions::default() });
+    let nsqds: Vec<&Nsqd> = rig.nsqds.iter().collect();
+    let topic = topic("fleet");
+    blocking(|| nsqds[1].stop()).unwrap();
+    create_channel(nsqds[0], &topic, "ch").await;
+    let gateway = Gateway::start(&rig.name_server, &[]).await;
+    let relay = transfer(&rig.name_server, &topic, &To::Lookupd(&rig.nsqlookupd), &[]);
+    let count = |nsqd: &Nsqd| depths(nsqd, &topic).1.first().copied().unwrap_or_default();
+    let mut published = 0;
+    let mut publish = async || {
+        for _ in 0..20 {
+            gateway.publish_all(&topic, &numbered(published..published + 10)).await;
+            published += 10;
+        }
+        published as u64
+    };
+    let total = publish().await;
+    eventually("all in the first", SOON, async || count(nsqds[0]) == total).await;
+
+    // It joins with the topic, and gets the channel before its first message.
+    blocking(|| nsqds[1].start_again()).unwrap();
+    let url = format!("http://{}/topic/create?topic={topic}", nsqds[1].http_addr());
+    assert_eq!(reqwest::Client::new().post(url).send().await.unwrap().status(), 200);
+    eventually("it has the channel", SOON, async || depths(nsqds[1], &topic).1 == [0]).await;
+    eventually("the second gets its part", SOON, async || {
+        publish().await;
+        count(nsqds[1]) > 0
+    })
+    .await;
+    let total = publish().await;
+    eventually("all are there", SOON, async || count(nsqds[0]) + count(nsqds[1]) == total).await;
+
+    // Tombstoned, it gets nothing more.
+    let node = nsqds[1].http_addr();
+    let url = format!("http://{}/topic/tombstone?topic={topic}&node={node}", rig.nsqlookupd.http_addr());
+    assert_eq!(reqwest::Client::new().post(url).send().await.unwrap().status(), 200);
+    eventually("it is no longer a destination", SOON, async || {
+        relay.logged().contains("no longer a destination")
+    })
+    .await;
+    let before = count(nsqds[1]);
+    let total = publish().await;
+    eventually("all are there", SOON, async || count(nsqds[0]) + count(nsqds[1]) == total).await;
+    assert_eq!(count(nsqds[1]), before);
+    blocking(|| relay.signal("TERM").and_then(|()| relay.wait(SOON))).unwrap();
+
+    // Left out by name, though it is listed.
+    let first = nsqds[0].http_addr().to_string();
+    let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&nsqds), &["--leave-out", &first]);
+    let before = count(nsqds[0]);
+    let total = publish().await;
+    eventually("all are there", SOON, async || count(nsqds[0]) + count(nsqds[1]) == total).await;
+    assert_eq!(count(nsqds[0]), before);
+}
+
 async fn a_full_nsqd_gets_no_more_and_status_says_why(line: Line) {
     let rig = shared(line);
     let nsqd = &rig.nsqds[0];
@@ -597,6 +714,7 @@ async fn brokers_are_added_and_removed_while_it_runs() {
 }
 
 on_both_lines!(
+    a_record_that_cannot_be_read_is_parked_as_it_came,
     an_ordered_queue_stays_in_order,
     messages_that_expired_are_named_and_the_policy_is_followed,
     what_nsqd_will_never_take_is_parked_and_the_rest_goes_on,

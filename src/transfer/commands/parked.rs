@@ -9,10 +9,7 @@ use super::{
     status::align,
 };
 use crate::{
-    nsq::{
-        names::TopicName,
-        nsqd::{HttpError, Nsqd},
-    },
+    nsq::{names::TopicName, nsqd::Nsqd},
     rocketmq::{Cluster, ClusterError, producer::unix_millis},
 };
 
@@ -46,7 +43,7 @@ pub struct Retried {
     /// How many nsqd has now.
     pub relayed: usize,
     /// Where a message was that nsqd does not have, and why. What is parked behind it in the same queue was not tried.
-    pub stuck: Vec<(String, HttpError)>,
+    pub stuck: Vec<(String, String)>,
 }
 
 /// Publishes everything that is parked to an nsqd, in the order of each parking queue, and takes note of each.
@@ -67,6 +64,12 @@ pub async fn retry(
         if stuck.contains(&message.queue) {
             continue;
         }
+        if message.unreadable {
+            stuck.insert(message.queue);
+            let reason = "it cannot be read: look at it with `show`, then `drop` it".to_owned();
+            retried.stuck.push((message.place, reason));
+            continue;
+        }
         match nsqd.publish(topic, message.body.clone(), None, Duration::from_secs(10)).await {
             Ok(_) => {
                 parking::settled(cluster, &message).await?;
@@ -74,9 +77,29 @@ pub async fn retry(
             }
             Err(error) => {
                 stuck.insert(message.queue);
-                retried.stuck.push((message.place, error));
+                retried.stuck.push((message.place, error.to_string()));
             }
         }
     }
     Ok(retried)
+}
+
+/// The message from `place`, if it is the oldest of its parking queue: only that one can be dropped, for what was dealt
+/// with is told by an offset.
+///
+/// # Errors
+/// Why it cannot be dropped.
+pub fn droppable<'a>(parked: &'a [ParkedMessage], place: &str) -> Result<&'a ParkedMessage, String> {
+    let message = parked
+        .iter()
+        .find(|message| message.place == place)
+        .ok_or(format!("nothing from {place} is parked"))?;
+    let oldest = parked.iter().find(|other| other.queue == message.queue).unwrap_or(message);
+    if oldest.offset < message.offset {
+        return Err(format!(
+            "the message from {} was parked before it: deal with that one first",
+            oldest.place
+        ));
+    }
+    Ok(message)
 }

@@ -6,7 +6,7 @@
 //! publish   producer ─HTTP─▶ gateway::server ─▶ handlers ─▶ publish ─▶ lane ─▶ store ─▶ rocketmq::Producer ─▶ broker
 //!              ◀── OK ──────────────────────────────────────────────── SEND_OK ◀────────────────────────────┘
 //!
-//! relay     broker ─▶ transfer::read_ahead ─▶ queue ─▶ batch ─▶ deliver ─▶ nsq::nsqd ─▶ nsqd
+//! relay     broker ─▶ transfer::read_ahead ─▶ queue ─▶ batch ─▶ deliver ─▶ nsq::tcp ─▶ nsqd
 //!              ◀── commit ◀── window ◀──────────────────────────────────── OK ◀──────────┘
 //! ```
 //!

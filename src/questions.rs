@@ -103,7 +103,7 @@ async fn change(args: RelayArgs) -> Result<ExitCode, RunError> {
         match instance.report {
             Ok(report) if report.paused => println!("{}: paused", instance.id),
             Ok(report) if report.max_rate > 0 => {
-                println!("{}: at most {} a second", instance.id, report.max_rate)
+                println!("{}: at most {} a second", instance.id, report.max_rate);
             }
             Ok(_) => println!("{}: relaying", instance.id),
             Err(error) => {

@@ -170,9 +170,10 @@ impl Connection {
     }
 }
 
-/// Whether nsqd found fault with the batch itself. `E_MPUB_FAILED` is none of these: the first messages may be published.
+/// Whether nsqd found fault with the batch itself. `E_MPUB_FAILED` is no such fault, for the first messages may be published; nor
+/// are those about the connection (`E_INVALID`, `E_AUTH_FIRST`).
 fn refuses(answer: &str) -> bool {
-    ["E_BAD_BODY", "E_BAD_MESSAGE", "E_BAD_TOPIC", "E_INVALID"].iter().any(|code| answer.starts_with(code))
+    ["E_BAD_BODY", "E_BAD_MESSAGE"].iter().any(|code| answer.starts_with(code))
 }
 
 #[cfg(test)]
@@ -214,6 +215,7 @@ mod tests {
         assert!(matches!(refused, Err(TcpError::Refused { .. })), "{refused:?}");
         for unclear in [
             frame(ERROR, b"E_MPUB_FAILED MPUB failed exiting"),
+            frame(ERROR, b"E_INVALID cannot MPUB in current state (TLS required)"),
             frame(RESPONSE, b"CLOSE_WAIT"),
             frame(2, b"OK"),
             b"\0\0".to_vec(),

@@ -158,7 +158,7 @@ impl Delivery {
             };
             self.metrics.retried(1);
             match &failure {
-                HttpError::Refused { status, .. } if (400..500).contains(status) => {
+                HttpError::Refused { status, code, .. } if finds_fault(*status, code) => {
                     return self.park(queue, message, &failure.to_string()).await;
                 }
                 HttpError::Unknown { .. } => self.doubt(queue, 1, &failure.to_string()),
@@ -183,6 +183,12 @@ impl Delivery {
         self.metrics.perhaps_doubled(messages);
         warn!(%queue, messages, error, "no answer from nsqd; relaying again, perhaps twice");
     }
+}
+
+/// Whether nsqd refuses the message for what it is. Any other refusal, such as one by something that stands before nsqd, says
+/// nothing of the message, and parking every message for it would empty the topic.
+fn finds_fault(status: u16, code: &str) -> bool {
+    status == 413 || (status == 400 && code == "MSG_EMPTY")
 }
 
 /// Waits while the queue's lock cannot be relied on: somebody else may be relaying it.

@@ -267,8 +267,9 @@ impl Destinations {
                 ask_at = Instant::now() + ask_every;
             }
             let todo = self.merge(&view);
-            if !view.never_seen.is_empty() {
-                let missing: Vec<&str> = view.never_seen.iter().map(HttpAddress::as_str).collect();
+            let unseen = view.never_seen.iter().filter(|address| !self.choice.left_out.contains(*address));
+            let missing: Vec<&str> = unseen.map(HttpAddress::as_str).collect();
+            if !missing.is_empty() {
                 let reason = format!(
                     "nsqds that have not answered yet, whose channels are unknown: {}",
                     missing.join(", ")

@@ -227,7 +227,9 @@ async fn nsqds_join_leave_and_are_left_out() {
 
     // Left out by name, though it is listed.
     let first = nsqds[0].http_addr().to_string();
-    let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&nsqds), &["--leave-out", &first]);
+    // So is one that does not run at all.
+    let flags = ["--leave-out", &first, "--nsqd-http-address", "127.0.0.1:1", "--leave-out", "127.0.0.1:1"];
+    let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&nsqds), &flags);
     let before = count(nsqds[0]);
     let total = publish().await;
     eventually("all are there", SOON, async || count(nsqds[0]) + count(nsqds[1]) == total).await;

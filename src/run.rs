@@ -66,7 +66,7 @@ impl RunError {
 struct Role {
     name: &'static str,
     running: Pin<Box<dyn Future<Output = ()> + Send>>,
-    readiness: Option<Readiness>,
+    readiness: Readiness,
 }
 
 /// Runs what was asked for until it is told to stop.
@@ -89,7 +89,7 @@ pub async fn run(invocation: Invocation) -> Result<ExitCode, RunError> {
             }
         }
     }
-    let readiness = roles.iter_mut().filter_map(|role| role.readiness.take()).collect();
+    let readiness = roles.iter().map(|role| Arc::clone(&role.readiness)).collect();
     let admin = Admin { registry, readiness, drain: shutdown.drain.clone() };
     let _admin = listen_for_admin(invocation.admin)
         .await?
@@ -182,7 +182,7 @@ async fn build_gateway(
     Ok(Role {
         name: "gateway",
         running: Box::pin(gateway::serve(listener, publisher, config, shutdown.drain.clone())),
-        readiness: Some(Arc::new(move || watched.dependencies())),
+        readiness: Arc::new(move || watched.dependencies()),
     })
 }
 
@@ -235,8 +235,12 @@ fn build_transfer(
     };
     let counted = Arc::new(transfer::metrics::Metrics::default());
     counted.register(registry);
-    let running = transfer::run(cluster, config, counted, shutdown.drain.clone());
-    Ok(Role { name: "transfer", running: Box::pin(running), readiness: None })
+    let watched = Arc::clone(&counted);
+    Ok(Role {
+        name: "transfer",
+        running: Box::pin(transfer::run(cluster, config, counted, shutdown.drain.clone())),
+        readiness: Arc::new(move || watched.dependencies()),
+    })
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {

@@ -98,7 +98,7 @@ impl Delivery {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         let mut silent = 0;
         loop {
-            let to = self.destinations.choose(self.ordered.then_some(queue)).await;
+            let to = self.destinations.choose(messages, self.ordered.then_some(queue)).await;
             hold_until_leased(lease).await;
             let failure = match self.destinations.connect(&to).await {
                 Ok(mut connection) => {
@@ -144,7 +144,7 @@ impl Delivery {
     ) -> Proof {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         loop {
-            let to = self.destinations.choose(self.ordered.then_some(queue)).await;
+            let to = self.destinations.choose(1, self.ordered.then_some(queue)).await;
             hold_until_leased(lease).await;
             let body = message.body.clone();
             let failure = match to.nsqd.publish(self.destinations.topic(), body, None, PUBLISH_TIMEOUT).await

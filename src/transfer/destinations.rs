@@ -10,7 +10,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -80,9 +83,10 @@ struct Node {
     avoid_until: Instant,
     /// Why it is not ready.
     trouble: Option<String>,
-    /// What waited there at the last look, and what was sent since.
+    /// What waited there at the last look, what was sent since, and what is on its way.
     depth: u64,
     sent: u64,
+    pending: Arc<AtomicU64>,
     idle: Vec<Connection>,
 }
 
@@ -93,12 +97,40 @@ struct Prepared {
     tcp_address: String,
 }
 
-/// An nsqd process that is ready.
+/// An nsqd process that is ready, and has room for what it was chosen for.
 #[derive(Debug)]
 pub(super) struct Destination {
     pub(super) nsqd: Nsqd,
     start_time: i64,
     tcp_address: String,
+    _pending: Pending,
+}
+
+/// Messages on their way to an nsqd, however that ends.
+#[derive(Debug)]
+struct Pending {
+    of_node: Arc<AtomicU64>,
+    messages: u64,
+}
+
+impl Pending {
+    fn new(of_node: &Arc<AtomicU64>, messages: u64) -> Self {
+        of_node.fetch_add(messages, Ordering::Relaxed);
+        Self { of_node: Arc::clone(of_node), messages }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.of_node.fetch_sub(self.messages, Ordering::Relaxed);
+    }
+}
+
+impl Node {
+    /// What waits there, or is about to.
+    fn load(&self) -> u64 {
+        self.depth + self.sent + self.pending.load(Ordering::Relaxed)
+    }
 }
 
 impl Destinations {
@@ -114,11 +146,12 @@ impl Destinations {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next ready nsqd, for one `key` always the same as long as it is ready; waits while there is none.
-    pub(super) async fn choose(&self, key: Option<&Queue>) -> Destination {
+    /// The next ready nsqd for so many messages, for one `key` always the same as long as it is ready; waits while there is
+    /// none.
+    pub(super) async fn choose(&self, messages: usize, key: Option<&Queue>) -> Destination {
         loop {
             let changed = self.changed.notified();
-            if let Some(destination) = self.try_choose(key) {
+            if let Some(destination) = self.try_choose(messages, key) {
                 return destination;
             }
             self.fleet.look_soon();
@@ -126,7 +159,7 @@ impl Destinations {
         }
     }
 
-    fn try_choose(&self, key: Option<&Queue>) -> Option<Destination> {
+    fn try_choose(&self, messages: usize, key: Option<&Queue>) -> Option<Destination> {
         let mut state = self.state();
         let now = Instant::now();
         let ready: Vec<&Node> = state
@@ -143,7 +176,7 @@ impl Destinations {
         let chosen = match key {
             // Rendezvous hashing: an nsqd that comes or goes moves no keys but its own.
             Some(key) => candidates.into_iter().max_by_key(|node| weight(key, node.nsqd.address())),
-            None => draw().into_iter().chain(draw()).min_by_key(|node| node.depth + node.sent),
+            None => draw().into_iter().chain(draw()).min_by_key(|node| node.load()),
         };
         let destination = chosen.and_then(|node| {
             let prepared = node.prepared.as_ref()?;
@@ -151,6 +184,7 @@ impl Destinations {
                 nsqd: node.nsqd.clone(),
                 start_time: prepared.start_time,
                 tcp_address: prepared.tcp_address.clone(),
+                _pending: Pending::new(&node.pending, messages as u64),
             })
         });
         let waiting = destination.is_none().then(|| self.why(&state));
@@ -170,7 +204,7 @@ impl Destinations {
             return Some("left out".to_owned());
         }
         let max = self.choice.max_depth;
-        (max > 0 && node.depth + node.sent >= max).then(|| format!("depth {} of at most {max}", node.depth))
+        (max > 0 && node.load() >= max).then(|| format!("depth {} of at most {max}", node.depth))
     }
 
     fn why(&self, state: &State) -> String {
@@ -342,6 +376,7 @@ impl Destinations {
                 trouble: None,
                 depth: 0,
                 sent: 0,
+                pending: Arc::default(),
                 idle: Vec::new(),
             }
         });

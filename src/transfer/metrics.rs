@@ -11,6 +11,7 @@ use prometheus_client::{
 };
 
 use super::state::TopicState;
+use crate::observe::health::Dependency;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TopicLabels {
@@ -67,6 +68,16 @@ impl Metrics {
             self.missed.clone(),
         );
         registry.register_collector(Box::new(Standing { topics: Arc::clone(&self.topics) }));
+    }
+
+    /// How each topic's relay stands. None is vital: a relay that waits is as ready as it can be.
+    #[must_use]
+    pub fn dependencies(&self) -> Vec<Dependency> {
+        let topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        let topics = topics.iter().filter_map(Weak::upgrade);
+        let state =
+            |topic: &TopicState| topic.waiting().map_or(Ok(()), |reason| Err(format!("waiting: {reason}")));
+        topics.map(|topic| Dependency::part(format!("relay of {}", topic.topic), state(&topic))).collect()
     }
 
     pub(super) fn topic(&self, topic: &str) -> Arc<TopicMetrics> {

@@ -189,11 +189,24 @@ async fn one_process_runs_every_role_of_a_file() {
         Program::start("run", &["run".to_owned(), "-c".to_owned(), file.path().to_str().unwrap().to_owned()]);
     let ready = async || blocking(|| http::get(admin, "/readyz")).is_ok_and(|(status, _)| status == 200);
     eventually("it is ready", SOON, ready).await;
+    let relays = async || {
+        let line = format!("[+] relay of {topic}: ok");
+        blocking(|| http::get(admin, "/readyz")).is_ok_and(|(_, text)| text.contains(&line))
+    };
     let consumer = Consumer::start(&[&rig.nsqds[0]], &topic, "ch");
     let url = format!("http://{http_address}/pub?topic={topic}");
     let answer = reqwest::Client::new().post(url).body("through").send().await.unwrap();
     assert_eq!(answer.text().await.unwrap(), "OK");
     assert_eq!(consumer.wait_for(1).await, [Bytes::from("through")]);
+    eventually("the relay is listed", SOON, relays).await;
+    let (_, metrics) = blocking(|| http::get(admin, "/metrics")).unwrap();
+    for name in [
+        "nsqbridge_gateway_messages_total",
+        "nsqbridge_transfer_relayed_messages_total",
+        "nsqbridge_transfer_lag_seconds",
+    ] {
+        assert!(metrics.contains(name), "{name} is not in {metrics}");
+    }
     process.signal("TERM").unwrap();
     assert_eq!(blocking(|| process.wait(SOON)).unwrap(), 0);
     let log = process.logged();

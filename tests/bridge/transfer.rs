@@ -257,8 +257,8 @@ async fn a_full_nsqd_gets_no_more_and_status_says_why(line: Line) {
     assert!(table.contains("waiting: ") && table.contains(" of at most 500"), "{table}");
     let (_, channels) = depths(nsqd, &topic);
     println!("depth {channels:?} of at most 500");
-    // What was on its way when the limit was reached comes on top.
-    assert!(channels[0] < 15_000, "{channels:?}");
+    // A batch or two come on top, and a queue's batch may have all of its 1,250.
+    assert!(channels[0] < 6_000, "{channels:?}");
     let consumer = Consumer::start(&[nsqd], &topic, "ch");
     assert_eq!(consumer.wait_for(bodies.len()).await, bodies);
     eventually("all is relayed", SOON, async || status(rig, &topic)["lag"] == 0).await;

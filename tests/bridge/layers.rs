@@ -79,7 +79,7 @@ fn libraries_stay_where_they_belong() {
     only_in("reqwest", &["src/nsq"]);
     only_in("backoff::", &["src/retry.rs"]);
     only_in("toml::", &["src/config.rs"]);
-    only_in("prometheus_client", &["src/observe", "src/gateway", "src/run.rs"]);
+    only_in("prometheus_client", &["src/observe", "src/gateway", "src/transfer/metrics.rs", "src/run.rs"]);
 }
 
 #[test]

@@ -12,6 +12,15 @@ use crate::{nsq::mpub, rocketmq::record::StoredMessage};
 /// Where larger batches stop paying: the payload one request is filled up to.
 const TARGET_BYTES: usize = 256 * 1024;
 
+/// What a message takes in memory beside its body and properties: its record, and its share of the pull it came in. Of small
+/// messages it is most of it.
+const MESSAGE_BYTES: usize = 512;
+
+/// What a message takes in memory.
+pub(super) fn held_bytes(message: &StoredMessage) -> usize {
+    message.body.len() + message.properties.encoded().len() + MESSAGE_BYTES
+}
+
 /// What nsqd takes.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -50,9 +59,9 @@ impl Batch {
         self.0.first().map_or(0, |message| message.store_timestamp)
     }
 
-    /// Bytes of all bodies.
-    pub(super) fn body_bytes(&self) -> usize {
-        self.0.iter().map(|message| message.body.len()).sum()
+    /// What they take in memory.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.0.iter().map(held_bytes).sum()
     }
 
     /// The messages, in order.

@@ -74,9 +74,9 @@ pub struct TransferConfig {
     pub limits: Limits,
     /// Messages a second of one topic, to begin with; 0 for any number.
     pub max_rate: u64,
-    /// Body bytes held in memory for each queue.
+    /// Bytes of messages held in memory for each queue.
     pub max_bytes_per_queue: usize,
-    /// Body bytes held in memory for all of them.
+    /// Bytes of messages held in memory for all of them.
     pub max_bytes: usize,
     /// What to do at an offset a queue does not have.
     pub on_gap: OnGap,

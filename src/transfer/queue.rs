@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    batch::Batch,
+    batch::{Batch, held_bytes},
     deliver::Delivery,
     read_ahead::{Read, ReadAhead},
     state::{QueueState, TopicState},
@@ -148,9 +148,9 @@ pub(super) struct QueueRelay {
     pub(super) drain: CancellationToken,
     /// How long finishing may take.
     pub(super) drain_timeout: Duration,
-    /// Body bytes held in memory for this queue.
+    /// Bytes held in memory for this queue.
     pub(super) max_bytes: usize,
-    /// Body bytes held in memory for all queues.
+    /// Bytes held in memory for all queues.
     pub(super) memory: Arc<Memory>,
     /// What to do when messages are missing.
     pub(super) on_gap: OnGap,
@@ -171,7 +171,7 @@ pub enum OnGap {
     Replay,
 }
 
-/// Body bytes held in memory by all queues of the process.
+/// Bytes held in memory by all queues of the process.
 #[derive(Debug)]
 pub(super) struct Memory {
     held: AtomicUsize,
@@ -375,7 +375,7 @@ impl QueueRelay {
             return Some(Held::Unreadable(Problem::Displaced { queue, offset: expected, found }));
         }
         self.state.metrics.read(messages.len());
-        work.waiting_bytes += messages.iter().map(|message| message.body.len()).sum::<usize>();
+        work.waiting_bytes += messages.iter().map(held_bytes).sum::<usize>();
         work.waiting.extend(messages);
         held
     }
@@ -511,8 +511,8 @@ impl Work {
         while self.in_flight.len() < at_a_time
             && let Some(batch) = Batch::cut(&mut self.waiting, relay.delivery.limits)
         {
-            self.waiting_bytes -= batch.body_bytes();
-            let claim = self.window.claim(batch.messages(), batch.body_bytes(), batch.stored_ms());
+            self.waiting_bytes -= batch.held_bytes();
+            let claim = self.window.claim(batch.messages(), batch.held_bytes(), batch.stored_ms());
             let delivery = Arc::clone(&relay.delivery);
             let queue = relay.queue.clone();
             let lease = relay.lease.clone();

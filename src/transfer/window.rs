@@ -107,7 +107,7 @@ impl Window {
         self.runs.first_key_value().map(|(_, run)| run.stored_ms)
     }
 
-    /// Body bytes on their way to nsqd.
+    /// Bytes on their way to nsqd.
     pub(super) fn in_flight_bytes(&self) -> usize {
         self.in_flight_bytes
     }

@@ -315,7 +315,7 @@ pub struct TransferArgs {
     /// Relay into the nsqds these nsqlookupds list; repeat it for several.
     #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_LOOKUPD_HTTP_ADDRESS", value_delimiter = ',')]
     pub lookupd_http_address: Vec<HttpAddress>,
-    /// Relay into this nsqd; repeat it for several.
+    /// Relay into this nsqd; repeat it for several. Batches go to its TCP port on the same host, as its /info tells it.
     #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_NSQD_HTTP_ADDRESS", value_delimiter = ',')]
     pub nsqd_http_address: Vec<HttpAddress>,
     /// Send nothing to this nsqd (its HTTP address), for maintenance; its channels still count. Repeat it for several.

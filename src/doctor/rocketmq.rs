@@ -14,6 +14,9 @@ use crate::rocketmq::{
     producer::unix_millis,
 };
 
+/// The levels a gateway reckons with.
+const DELAY_LEVELS: &str = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h";
+
 type Brokers = BTreeMap<String, BTreeMap<i64, String>>;
 type Settings = BTreeMap<String, String>;
 
@@ -216,7 +219,15 @@ fn durability(findings: &mut Vec<Finding>, what: &str, settings: &Settings, vers
     }
     let synchronous = setting(settings, "brokerRole") == "SYNC_MASTER";
     let replicas: u32 = setting(settings, "inSyncReplicas").parse().unwrap_or(1);
+    // 4.9 always waits for a slave, 5.x for as many as it is told to.
+    let waits = synchronous && (version < FIRST_VERSION_WITH_TIMERS || replicas > 1);
     let finding = match (slaves, synchronous) {
+        (0, true) if waits => Finding::fail(
+            what,
+            "BrokerReplication",
+            "SYNC_MASTER without the slaves it waits for: no publish is acknowledged",
+        )
+        .advise("start a slave, or set brokerRole=ASYNC_MASTER"),
         (0, _) => Finding::warn(what, "BrokerReplication", "no slave: a lost disk takes everything it holds")
             .advise("add a slave, or rely on the disk"),
         (_, false) => {
@@ -264,6 +275,17 @@ fn delays(findings: &mut Vec<Finding>, what: &str, settings: &Settings, version:
     let wanted = config.max_req_timeout;
     if version < FIRST_VERSION_WITH_TIMERS {
         let levels = setting(settings, "messageDelayLevel");
+        if levels != DELAY_LEVELS {
+            findings.push(
+                Finding::fail(
+                    what,
+                    "BrokerTimers",
+                    format!("its levels of delay are not RocketMQ's own but {levels}: a `defer` would end at another time"),
+                )
+                .advise(format!("set messageDelayLevel={DELAY_LEVELS}, or start the gateway with --inexact-defer refuse")),
+            );
+            return;
+        }
         findings.push(
             Finding::warn(
                 what,
@@ -276,12 +298,8 @@ fn delays(findings: &mut Vec<Finding>, what: &str, settings: &Settings, version:
     }
     let longest = Duration::from_secs(setting(settings, "timerMaxDelaySec").parse().unwrap_or(0));
     findings.push(if setting(settings, "timerWheelEnable") != "true" {
-        Finding::fail(
-            what,
-            "BrokerTimers",
-            "timerWheelEnable is off: deferred messages are not delivered in time",
-        )
-        .advise("set timerWheelEnable=true")
+        Finding::fail(what, "BrokerTimers", "timerWheelEnable is off: it refuses deferred messages")
+            .advise("set timerWheelEnable=true")
     } else if longest < wanted {
         Finding::warn(
             what,
@@ -353,13 +371,18 @@ mod tests {
             durability(&mut findings, "b", &settings, version, slaves);
             findings.iter().map(|finding| finding.severity as u8).collect::<Vec<_>>()
         };
-        let (warn, ok) = (super::super::Severity::Warn as u8, super::super::Severity::Ok as u8);
+        let [fail, warn, ok] =
+            [super::super::Severity::Fail, super::super::Severity::Warn, super::super::Severity::Ok]
+                .map(|severity| severity as u8);
         let sync = ("flushDiskType", "SYNC_FLUSH");
         let master = ("brokerRole", "SYNC_MASTER");
         assert_eq!(of(&[], 513, 0), [warn, warn]);
         assert_eq!(of(&[sync, master], 513, 1), [ok, warn], "5.x answers SEND_OK without a slave by default");
         assert_eq!(of(&[sync, master, ("inSyncReplicas", "2")], 513, 1), [ok, ok]);
         assert_eq!(of(&[sync, master], 407, 1), [ok, ok]);
+        assert_eq!(of(&[sync, master], 407, 0), [ok, fail], "4.9 answers SLAVE_NOT_AVAILABLE");
+        assert_eq!(of(&[sync, master, ("inSyncReplicas", "2")], 513, 0), [ok, fail]);
+        assert_eq!(of(&[sync, master], 513, 0), [ok, warn]);
         assert_eq!(of(&[sync, ("transientStorePoolEnable", "true")], 407, 1), [ok, warn, warn]);
     }
 }

@@ -115,6 +115,7 @@ const REFUSALS_UNDER_CODE_1: &[&str] = &[
     "newPosition < 0",
     "NumberFormatException",
     "BufferUnderflowException",
+    "timer message is not enabled",
 ];
 
 /// Remarks under code 1 that refuse any message now, before anything is stored: too few replicas, and 4.9's access

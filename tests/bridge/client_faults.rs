@@ -100,6 +100,7 @@ async fn each_refusing_code_has_its_outcome() {
         (1, "java.lang.RuntimeException: message body size exceeded", Rejected),
         (1, "org.apache.rocketmq.acl.common.AclException: Check signature failed", NotSent),
         (1, "request queueId[4] is illegal, TopicConfig", NotSent),
+        (1, "accurate timer message is not enabled", Rejected),
         (2, "[PCBUSY_CLEAN_QUEUE]broker busy", NotSent),
         (3, "request type 310 not supported", Rejected),
         (10, "FLUSH_DISK_TIMEOUT", Unknown),

@@ -1,0 +1,129 @@
+//! `nsqbridge gateway`.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::{Args, ValueEnum};
+
+use super::shared::{AdminArgs, NamesArgs, RocketmqArgs, size};
+
+/// `nsqbridge gateway`.
+#[derive(Debug, Args)]
+pub struct GatewayArgs {
+    /// Listen here for producers; nsqd's own port by default.
+    #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:4151", env = "NSQBRIDGE_HTTP_ADDRESS")]
+    pub http_address: SocketAddr,
+    /// What this gateway calls itself in /info and on each message; the host's name by default (nsqd's flag).
+    #[arg(long, value_name = "HOST", env = "NSQBRIDGE_BROADCAST_ADDRESS")]
+    pub broadcast_address: Option<String>,
+    /// The largest message, in bytes (nsqd's flag and default).
+    #[arg(long, value_name = "BYTES", default_value = "1048576", value_parser = size(4_194_304), env = "NSQBRIDGE_MAX_MSG_SIZE")]
+    pub max_msg_size: usize,
+    /// The largest request body, in bytes (nsqd's flag and default).
+    #[arg(long, value_name = "BYTES", default_value = "5242880", value_parser = size(1 << 30), env = "NSQBRIDGE_MAX_BODY_SIZE")]
+    pub max_body_size: usize,
+    /// The longest `defer` (nsqd's flag and default).
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration, env = "NSQBRIDGE_MAX_REQ_TIMEOUT")]
+    pub max_req_timeout: Duration,
+    /// How long a publish is tried before the producer hears 503; keep it below the producers' own timeout.
+    #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_PUBLISH_TIMEOUT")]
+    pub publish_timeout: Duration,
+    /// What each topic is to be.
+    #[command(flatten)]
+    pub topics: TopicsArgs,
+    /// What may be held in memory.
+    #[command(flatten)]
+    pub bounds: BoundsArgs,
+    /// What topics are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
+    /// How to reach RocketMQ.
+    #[command(flatten)]
+    pub rocketmq: RocketmqArgs,
+    /// Where monitoring finds the process.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// What the topics of a gateway are to be.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Topics")]
+pub struct TopicsArgs {
+    /// Queues a new topic gets on each broker.
+    #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=1024), env = "NSQBRIDGE_TOPIC_QUEUES")]
+    pub topic_queues: u32,
+    /// Topics nobody has created: create them on every broker, as nsqd does, or refuse them with 404 TOPIC_NOT_FOUND.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "POLICY",
+        default_value = "create",
+        env = "NSQBRIDGE_UNKNOWN_TOPICS"
+    )]
+    pub unknown_topics: UnknownTopics,
+    /// Topics that end in #ephemeral: store them as durably as the others, or refuse them with 400 INVALID_TOPIC.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "POLICY",
+        default_value = "store",
+        env = "NSQBRIDGE_EPHEMERAL_TOPICS"
+    )]
+    pub ephemeral_topics: EphemeralTopics,
+    /// A `defer` a RocketMQ 4 broker can only keep roughly: wait longer, or refuse it with 400 INVALID_DEFER.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "POLICY",
+        default_value = "round-up",
+        env = "NSQBRIDGE_INEXACT_DEFER"
+    )]
+    pub inexact_defer: InexactDefer,
+}
+
+/// What may be held in memory.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Bounds (past them a publish is answered 503 at once)")]
+pub struct BoundsArgs {
+    /// Bytes of requests being read or waiting for RocketMQ.
+    #[arg(long, value_name = "BYTES", default_value = "268435456", value_parser = size(1 << 40), env = "NSQBRIDGE_MAX_IN_FLIGHT_BYTES")]
+    pub max_in_flight_bytes: usize,
+    /// Of these, bytes that wait for one topic, so that one that is stuck leaves room for the others.
+    #[arg(long, value_name = "BYTES", default_value = "67108864", value_parser = size(1 << 40), env = "NSQBRIDGE_MAX_TOPIC_BYTES")]
+    pub max_topic_bytes: usize,
+    /// Requests being read or waiting for RocketMQ.
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = size(1 << 24), env = "NSQBRIDGE_MAX_IN_FLIGHT_REQUESTS")]
+    pub max_in_flight_requests: usize,
+    /// Open connections; more are closed at once.
+    #[arg(long, value_name = "N", default_value = "20000", value_parser = size(1 << 20), env = "NSQBRIDGE_MAX_CONNECTIONS")]
+    pub max_connections: usize,
+    /// Topics with metrics of their own; the rest share one label.
+    #[arg(long, value_name = "N", default_value = "200", value_parser = size(100_000), env = "NSQBRIDGE_MAX_TOPIC_LABELS")]
+    pub max_topic_labels: usize,
+}
+
+/// What to do with a publish to a topic nobody has created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UnknownTopics {
+    /// Create it.
+    Create,
+    /// 404.
+    Refuse,
+}
+
+/// What to do with a publish to an ephemeral topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EphemeralTopics {
+    /// Store it like any other.
+    Store,
+    /// 400.
+    Refuse,
+}
+
+/// What to do with a delay that cannot be kept exactly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InexactDefer {
+    /// The next longer one.
+    RoundUp,
+    /// 400.
+    Refuse,
+}

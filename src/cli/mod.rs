@@ -1,0 +1,140 @@
+//! The command line: what can be asked of `nsqbridge`.
+//!
+//! Every setting is a flag, an environment variable and a key of the configuration file, by the same name and with the same
+//! check ([`crate::config`]). What several settings must be together is checked in [`crate::run`], wherever they came from.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+mod gateway;
+mod shared;
+mod tools;
+mod transfer;
+
+pub use gateway::*;
+pub use shared::{AdminAddress, AdminArgs, NamesArgs, Output, RocketmqArgs};
+pub use tools::*;
+pub use transfer::*;
+
+/// Moves a running NSQ installation to Apache RocketMQ: no flag day, no lost message.
+///
+/// Point producers at `nsqbridge gateway` instead of nsqd, run `nsqbridge transfer` for each topic, and NSQ consumers
+/// notice nothing.
+#[derive(Debug, Parser)]
+#[command(name = "nsqbridge", version, max_term_width = 110, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 blocked by checks, 3 usage.\n\
+    SIGTERM or SIGINT: finish what was begun, then exit 0; a second signal stops at once with 1.")]
+pub struct Cli {
+    /// What to run.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Read settings from this TOML file; flags win over the environment, and both over the file.
+    #[arg(
+        short = 'c',
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "NSQBRIDGE_CONFIG",
+        help_heading = "Configuration file"
+    )]
+    pub config: Option<PathBuf>,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// How to log.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Logs")]
+pub struct LogArgs {
+    /// Log what is at least this important: error, warn, info, debug, trace.
+    #[arg(
+        id = "log_level",
+        long = "log-level",
+        value_name = "LEVEL",
+        global = true,
+        default_value = "info",
+        env = "NSQBRIDGE_LOG_LEVEL"
+    )]
+    pub level: tracing::level_filters::LevelFilter,
+    /// Log for people, or one JSON object a line.
+    #[arg(
+        id = "log_format",
+        long = "log-format",
+        value_name = "FORMAT",
+        global = true,
+        value_enum,
+        default_value = "human",
+        env = "NSQBRIDGE_LOG_FORMAT"
+    )]
+    pub format: LogFormat,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The roles.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Take nsqd's place for producers: store what they publish over HTTP in RocketMQ.
+    ///
+    /// Serves nsqd's HTTP API. A publish is answered `OK` only when RocketMQ has answered `SEND_OK`; otherwise the
+    /// producer hears an error, as it would from nsqd.
+    #[command(after_help = "Example:\n  \
+        nsqbridge gateway --namesrv rmq-1:9876 --http-address 0.0.0.0:4151\n  \
+        curl -d 'hello' 'http://127.0.0.1:4151/pub?topic=orders'")]
+    Gateway(Box<GatewayArgs>),
+    /// Relay topics from RocketMQ back into nsqd, for consumers that have not moved yet.
+    ///
+    /// Start as many instances as you like with the same topics: they share the queues, and none is relayed twice.
+    /// Before the first message, the topic and every known channel are created on each nsqd.
+    #[command(after_help = "Examples:\n  \
+        nsqbridge transfer --namesrv rmq-1:9876 --topic orders --lookupd-http-address lookup-1:4161\n  \
+        nsqbridge transfer --namesrv rmq-1:9876 --topic orders --nsqd-http-address nsqd-1:4151")]
+    Transfer(Box<TransferArgs>),
+    /// Run every role the configuration file has a section for, in one process.
+    #[command(after_help = "Example:\n  \
+        nsqbridge run -c bridge.toml     (docs/bridge.toml is an annotated one)")]
+    Run(RunArgs),
+    /// Look at RocketMQ and NSQ before or during a migration, and say what to do about what is not as it should be.
+    ///
+    /// Changes nothing. Exits with 2 when something keeps the bridge from its work.
+    #[command(after_help = "Example:\n  \
+        nsqbridge doctor --namesrv rmq-1:9876 --lookupd-http-address lookup-1:4161")]
+    Doctor(Box<DoctorArgs>),
+    /// Show which instance relays what, how far it is, and why it is not further.
+    ///
+    /// The running instances are asked through the brokers, so this works from wherever RocketMQ can be reached.
+    #[command(after_help = "Examples:\n  \
+        nsqbridge status --namesrv rmq-1:9876\n  \
+        nsqbridge status --namesrv rmq-1:9876 orders -w")]
+    Status(Box<StatusArgs>),
+    /// Pause, resume or slow down every running relay of a topic.
+    ///
+    /// Lasts as long as the instances run: one that starts later begins with its own settings.
+    #[command(after_help = "Examples:\n  \
+        nsqbridge relay pause orders --namesrv rmq-1:9876\n  \
+        nsqbridge relay rate orders 500 --namesrv rmq-1:9876")]
+    Relay(Box<RelayArgs>),
+    /// List, show or try again the messages of a topic that nsqd would not take.
+    #[command(after_help = "Examples:\n  \
+        nsqbridge parked list orders --namesrv rmq-1:9876\n  \
+        nsqbridge parked show orders broker-a:3:1712 --namesrv rmq-1:9876\n  \
+        nsqbridge parked retry orders --nsqd-http-address nsqd-1:4151 --namesrv rmq-1:9876")]
+    Parked(Box<ParkedArgs>),
+}
+
+/// `nsqbridge run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Where monitoring finds the process.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}

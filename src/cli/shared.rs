@@ -1,0 +1,95 @@
+//! Flags that several commands have.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use crate::nsq::{address::HttpAddress, names::TopicName};
+
+/// How to reach RocketMQ.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "RocketMQ")]
+pub struct RocketmqArgs {
+    /// Name servers, separated by semicolons.
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "HOST:PORT[;HOST:PORT]",
+        env = "NAMESRV_ADDR",
+        value_delimiter = ';'
+    )]
+    pub namesrv: Vec<HttpAddress>,
+    /// Speak TLS, trusting the certificate authorities in this PEM file.
+    #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ROCKETMQ_TLS_CA")]
+    pub rocketmq_tls_ca: Option<PathBuf>,
+    /// Show this certificate chain (PEM) to brokers that ask for one.
+    #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ROCKETMQ_TLS_CERT")]
+    pub rocketmq_tls_cert: Option<PathBuf>,
+    /// The private key (PEM) of that certificate.
+    #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ROCKETMQ_TLS_KEY")]
+    pub rocketmq_tls_key: Option<PathBuf>,
+    /// Sign requests with this access key. The secret key comes from the environment variable
+    /// NSQBRIDGE_SECRET_KEY or from --secret-key-file, so that no process list shows it.
+    #[arg(long, value_name = "KEY", env = "NSQBRIDGE_ACCESS_KEY")]
+    pub access_key: Option<String>,
+    /// A file that holds the secret key.
+    #[arg(long, value_name = "FILE", env = "NSQBRIDGE_SECRET_KEY_FILE")]
+    pub secret_key_file: Option<PathBuf>,
+}
+
+/// What topics are called.
+#[derive(Debug, Args)]
+pub struct NamesArgs {
+    /// Keep an NSQ topic under another name in RocketMQ; repeat it for several. All gateways and relays must agree.
+    #[arg(long, value_name = "TOPIC=ROCKETMQ_TOPIC", value_parser = rename, env = "NSQBRIDGE_RENAME", value_delimiter = ',')]
+    pub rename: Vec<(TopicName, String)>,
+    /// The consumer group of a topic's relay is this, a dash and the topic. All gateways and relays must agree.
+    #[arg(long, value_name = "PREFIX", default_value = "nsqbridge-transfer", env = "NSQBRIDGE_GROUP_PREFIX")]
+    pub group_prefix: String,
+}
+
+/// Where monitoring finds the process.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Monitoring")]
+pub struct AdminArgs {
+    /// Serve /livez, /readyz and /metrics here; an empty address serves them nowhere. By default loopback, port 4153 for a
+    /// gateway, 4154 for a relay, 4155 for `run`.
+    #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_ADMIN_ADDRESS", value_parser = address_or_none)]
+    pub admin_address: Option<AdminAddress>,
+}
+
+/// An address to listen on, or none.
+#[derive(Debug, Clone, Copy)]
+pub struct AdminAddress(pub Option<SocketAddr>);
+
+/// How results are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// A number from 1 to `max`.
+pub(super) fn size(max: u64) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| match text.parse::<u64>() {
+        Ok(number) if (1..=max).contains(&number) => {
+            usize::try_from(number).map_err(|error| error.to_string())
+        }
+        _ => Err(format!("a number from 1 to {max} is accepted")),
+    }
+}
+
+fn rename(text: &str) -> Result<(TopicName, String), String> {
+    let (topic, to) = text.split_once('=').ok_or("TOPIC=ROCKETMQ_TOPIC is accepted")?;
+    Ok((topic.parse().map_err(|error| format!("{error}"))?, to.to_owned()))
+}
+
+fn address_or_none(text: &str) -> Result<AdminAddress, String> {
+    if text.is_empty() {
+        return Ok(AdminAddress(None));
+    }
+    let address = text.parse().map_err(|_| "IP:PORT, or nothing, is accepted")?;
+    Ok(AdminAddress(Some(address)))
+}

@@ -1,0 +1,132 @@
+//! Commands that look at a running bridge, or tell it something.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::shared::{NamesArgs, Output, RocketmqArgs, size};
+use crate::nsq::{address::HttpAddress, names::TopicName};
+
+/// `nsqbridge doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Look at this nsqlookupd and the nsqds it lists; repeat it for several.
+    #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_LOOKUPD_HTTP_ADDRESS", value_delimiter = ',')]
+    pub lookupd_http_address: Vec<HttpAddress>,
+    /// Look at this nsqd; repeat it for several.
+    #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_NSQD_HTTP_ADDRESS", value_delimiter = ',')]
+    pub nsqd_http_address: Vec<HttpAddress>,
+    /// Look at this topic's name, beside those the nsqds have; repeat it for several.
+    #[arg(long, value_name = "TOPIC", env = "NSQBRIDGE_TOPIC", value_delimiter = ',')]
+    pub topic: Vec<TopicName>,
+    /// The gateway's --max-msg-size.
+    #[arg(long, value_name = "BYTES", default_value = "1048576", value_parser = size(4_194_304), env = "NSQBRIDGE_MAX_MSG_SIZE")]
+    pub max_msg_size: usize,
+    /// The gateway's --max-req-timeout.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration, env = "NSQBRIDGE_MAX_REQ_TIMEOUT")]
+    pub max_req_timeout: Duration,
+    /// How long each question may take.
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_DOCTOR_TIMEOUT")]
+    pub timeout: Duration,
+    /// How to show what was found.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table", env = "NSQBRIDGE_OUTPUT")]
+    pub output: Output,
+    /// What topics are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
+    /// How to reach RocketMQ.
+    #[command(flatten)]
+    pub rocketmq: RocketmqArgs,
+}
+
+/// `nsqbridge status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The topics, by their NSQ names; all that are or were relayed by default.
+    pub topic: Vec<TopicName>,
+    /// Show it again every two seconds.
+    #[arg(short, long, env = "NSQBRIDGE_WATCH")]
+    pub watch: bool,
+    /// How to show it.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table", env = "NSQBRIDGE_OUTPUT")]
+    pub output: Output,
+    /// What topics are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
+    /// How to reach RocketMQ.
+    #[command(flatten)]
+    pub rocketmq: RocketmqArgs,
+}
+
+/// `nsqbridge relay`.
+#[derive(Debug, Args)]
+pub struct RelayArgs {
+    /// What to do.
+    #[arg(value_enum)]
+    pub action: RelayAction,
+    /// The topic, by its NSQ name.
+    pub topic: TopicName,
+    /// For `rate`: messages a second of each instance; 0 for any number.
+    #[arg(required_if_eq("action", "rate"))]
+    pub rate: Option<u64>,
+    /// What topics are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
+    /// How to reach RocketMQ.
+    #[command(flatten)]
+    pub rocketmq: RocketmqArgs,
+}
+
+/// What a running relay can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RelayAction {
+    /// Send nothing.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Send no more than this.
+    Rate,
+}
+
+/// `nsqbridge parked`.
+#[derive(Debug, Args)]
+pub struct ParkedArgs {
+    /// What to do.
+    #[arg(value_enum)]
+    pub action: ParkedAction,
+    /// The topic, by its NSQ name.
+    pub topic: TopicName,
+    /// For `show` and `drop`: the place of the message, as `list` tells it.
+    #[arg(required_if_eq_any([("action", "show"), ("action", "drop")]))]
+    pub place: Option<String>,
+    /// For `retry`: publish to this nsqd.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "NSQBRIDGE_NSQD_HTTP_ADDRESS",
+        required_if_eq("action", "retry")
+    )]
+    pub nsqd_http_address: Option<HttpAddress>,
+    /// How to show what is listed.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table", env = "NSQBRIDGE_OUTPUT")]
+    pub output: Output,
+    /// What topics are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
+    /// How to reach RocketMQ.
+    #[command(flatten)]
+    pub rocketmq: RocketmqArgs,
+}
+
+/// What can be done with parked messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ParkedAction {
+    /// Say what there is.
+    List,
+    /// Write the body of one to standard output, as it is.
+    Show,
+    /// Publish all of them to an nsqd, in order, until one is refused again.
+    Retry,
+    /// Give the oldest one up.
+    Drop,
+}

@@ -1,0 +1,105 @@
+//! `nsqbridge transfer`.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use regex_lite::Regex;
+
+use super::shared::{AdminArgs, NamesArgs, RocketmqArgs, size};
+use crate::nsq::{address::HttpAddress, names::TopicName};
+
+/// `nsqbridge transfer`.
+#[derive(Debug, Args)]
+pub struct TransferArgs {
+    /// A topic to relay, by its NSQ name; repeat it for several.
+    #[arg(long, value_name = "TOPIC", env = "NSQBRIDGE_TOPIC", value_delimiter = ',')]
+    pub topic: Vec<TopicName>,
+    /// Relay every topic RocketMQ has whose whole NSQ name matches this regular expression; `.*` is all of them. New ones are
+    /// found while running.
+    #[arg(long, value_name = "REGEX", env = "NSQBRIDGE_TOPIC_PATTERN", value_parser = pattern)]
+    pub topic_pattern: Option<Regex>,
+    /// Relay into the nsqds these nsqlookupds list; repeat it for several.
+    #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_LOOKUPD_HTTP_ADDRESS", value_delimiter = ',')]
+    pub lookupd_http_address: Vec<HttpAddress>,
+    /// Relay into this nsqd; repeat it for several. Batches go to its TCP port on the same host, as its /info tells it.
+    #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_NSQD_HTTP_ADDRESS", value_delimiter = ',')]
+    pub nsqd_http_address: Vec<HttpAddress>,
+    /// Send nothing to this nsqd (its HTTP address), for maintenance; its channels still count. Repeat it for several.
+    #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_LEAVE_OUT", value_delimiter = ',')]
+    pub leave_out: Vec<HttpAddress>,
+    /// Messages that may wait in an nsqd, in a topic and its fullest channel together, before the relay waits for its consumers;
+    /// 0 for any number. RocketMQ is the better place to wait.
+    #[arg(long, value_name = "MESSAGES", default_value = "0", env = "NSQBRIDGE_MAX_DEPTH")]
+    pub max_depth: u64,
+    /// Messages a second of one topic that this instance sends; 0 for any number. `nsqbridge relay rate` changes it.
+    #[arg(long, value_name = "MESSAGES", default_value = "0", env = "NSQBRIDGE_MAX_RATE")]
+    pub max_rate: u64,
+    /// The nsqds' --max-msg-size, in bytes.
+    #[arg(long, value_name = "BYTES", default_value = "1048576", value_parser = size(1 << 30), env = "NSQBRIDGE_NSQD_MAX_MSG_SIZE")]
+    pub max_msg_size: usize,
+    /// The nsqds' --max-body-size, in bytes.
+    #[arg(long, value_name = "BYTES", default_value = "5242880", value_parser = size(1 << 30), env = "NSQBRIDGE_NSQD_MAX_BODY_SIZE")]
+    pub max_body_size: usize,
+    /// Message bytes held in memory for each queue.
+    #[arg(long, value_name = "BYTES", default_value = "4194304", value_parser = size(1 << 30), env = "NSQBRIDGE_MAX_QUEUE_BYTES")]
+    pub max_queue_bytes: usize,
+    /// Message bytes held in memory for all queues together.
+    #[arg(long, value_name = "BYTES", default_value = "134217728", value_parser = size(1 << 40), env = "NSQBRIDGE_MAX_RELAY_BYTES")]
+    pub max_relay_bytes: usize,
+    /// A record in RocketMQ that cannot be read: park it as it came and go on, or hold its queue before it.
+    #[arg(long, value_enum, value_name = "POLICY", default_value = "park", env = "NSQBRIDGE_ON_UNREADABLE")]
+    pub on_unreadable: UnreadablePolicy,
+    /// Keep the order of each queue as far as NSQ can: always into the same nsqd, one batch after the other. Slower, and an nsqd
+    /// that is away moves its queues to another.
+    #[arg(long, env = "NSQBRIDGE_ORDERED", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub ordered: bool,
+    /// When the committed offset lies outside its queue (messages expired, or it was reset): hold the queue, continue with the
+    /// nearest message there is, or replay from the oldest.
+    #[arg(long, value_enum, value_name = "POLICY", default_value = "hold", env = "NSQBRIDGE_ON_GAP")]
+    pub on_gap: GapPolicy,
+    /// How long a graceful stop waits for nsqd to answer; at most 10s.
+    #[arg(long, value_name = "DURATION", default_value = "8s", value_parser = drain_timeout, env = "NSQBRIDGE_DRAIN_TIMEOUT")]
+    pub drain_timeout: Duration,
+    /// What topics are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
+    /// How to reach RocketMQ.
+    #[command(flatten)]
+    pub rocketmq: RocketmqArgs,
+    /// Where monitoring finds the process.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// What a relay does with a record it cannot read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UnreadablePolicy {
+    /// Park it.
+    Park,
+    /// Wait for a person.
+    Hold,
+}
+
+/// What a relay does at an offset its queue does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GapPolicy {
+    /// Wait for a person.
+    Hold,
+    /// Give up what is missing.
+    Continue,
+    /// Relay all there is again.
+    Replay,
+}
+
+fn drain_timeout(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    // Queue locks last 30 s and are not renewed while draining.
+    if duration > Duration::from_secs(10) {
+        return Err("at most 10s is accepted".to_owned());
+    }
+    Ok(duration)
+}
+
+fn pattern(text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|error| error.to_string())
+}

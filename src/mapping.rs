@@ -20,6 +20,7 @@ use crate::nsq::names::{ChannelName, EPHEMERAL, TopicName};
 const EPHEMERAL_HERE: &str = "%ephemeral";
 const RESERVED_PREFIX: &str = "%nsq%";
 const PARKING_PREFIX: &str = "%parked%";
+const JOURNAL_PREFIX: &str = "%undrained%";
 
 /// Topics RocketMQ keeps for itself (`TopicValidator`, 4.9.7 and 5.5.0).
 const RESERVED: &[&str] = &[
@@ -129,6 +130,12 @@ impl Names {
     #[must_use]
     pub fn parking_topic(&self, topic: &TopicName) -> String {
         format!("{PARKING_PREFIX}{}", self.rocketmq_topic(topic))
+    }
+
+    /// The RocketMQ topic in which a topic's relay writes down what nsqd may still lose. No topic is mapped to such a name.
+    #[must_use]
+    pub fn journal_topic(&self, topic: &TopicName) -> String {
+        format!("{JOURNAL_PREFIX}{}", self.rocketmq_topic(topic))
     }
 
     /// The consumer group that stands for a channel: `TOPIC%%CHANNEL`. No mapped name holds `%%`, so no two channels meet.

@@ -57,6 +57,16 @@ pub struct TransferArgs {
     /// nearest message there is, or replay from the oldest.
     #[arg(long, value_enum, value_name = "POLICY", default_value = "hold", env = "NSQBRIDGE_ON_GAP")]
     pub on_gap: GapPolicy,
+    /// Relay again what an nsqd had in memory, in flight or deferred when it crashed, was restarted or went away: for this the relay
+    /// remembers in RocketMQ (topic %undrained%TOPIC) what each nsqd has not let go of yet. With false it is lost.
+    #[arg(long, env = "NSQBRIDGE_REPLAY", action = clap::ArgAction::Set, value_name = "BOOL", default_value = "true")]
+    pub replay: bool,
+    /// The nsqds' --max-msg-timeout: a message in flight for longer has been finished, or is counted as timed out.
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = humantime::parse_duration, env = "NSQBRIDGE_NSQD_MAX_MSG_TIMEOUT")]
+    pub max_msg_timeout: Duration,
+    /// An nsqd that has not answered for this long has lost what it had.
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration, env = "NSQBRIDGE_NSQD_GONE_AFTER")]
+    pub nsqd_gone_after: Duration,
     /// How long a graceful stop waits for nsqd to answer; at most 10s.
     #[arg(long, value_name = "DURATION", default_value = "8s", value_parser = drain_timeout, env = "NSQBRIDGE_DRAIN_TIMEOUT")]
     pub drain_timeout: Duration,

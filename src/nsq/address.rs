@@ -2,8 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 /// Where a server listens: a host name or IP address (IPv6 in brackets), and a port.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct HttpAddress(String);
 
 /// Something that is not `HOST:PORT`.
@@ -43,6 +46,20 @@ impl FromStr for HttpAddress {
             return Err(invalid());
         }
         Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for HttpAddress {
+    type Error = InvalidAddress;
+
+    fn try_from(text: String) -> Result<Self, InvalidAddress> {
+        text.parse()
+    }
+}
+
+impl From<HttpAddress> for String {
+    fn from(address: HttpAddress) -> Self {
+        address.0
     }
 }
 

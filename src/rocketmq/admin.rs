@@ -44,16 +44,7 @@ impl Cluster {
             if self.has_topic(&address, topic).await? {
                 continue;
             }
-            let command = Command::request(request::UPDATE_AND_CREATE_TOPIC)
-                .field("topic", topic)
-                .field("defaultTopic", "TBW102")
-                .field("readQueueNums", queues)
-                .field("writeQueueNums", queues)
-                .field("perm", 6)
-                .field("topicFilterType", "SINGLE_TAG")
-                .field("topicSysFlag", 0)
-                .field("order", false);
-            self.ask(&address, &format!("to create topic {topic}"), command).await?;
+            self.put_topic(&address, topic, queues).await?;
             info!(topic, broker, queues, "topic created");
         }
         let deadline = Instant::now() + ROUTE_APPEARS_WITHIN;
@@ -65,6 +56,35 @@ impl Cluster {
                 result => return result.map(drop),
             }
         }
+    }
+
+    /// Creates the topic where it is missing, and gives it more queues where it has fewer than `queues`.
+    ///
+    /// # Errors
+    /// As [`Self::create_topic`]; repeating is safe.
+    pub async fn widen_topic(&self, topic: &str, queues: u32) -> Result<(), ClusterError> {
+        self.create_topic(topic, queues).await?;
+        let there = self.topic_stats(topic).await?;
+        for (broker, address) in self.masters().await? {
+            if there.keys().filter(|queue| queue.broker == broker).count() < queues as usize {
+                self.put_topic(&address, topic, queues).await?;
+                info!(topic, broker, queues, "topic widened");
+            }
+        }
+        Ok(())
+    }
+
+    async fn put_topic(&self, address: &str, topic: &str, queues: u32) -> Result<(), ClusterError> {
+        let command = Command::request(request::UPDATE_AND_CREATE_TOPIC)
+            .field("topic", topic)
+            .field("defaultTopic", "TBW102")
+            .field("readQueueNums", queues)
+            .field("writeQueueNums", queues)
+            .field("perm", 6)
+            .field("topicFilterType", "SINGLE_TAG")
+            .field("topicSysFlag", 0)
+            .field("order", false);
+        self.ask(address, &format!("to create topic {topic}"), command).await.map(drop)
     }
 
     /// Creates the consumer group on every master.

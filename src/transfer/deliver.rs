@@ -16,7 +16,7 @@ use super::{
     metrics::TopicMetrics,
     pace::Pace,
     parking::Parking,
-    window::{Claim, Confirmed, Proof},
+    window::{At, Claim, Confirmed, Proof},
 };
 use crate::{
     nsq::{
@@ -64,21 +64,21 @@ impl Delivery {
                 hold_until_leased(&mut lease).await;
                 proofs.push(self.park(queue, message, &reason).await);
             }
-            return self.each(claim, &proofs).await;
+            return self.each(claim, proofs).await;
         }
         match self.whole(queue, &mut lease, &batch).await {
-            Some(published) => claim.confirm(Proof::Published(published)),
+            Some(proof) => claim.confirm(proof),
             None => {
                 let mut proofs = Vec::new();
                 for message in batch.iter() {
                     proofs.push(self.one(queue, &mut lease, message).await);
                 }
-                self.each(claim, &proofs).await
+                self.each(claim, proofs).await
             }
         }
     }
 
-    async fn each(&self, claim: Claim, proofs: &[Proof]) -> Confirmed {
+    async fn each(&self, claim: Claim, proofs: Vec<Proof>) -> Confirmed {
         match claim.confirm_each(proofs) {
             Ok(confirmed) => confirmed,
             // Never confirmed, so relayed again: there is no proof for all of it.
@@ -92,7 +92,7 @@ impl Delivery {
         queue: &Queue,
         lease: &mut watch::Receiver<Option<Instant>>,
         batch: &Batch,
-    ) -> Option<Published> {
+    ) -> Option<Proof> {
         let payload = batch.payload();
         let messages = batch.messages();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
@@ -103,10 +103,10 @@ impl Delivery {
             let failure = match self.destinations.connect(&to).await {
                 Ok(mut connection) => {
                     match connection.mpub(self.destinations.topic(), payload.clone(), PUBLISH_TIMEOUT).await {
-                        Ok(published) => {
-                            self.took(&to, messages);
+                        Ok(answer) => {
+                            let proof = self.took(&to, messages, answer);
                             self.destinations.sent(&to, messages, Some(connection));
-                            return Some(published);
+                            return Some(proof);
                         }
                         Err(failure) => failure,
                     }
@@ -149,10 +149,10 @@ impl Delivery {
             let body = message.body.clone();
             let failure = match to.nsqd.publish(self.destinations.topic(), body, None, PUBLISH_TIMEOUT).await
             {
-                Ok(published) => {
-                    self.took(&to, 1);
+                Ok(answer) => {
+                    let proof = self.took(&to, 1, answer);
                     self.destinations.sent(&to, 1, None);
-                    return Proof::Published(published);
+                    return proof;
                 }
                 Err(failure) => failure,
             };
@@ -175,8 +175,9 @@ impl Delivery {
         Proof::Parked(parked)
     }
 
-    fn took(&self, to: &Destination, messages: usize) {
+    fn took(&self, to: &Destination, messages: usize, answer: Published) -> Proof {
         self.metrics.relayed(to.nsqd.address().as_str(), messages);
+        Proof::Published(answer, At { process: to.process(), look: self.destinations.looks() })
     }
 
     fn doubt(&self, queue: &Queue, messages: usize, error: &str) {

@@ -25,8 +25,9 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    fleet::{Fleet, Seen, View},
+    fleet::{self, Fleet, Seen, View},
     state::NsqdReport,
+    undrained::{Process, drain::DrainWatch},
 };
 use crate::nsq::{
     address::HttpAddress,
@@ -53,6 +54,24 @@ pub struct Choice {
     pub max_depth: u64,
     /// nsqds that get nothing, for maintenance. Their channels still count.
     pub left_out: BTreeSet<HttpAddress>,
+    /// nsqd's `--max-msg-timeout`: how long a consumer may keep a message.
+    pub longest_in_flight: Duration,
+    /// An nsqd that has not answered for this long has lost what it had.
+    pub gone_after: Duration,
+}
+
+/// What is known of an nsqd process that has messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It runs, or will perhaps be back. What a look of this number has seen in it has left it.
+    There {
+        /// 0 for nothing.
+        drained: u64,
+    },
+    /// Another process has taken its place.
+    Replaced,
+    /// It has not answered for too long.
+    Gone,
 }
 
 /// The destinations of one topic.
@@ -61,6 +80,7 @@ pub(super) struct Destinations {
     topic: TopicName,
     choice: Choice,
     fleet: Arc<Fleet>,
+    begun: Instant,
     state: Mutex<State>,
     /// An nsqd became ready, or has room again.
     changed: Notify,
@@ -71,8 +91,17 @@ struct State {
     nodes: BTreeMap<HttpAddress, Node>,
     /// Every channel seen anywhere since the start.
     channels: BTreeSet<ChannelName>,
+    /// Every process that has answered, whether anything may go there or not.
+    watched: BTreeMap<HttpAddress, Watched>,
     /// Why nothing can be sent now.
     waiting: Option<String>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    start_time: i64,
+    seen: Instant,
+    drain: DrainWatch,
 }
 
 #[derive(Debug)]
@@ -126,6 +155,13 @@ impl Drop for Pending {
     }
 }
 
+impl Destination {
+    /// The process.
+    pub(super) fn process(&self) -> Process {
+        Process { nsqd: self.nsqd.address().clone(), start_time: self.start_time }
+    }
+}
+
 impl Node {
     /// What waits there, or is about to.
     fn load(&self) -> u64 {
@@ -135,11 +171,30 @@ impl Node {
 
 impl Destinations {
     pub(super) fn new(topic: TopicName, fleet: Arc<Fleet>, choice: Choice) -> Self {
-        Self { topic, choice, fleet, state: Mutex::default(), changed: Notify::new() }
+        let begun = Instant::now();
+        Self { topic, choice, fleet, begun, state: Mutex::default(), changed: Notify::new() }
     }
 
     pub(super) fn topic(&self) -> &TopicName {
         &self.topic
+    }
+
+    /// How many looks at the nsqds have begun.
+    pub(super) fn looks(&self) -> u64 {
+        self.fleet.looks()
+    }
+
+    /// What has become of a process that was given messages.
+    pub(super) fn fate(&self, process: &Process) -> Fate {
+        let state = self.state();
+        let watched = state.watched.get(&process.nsqd);
+        match watched {
+            Some(watched) if watched.start_time != process.start_time => Fate::Replaced,
+            _ if watched.map_or(self.begun, |watched| watched.seen).elapsed() > self.choice.gone_after => {
+                Fate::Gone
+            }
+            watched => Fate::There { drained: watched.map_or(0, |watched| watched.drain.drained()) },
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -230,6 +285,7 @@ impl Destinations {
                 nsqd: node.nsqd.address().to_string(),
                 ready: node.prepared.is_some() && reason.is_none(),
                 depth: node.depth,
+                undrained: 0,
                 reason,
             }
         };
@@ -294,8 +350,16 @@ impl Destinations {
         let mut ask_at = Instant::now();
         let mut asked = self.fleet.nsqlookupds().is_empty();
         let mut warned = false;
+        // A look that was under way when this topic was first asked for may not have asked for it.
+        let too_early = self.fleet.looks();
         loop {
             let view = Arc::clone(&views.borrow_and_update());
+            if view.look <= too_early {
+                match views.changed().await {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                }
+            }
             if ask_at <= Instant::now() {
                 asked |= self.ask_lookupds().await;
                 ask_at = Instant::now() + ask_every;
@@ -356,13 +420,32 @@ impl Destinations {
             }
             keep
         });
-        for Seen { process, .. } in view.nsqds.values() {
+        for Seen { nsqd, process, .. } in view.nsqds.values() {
             if let Ok(process) = process {
                 state.channels.extend(process.topic(&self.topic).channels);
+                self.watch_drain(&mut state.watched, view.look, nsqd.address(), process);
             }
         }
         let all = state.channels.clone();
         listed.into_iter().filter_map(|seen| self.merge_one(&mut state, seen, &all)).collect()
+    }
+
+    fn watch_drain(
+        &self,
+        watched: &mut BTreeMap<HttpAddress, Watched>,
+        look: u64,
+        address: &HttpAddress,
+        process: &fleet::Process,
+    ) {
+        let (start_time, seen) = (process.start_time, Instant::now());
+        let new = || Watched { start_time, seen, drain: DrainWatch::new(self.choice.longest_in_flight) };
+        let known = watched.entry(address.clone()).or_insert_with(new);
+        if known.start_time != start_time {
+            warn!(topic = %self.topic, nsqd = %address, "this nsqd has started again; what it may have lost is relayed again");
+            *known = new();
+        }
+        known.seen = seen;
+        known.drain.see(look, &process.topic(&self.topic).counters, seen.into_std());
     }
 
     fn merge_one(&self, state: &mut State, seen: &Seen, all: &BTreeSet<ChannelName>) -> Option<Todo> {

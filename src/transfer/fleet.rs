@@ -5,7 +5,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,6 +16,7 @@ use futures_util::future::join_all;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
+use super::undrained::drain::Counters;
 use crate::nsq::{
     address::HttpAddress,
     names::{ChannelName, TopicName},
@@ -41,6 +45,8 @@ pub enum Source {
 /// All nsqds at one look.
 #[derive(Debug, Default)]
 pub(super) struct View {
+    /// The number of the look.
+    pub(super) look: u64,
     pub(super) nsqds: BTreeMap<HttpAddress, Seen>,
     /// Given nsqds that have never answered: nobody knows their channels.
     pub(super) never_seen: Vec<HttpAddress>,
@@ -74,6 +80,7 @@ pub(super) struct TopicSeen {
     pub(super) channels: BTreeSet<ChannelName>,
     /// Messages that wait there: the topic's own, and those of its fullest channel.
     pub(super) depth: u64,
+    pub(super) counters: Counters,
 }
 
 impl Process {
@@ -99,12 +106,20 @@ pub(super) struct Fleet {
     topics: Mutex<BTreeSet<TopicName>>,
     view: watch::Sender<Arc<View>>,
     wanted: Notify,
+    /// Looks begun.
+    looks: AtomicU64,
 }
 
 impl Fleet {
     pub(super) fn new(source: Source) -> Arc<Self> {
         let (view, _) = watch::channel(Arc::default());
-        Arc::new(Self { source, topics: Mutex::default(), view, wanted: Notify::new() })
+        Arc::new(Self {
+            source,
+            topics: Mutex::default(),
+            view,
+            wanted: Notify::new(),
+            looks: AtomicU64::new(0),
+        })
     }
 
     /// The nsqlookupds, when destinations come from them.
@@ -120,6 +135,11 @@ impl Fleet {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner).insert(topic.clone());
         self.look_soon();
         self.view.subscribe()
+    }
+
+    /// How many looks have begun: the next sees what has happened by now.
+    pub(super) fn looks(&self) -> u64 {
+        self.looks.load(Ordering::SeqCst)
     }
 
     /// Somebody found an nsqd failing, or waits for one.
@@ -148,6 +168,7 @@ impl Fleet {
             None => before.nsqds.values().cloned().collect(),
         };
         let topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let look = self.looks.fetch_add(1, Ordering::SeqCst) + 1;
         let looks = listed.into_iter().map(|seen| {
             let topics = &topics;
             async move {
@@ -156,7 +177,7 @@ impl Fleet {
                 Seen { process: answer.and_then(|answer| answer.map_err(|error| error.to_string())), ..seen }
             }
         });
-        let mut view = View::default();
+        let mut view = View { look, ..View::default() };
         for seen in join_all(looks).await {
             let address = seen.nsqd.address();
             match &seen.process {
@@ -242,7 +263,8 @@ async fn process(seen: &Seen, topics: &BTreeSet<TopicName>) -> Result<Arc<Proces
         let fullest = topic.channels.iter().map(|channel| channel.depth).max().unwrap_or(0);
         let channels = topic.channels.iter().filter_map(|channel| channel.channel_name.parse().ok());
         let channels = channels.filter(|channel: &ChannelName| !channel.is_ephemeral()).collect();
-        (topic.topic_name, TopicSeen { channels, depth: topic.depth + fullest })
+        let counters = Counters::from(&topic);
+        (topic.topic_name, TopicSeen { channels, depth: topic.depth + fullest, counters })
     });
     Ok(Arc::new(Process { start_time, tcp_address, topics: topics.collect() }))
 }

@@ -10,7 +10,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::state::TopicState;
+use super::state::{NsqdReport, TopicState};
 use crate::observe::health::Dependency;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -33,6 +33,7 @@ pub struct Metrics {
     parked: Family<TopicLabels, Counter>,
     perhaps_doubled: Family<TopicLabels, Counter>,
     missed: Family<TopicLabels, Counter>,
+    replayed: Family<NsqdLabels, Counter>,
     topics: Arc<Mutex<Vec<Weak<TopicState>>>>,
 }
 
@@ -45,6 +46,7 @@ pub(super) struct TopicMetrics {
     parked: Counter,
     perhaps_doubled: Counter,
     missed: Counter,
+    replayed_of: Family<NsqdLabels, Counter>,
     relayed_to: Family<NsqdLabels, Counter>,
     relayed: Counter,
 }
@@ -66,6 +68,11 @@ impl Metrics {
             "missed_messages",
             "Messages that expired in RocketMQ before they were relayed",
             self.missed.clone(),
+        );
+        registry.register(
+            "replayed_messages",
+            "Messages sent to nsqd again because the nsqd that had them was lost",
+            self.replayed.clone(),
         );
         registry.register_collector(Box::new(Standing { topics: Arc::clone(&self.topics) }));
     }
@@ -89,6 +96,7 @@ impl Metrics {
             parked: self.parked.get_or_create_owned(&labels),
             perhaps_doubled: self.perhaps_doubled.get_or_create_owned(&labels),
             missed: self.missed.get_or_create_owned(&labels),
+            replayed_of: self.replayed.clone(),
             relayed_to: self.relayed.clone(),
             relayed: Counter::default(),
         })
@@ -111,6 +119,11 @@ impl TopicMetrics {
         self.relayed.inc_by(messages as u64);
         let labels = NsqdLabels { topic: self.topic.clone(), nsqd: nsqd.to_owned() };
         self.relayed_to.get_or_create(&labels).inc_by(messages as u64);
+    }
+
+    pub(super) fn replayed(&self, nsqd: &str, messages: usize) {
+        let labels = NsqdLabels { topic: self.topic.clone(), nsqd: nsqd.to_owned() };
+        self.replayed_of.get_or_create(&labels).inc_by(messages as u64);
     }
 
     pub(super) fn retried(&self, messages: usize) {
@@ -148,6 +161,7 @@ impl Collector for Standing {
             let topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
             topics.iter().filter_map(Weak::upgrade).collect()
         };
+        let nsqds: Vec<Vec<NsqdReport>> = topics.iter().map(|topic| topic.nsqds()).collect();
         let mut gauge = |name: &str, help: &str, unit: Option<&Unit>, value: &dyn Fn(&TopicState) -> f64| {
             let kind = ConstGauge::new(0.0).metric_type();
             let mut family = encoder.encode_descriptor(name, help, unit, kind)?;
@@ -173,18 +187,27 @@ impl Collector for Standing {
             None,
             &|topic| f64::from(u8::from(topic.waiting().is_some())),
         )?;
-        let mut depths = encoder.encode_descriptor(
+        let mut of_nsqds = |name: &str, help: &str, value: &dyn Fn(&NsqdReport) -> u64| {
+            let kind = ConstGauge::new(0.0).metric_type();
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (topic, nsqds) in topics.iter().zip(&nsqds) {
+                for nsqd in nsqds {
+                    let labels = NsqdLabels { topic: topic.topic.to_string(), nsqd: nsqd.nsqd.clone() };
+                    ConstGauge::new(value(nsqd) as f64).encode(family.encode_family(&labels)?)?;
+                }
+            }
+            Ok(())
+        };
+        of_nsqds(
             "nsqd_depth_messages",
             "Messages that wait in an nsqd, in the topic and its fullest channel",
-            None,
-            ConstGauge::new(0.0).metric_type(),
+            &|nsqd| nsqd.depth,
         )?;
-        for topic in &topics {
-            for standing in topic.destinations.standings() {
-                let labels = NsqdLabels { topic: topic.topic.to_string(), nsqd: standing.nsqd };
-                ConstGauge::new(standing.depth as f64).encode(depths.encode_family(&labels)?)?;
-            }
-        }
+        of_nsqds(
+            "nsqd_undrained_messages",
+            "Messages an nsqd was given that may still be in it, and are sent again if it is lost",
+            &|nsqd| nsqd.undrained,
+        )?;
         Ok(())
     }
 }

@@ -6,6 +6,8 @@
 //!       └ queue   one loop a queue: confirmed? commit. Room? read.
 //!           ├ read_ahead    several pulls at a time, in order
 //!           ├ window        what is in flight, how far may be committed
+//!           ├ undrained     what is in which nsqd and could still be lost there
+//!           ├ replay        relays that again when that nsqd is gone
 //!           ├ batch         what nsqd takes in one request
 //!           └ deliver       until nsqd has answered OK, at the pace allowed
 //!               ├ destinations   which nsqd is ready: topic and every channel exist, with room
@@ -19,6 +21,8 @@
 //!   else happens, the message is relayed again.
 //! - No queue is relayed by two instances at once, as far as the brokers' locks and clocks can tell.
 //! - A graceful stop relays and commits what is in flight: nothing is doubled by it.
+//! - What nsqd has in memory when it dies, or in flight when it stops, is relayed again: that nsqd's share, and no more than its
+//!   counters leave in doubt.
 //! - A queue that cannot go on (unreadable record, offset out of range) is held and named, never skipped.
 //!
 //! Batches go over nsqd's TCP protocol, not HTTP. The two are equally fast (`cargo bench --bench transport`: 1.05 to 1, within
@@ -30,14 +34,18 @@ pub mod control;
 mod deliver;
 mod destinations;
 mod fleet;
+mod held;
+mod memory;
 pub mod metrics;
 mod pace;
 pub mod parking;
 mod queue;
 mod read_ahead;
+mod replay;
 pub mod state;
 mod topic;
 mod topics;
+mod undrained;
 mod window;
 
 use std::{
@@ -50,8 +58,8 @@ use std::{
 
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-pub use self::{batch::Limits, destinations::Choice, fleet::Source, queue::OnGap, topics::Topics};
-use self::{fleet::Fleet, metrics::Metrics, queue::Memory};
+pub use self::{batch::Limits, destinations::Choice, fleet::Source, held::OnGap, topics::Topics};
+use self::{fleet::Fleet, memory::Memory, metrics::Metrics};
 use crate::{mapping::Names, rocketmq::Cluster};
 
 /// So many topics are looked after as often as one; more, less often each.
@@ -84,6 +92,8 @@ pub struct TransferConfig {
     pub park_unreadable: bool,
     /// Keep the order of each queue as far as NSQ can.
     pub ordered: bool,
+    /// Relay again what an nsqd had when it went.
+    pub replay: bool,
     /// How long a graceful stop waits for nsqd to answer. Locks are not renewed meanwhile: below 10 s.
     pub drain_timeout: Duration,
 }

@@ -7,14 +7,7 @@
 //! The loop owns its queue only while its lease lasts ([`crate::rocketmq::group`]). Without a valid lease it neither
 //! publishes nor commits, because another instance may be doing both.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::VecDeque, fmt::Display, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -27,8 +20,13 @@ use tracing::{debug, error, info, warn};
 use super::{
     batch::{Batch, held_bytes},
     deliver::Delivery,
+    destinations::Fate,
+    held::{Held, OnGap},
+    memory::{Memory, Share},
     read_ahead::{Read, ReadAhead},
+    replay::{self, Piece, Replayed},
     state::{QueueState, TopicState},
+    undrained::{Process, Undrained, journal::Journal},
     window::{Confirmed, Proof, Window},
 };
 use crate::{
@@ -37,7 +35,7 @@ use crate::{
         Cluster, ClusterError, Queue, QueueReader,
         offsets::Commit,
         producer::unix_millis,
-        reader::{Bounds, Problem},
+        reader::Problem,
         record::{RecordError, StoredMessage},
     },
 };
@@ -52,6 +50,8 @@ const ROOM_AGAIN_AFTER: Duration = Duration::from_millis(50);
 const UNREADABLE_TRIES: usize = 3;
 /// What every queue may hold, however much the others do: enough for a batch.
 const LEAST_BYTES: usize = 64 * 1024;
+/// What has left the nsqds, and what they may have lost, is looked after this often.
+const TEND_EVERY: Duration = Duration::from_secs(1);
 /// Batches of one queue on their way to nsqd at a time.
 const BATCHES_IN_FLIGHT: usize = 2;
 
@@ -62,77 +62,6 @@ pub(super) enum Ended {
     Drained,
     /// The lock went to somebody else, who relays from the committed offset on.
     LeaseLost,
-}
-
-/// Why a queue cannot be relayed further. The queue is held where it stands; nothing is skipped.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Held {
-    /// RocketMQ cannot be asked; it will be asked again.
-    #[error(transparent)]
-    Cluster(#[from] ClusterError),
-    /// Something in the queue cannot be read.
-    #[error(
-        "{0}. The relay stands before it. To give that message up, stop the relay and set the group's offset past it"
-    )]
-    Unreadable(#[from] Problem),
-    /// The position is not in the queue any more, or not yet.
-    #[error(
-        "{queue}: the committed offset {offset} lies outside the queue, which holds {} to {}: {}",
-        bounds.min, bounds.max, out_of_range(*offset, *bounds)
-    )]
-    OutOfRange {
-        /// The queue.
-        queue: Queue,
-        /// What is committed.
-        offset: i64,
-        /// What the queue holds.
-        bounds: Bounds,
-    },
-    /// A delivery ended without an outcome: a defect of this program. What it had is relayed again.
-    #[error("{queue}: a delivery task failed: {error}")]
-    DeliveryFailed {
-        /// The queue.
-        queue: Queue,
-        /// What the runtime says of it.
-        error: String,
-    },
-    /// The broker holds another committed offset than the relay gave it.
-    #[error(
-        "{queue}: committed {offset}, but the broker holds {holds:?}: another client commits for this group, or it was reset"
-    )]
-    CommitIgnored {
-        /// The queue.
-        queue: Queue,
-        /// What was committed.
-        offset: i64,
-        /// What the broker holds.
-        holds: Option<i64>,
-    },
-}
-
-impl Held {
-    /// Whether the queue stays held until somebody decides what to do about it.
-    pub(super) fn needs_a_person(&self, on_gap: OnGap) -> bool {
-        match self {
-            Held::Cluster(_) | Held::DeliveryFailed { .. } => false,
-            Held::OutOfRange { .. } => on_gap == OnGap::Hold,
-            Held::Unreadable(_) | Held::CommitIgnored { .. } => true,
-        }
-    }
-}
-
-fn out_of_range(offset: i64, bounds: Bounds) -> String {
-    if offset < bounds.min {
-        format!(
-            "the messages {offset} to {} expired before they were relayed. To go on without them, start the relay once with \
-             --on-gap continue",
-            bounds.min - 1
-        )
-    } else {
-        "the broker lost its newest messages, or the offset was set by hand. To go on, start the relay once with --on-gap \
-         continue or replay"
-            .to_owned()
-    }
 }
 
 /// Everything one queue's loop works with.
@@ -158,67 +87,23 @@ pub(super) struct QueueRelay {
     pub(super) lanes: usize,
     /// Park what cannot be read, and go on behind it; otherwise the queue is held before it.
     pub(super) park_unreadable: bool,
-}
-
-/// What a relay does at an offset its queue does not have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnGap {
-    /// Nothing, until a person has decided.
-    Hold,
-    /// Go on with the nearest message there is, giving up those between.
-    Continue,
-    /// Begin again with the oldest message there is.
-    Replay,
-}
-
-/// Bytes held in memory by all queues of the process.
-#[derive(Debug)]
-pub(super) struct Memory {
-    held: AtomicUsize,
-    max: usize,
-}
-
-impl Memory {
-    pub(super) fn new(max: usize) -> Self {
-        Self { held: AtomicUsize::default(), max }
-    }
-
-    fn has_room(&self) -> bool {
-        self.held.load(Ordering::Relaxed) < self.max
-    }
-}
-
-/// One queue's part of it.
-struct Share {
-    memory: Arc<Memory>,
-    held: usize,
-}
-
-impl Share {
-    fn set(&mut self, held: usize) {
-        if held >= self.held {
-            self.memory.held.fetch_add(held - self.held, Ordering::Relaxed);
-        } else {
-            self.memory.held.fetch_sub(self.held - held, Ordering::Relaxed);
-        }
-        self.held = held;
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.set(0);
-    }
+    /// Where it is written down what the nsqds may still lose; `None` when that is not to be relayed again.
+    pub(super) journal: Option<Arc<Journal>>,
 }
 
 impl QueueRelay {
     /// Relays until asked to drain, or until the queue must be held.
     pub(super) async fn run(mut self) -> Result<Ended, Held> {
         let start = self.start_offset().await?;
+        let mut work = Work::new(start);
+        if let Some(journal) = &self.journal {
+            // Asked before: the landings of others are seen by the next look at the earliest.
+            let look = self.delivery.destinations.looks();
+            work.undrained = Undrained::restore(journal.read(&self.queue).await?, look);
+        }
         debug!(queue = %self.queue, offset = start, "relaying");
         let reader = QueueReader::new(self.cluster.clone(), self.group.clone());
         let mut reads = ReadAhead::new(reader, self.queue.clone(), start, self.lanes);
-        let mut work = Work::new(start);
         let ended = self.relay(&mut reads, &mut work).await;
         if matches!(ended, Ok(Ended::LeaseLost)) {
             return ended;
@@ -229,6 +114,7 @@ impl QueueRelay {
 
     async fn relay(&mut self, reads: &mut ReadAhead, work: &mut Work) -> Result<Ended, Held> {
         let mut commit_at = Instant::now() + COMMIT_EVERY;
+        let mut tend_at = Instant::now() + TEND_EVERY;
         let (mut reading, mut committing) = (Streak::new("reading"), Streak::new("committing"));
         let mut read_after = Instant::now();
         let mut held = None;
@@ -253,13 +139,21 @@ impl QueueRelay {
                     stopped => return Err(stopped),
                 }
             }
-            share.set(work.held_bytes());
+            share.set(work.held_bytes() + if work.replaying.is_empty() { 0 } else { replay::PIECE_BYTES });
             let wanted = held.is_none() && work.held_bytes() < self.max_bytes && Instant::now() < until;
             let room = wanted && (share.held < LEAST_BYTES || share.memory.has_room());
             tokio::select! {
                 biased;
                 () = drain.cancelled() => return Ok(Ended::Drained),
                 Some(confirmed) = work.in_flight.join_next() => self.settle(confirmed, work)?,
+                Some(replayed) = work.replaying.join_next() => match self.replayed(replayed, work)? {
+                    Ok(()) => self.tend(work, reads),
+                    Err(error) => debug!(queue = %self.queue, %error, "not relayed again yet"),
+                },
+                () = tokio::time::sleep_until(tend_at), if !work.undrained.is_empty() => {
+                    self.tend(work, reads);
+                    tend_at = Instant::now() + TEND_EVERY;
+                }
                 () = tokio::time::sleep_until(commit_at), if work.commit_due() && Instant::now() < until => {
                     let pause = match self.commit(work).await? {
                         Ok(()) => {
@@ -383,19 +277,74 @@ impl QueueRelay {
     fn settle(&self, confirmed: Result<Confirmed, JoinError>, work: &mut Work) -> Result<(), Held> {
         let confirmed = confirmed
             .map_err(|error| Held::DeliveryFailed { queue: self.queue.clone(), error: error.to_string() })?;
-        work.window.confirm(confirmed);
+        let landings = work.window.confirm(confirmed);
+        if self.journal.is_some() {
+            landings.into_iter().for_each(|landing| work.undrained.landed(landing));
+        }
         Ok(())
     }
 
+    /// Takes note of what was relayed again; the inner error is one that a later try may not meet.
+    fn replayed(
+        &self,
+        replayed: Result<Result<Replayed, ClusterError>, JoinError>,
+        work: &mut Work,
+    ) -> Result<Result<(), ClusterError>, Held> {
+        let replayed = replayed
+            .map_err(|error| Held::DeliveryFailed { queue: self.queue.clone(), error: error.to_string() })?;
+        Ok(replayed.map(|Replayed { process, from, to, landings }| {
+            work.undrained.replayed(&process, from, to);
+            landings.into_iter().for_each(|landing| work.undrained.landed(landing));
+        }))
+    }
+
+    /// Forgets what has left the nsqds, and begins to relay again what one of them may have lost.
+    fn tend(&self, work: &mut Work, reads: &ReadAhead) {
+        let processes: Vec<_> = work.undrained.processes().cloned().collect();
+        for process in processes {
+            match self.delivery.destinations.fate(&process) {
+                Fate::There { drained } => work.undrained.drained(&process, drained),
+                Fate::Replaced | Fate::Gone if !work.replaying.is_empty() => {}
+                Fate::Replaced | Fate::Gone => {
+                    let Some((from, to)) = work.undrained.first(&process) else { continue };
+                    if work.lost.as_ref() != Some(&process) {
+                        let messages = work.undrained.messages_of(&process);
+                        warn!(queue = %self.queue, nsqd = %process.nsqd, messages, "relaying again what this nsqd may have lost");
+                        work.lost = Some(process.clone());
+                    }
+                    let (delivery, lease) = (Arc::clone(&self.delivery), self.lease.clone());
+                    let (reader, queue) = (reads.reader(), self.queue.clone());
+                    let piece = Piece { process, from, to };
+                    work.replaying
+                        .spawn(async move { replay::replay(&delivery, &reader, &queue, lease, piece).await });
+                }
+            }
+        }
+        self.state.undrained(&self.queue, work.undrained.messages());
+    }
+
     /// Commits what is confirmed; the inner error is one that a later try may not meet.
-    async fn commit(&self, work: &mut Work) -> Result<Result<(), ClusterError>, Held> {
+    async fn commit(&self, work: &mut Work) -> Result<Result<(), String>, Held> {
+        // First what the nsqds may still lose: once the offsets are committed, nothing else remembers it.
+        if let (Some(journal), Some(snapshot)) = (&self.journal, work.undrained.to_write()) {
+            match journal.write(&self.queue, &snapshot).await {
+                Ok(()) => {
+                    work.undrained.written(&snapshot);
+                    self.state.undrained(&self.queue, work.undrained.messages());
+                }
+                Err(error) => return Ok(Err(error.to_string())),
+            }
+        }
         let offset = work.window.committable();
+        if offset <= work.committed {
+            return Ok(Ok(()));
+        }
         match self.cluster.commit_offset(&self.group, &self.queue, offset).await {
             Ok(Commit::Taken) => work.committed = offset,
             Ok(Commit::Ignored { holds }) => {
                 return Err(Held::CommitIgnored { queue: self.queue.clone(), offset, holds });
             }
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok(Err(error.to_string())),
         }
         Ok(Ok(()))
     }
@@ -408,12 +357,17 @@ impl QueueRelay {
                     warn!(%error, "while draining");
                 }
             }
+            while let Some(replayed) = work.replaying.join_next().await {
+                // What is not done is still written down as to be done.
+                let _ = self.replayed(replayed, &mut work);
+            }
         };
         if tokio::time::timeout(self.drain_timeout, waiting).await.is_err() {
             let unconfirmed = work.in_flight.len();
             warn!(queue = %self.queue, unconfirmed, "batches still unconfirmed; they will be relayed again, perhaps twice");
         }
         work.in_flight.abort_all();
+        work.replaying.abort_all();
         let owned = self.lease.borrow().is_some_and(|until| Instant::now() < until);
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
         for _ in 0..LAST_COMMIT_TRIES {
@@ -457,7 +411,7 @@ impl Streak {
     }
 
     /// How long to wait before the next try.
-    fn fails(&mut self, queue: &Queue, error: &ClusterError) -> Duration {
+    fn fails(&mut self, queue: &Queue, error: &dyn Display) -> Duration {
         if !std::mem::replace(&mut self.failing, true) {
             warn!(%queue, %error, "{} fails; trying again until it works", self.doing);
         }
@@ -473,6 +427,11 @@ struct Work {
     waiting: VecDeque<StoredMessage>,
     waiting_bytes: usize,
     in_flight: JoinSet<Confirmed>,
+    undrained: Undrained,
+    /// A piece of what an nsqd may have lost, on its way once more.
+    replaying: JoinSet<Result<Replayed, ClusterError>>,
+    /// The process whose share is being relayed again.
+    lost: Option<Process>,
     /// The offset of a record that could not be read, and how often it was tried.
     unreadable: Option<(i64, usize)>,
 }
@@ -485,6 +444,9 @@ impl Work {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             in_flight: JoinSet::new(),
+            undrained: Undrained::default(),
+            replaying: JoinSet::new(),
+            lost: None,
             unreadable: None,
         }
     }
@@ -498,7 +460,7 @@ impl Work {
     }
 
     fn commit_due(&self) -> bool {
-        self.window.committable() > self.committed
+        self.window.committable() > self.committed || self.undrained.changed()
     }
 
     fn read_to(&self) -> i64 {

@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{destinations::Destinations, metrics::TopicMetrics, pace::Pace};
+use super::{destinations::Destinations, metrics::TopicMetrics, pace::Pace, undrained::Process};
 use crate::{
     nsq::names::TopicName,
     rocketmq::{Queue, producer::unix_millis},
@@ -23,6 +23,7 @@ pub(super) struct TopicState {
     pub(super) pace: Arc<Pace>,
     pub(super) metrics: Arc<TopicMetrics>,
     queues: Mutex<BTreeMap<Queue, QueueState>>,
+    undrained: Mutex<BTreeMap<Queue, BTreeMap<String, u64>>>,
     rate: Mutex<Rate>,
 }
 
@@ -93,6 +94,9 @@ pub struct NsqdReport {
     pub ready: bool,
     /// Messages that wait there.
     pub depth: u64,
+    /// Messages it was given that may still be in it; it gets those again if it is lost.
+    #[serde(default)]
+    pub undrained: u64,
     /// Why none go there.
     pub reason: Option<String>,
 }
@@ -118,7 +122,8 @@ impl TopicState {
         metrics: Arc<TopicMetrics>,
     ) -> Self {
         let rate = Mutex::new(Rate { at: Instant::now(), relayed: 0, per_second: 0.0 });
-        Self { topic, destinations, pace, metrics, queues: Mutex::default(), rate }
+        let (queues, undrained) = Default::default();
+        Self { topic, destinations, pace, metrics, queues, undrained, rate }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Queue, QueueState>> {
@@ -139,6 +144,27 @@ impl TopicState {
 
     pub(super) fn forget(&self, queue: &Queue) {
         self.lock().remove(queue);
+        self.undrained.lock().unwrap_or_else(PoisonError::into_inner).remove(queue);
+    }
+
+    /// Takes note of what of a queue each nsqd process may still lose.
+    pub(super) fn undrained<'a>(&self, queue: &Queue, messages: impl Iterator<Item = (&'a Process, u64)>) {
+        let mut by_nsqd = BTreeMap::new();
+        for (process, messages) in messages {
+            *by_nsqd.entry(process.nsqd.to_string()).or_default() += messages;
+        }
+        self.undrained.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone(), by_nsqd);
+    }
+
+    /// What of the queues relayed here each nsqd may still lose.
+    pub(super) fn undrained_by_nsqd(&self) -> BTreeMap<String, u64> {
+        let mut total = BTreeMap::new();
+        for by_nsqd in self.undrained.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            for (nsqd, messages) in by_nsqd {
+                *total.entry(nsqd.clone()).or_default() += messages;
+            }
+        }
+        total
     }
 
     pub(super) fn queues(&self) -> BTreeMap<Queue, QueueState> {
@@ -170,6 +196,26 @@ impl TopicState {
         }
     }
 
+    /// How the nsqds stand.
+    pub(super) fn nsqds(&self) -> Vec<NsqdReport> {
+        let mut undrained = self.undrained_by_nsqd();
+        let mut nsqds = self.destinations.standings();
+        for nsqd in &mut nsqds {
+            nsqd.undrained = undrained.remove(&nsqd.nsqd).unwrap_or(0);
+        }
+        // Whoever is no destination any more may still have messages.
+        let reason = Some("no destination any more".to_owned());
+        let gone = undrained.into_iter().filter(|(_, undrained)| *undrained > 0);
+        nsqds.extend(gone.map(|(nsqd, undrained)| NsqdReport {
+            nsqd,
+            ready: false,
+            depth: 0,
+            undrained,
+            reason: reason.clone(),
+        }));
+        nsqds
+    }
+
     pub(super) fn report(&self) -> TopicReport {
         let now = unix_millis();
         let wish = self.pace.wish();
@@ -189,7 +235,7 @@ impl TopicState {
             rate: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second,
             totals: self.metrics.totals(),
             queues: queues.collect(),
-            nsqds: self.destinations.standings(),
+            nsqds: self.nsqds(),
         }
     }
 }

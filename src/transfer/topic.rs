@@ -19,10 +19,12 @@ use super::{
     Shared, TransferConfig,
     deliver::Delivery,
     destinations::Destinations,
+    held::Held,
     pace::Pace,
     parking::Parking,
-    queue::{Ended, Held, QueueRelay},
+    queue::{Ended, QueueRelay},
     state::TopicState,
+    undrained::journal::Journal,
 };
 use crate::{
     nsq::names::TopicName,
@@ -54,6 +56,7 @@ pub(super) struct TopicRelay {
     rocketmq_topic: String,
     group: String,
     delivery: Arc<Delivery>,
+    journal: Option<Arc<Journal>>,
     state: Arc<TopicState>,
     shared: Arc<Shared>,
     owned: HashMap<Queue, Owned>,
@@ -91,10 +94,13 @@ impl TopicRelay {
         };
         let state = Arc::new(TopicState::new(topic.clone(), destinations, pace, of_topic));
         metrics.show(&state);
+        let group = config.names.relay_group(&config.group_prefix, &topic);
+        let journal = || Arc::new(Journal::new(cluster.clone(), &config.names, &topic, &group));
         Self {
             cluster: cluster.clone(),
             rocketmq_topic: config.names.rocketmq_topic(&topic),
-            group: config.names.relay_group(&config.group_prefix, &topic),
+            journal: config.replay.then(journal),
+            group,
             topic,
             config: Arc::clone(config),
             delivery: Arc::new(delivery),
@@ -237,6 +243,7 @@ impl TopicRelay {
             on_gap: self.config.on_gap,
             lanes: self.shared.lanes(),
             park_unreadable: self.config.park_unreadable,
+            journal: self.journal.clone(),
         };
         self.owned.insert(queue.clone(), Owned { lease, drain, begun: Instant::now() });
         self.loops.spawn(async move { (queue, relay.run().await) });

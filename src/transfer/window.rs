@@ -7,16 +7,28 @@
 
 use std::collections::BTreeMap;
 
-use super::parking::Parked;
+use super::{
+    parking::Parked,
+    undrained::{Landing, Process},
+};
 use crate::nsq::nsqd::Published;
 
 /// Why messages need not be relayed again.
 #[derive(Debug)]
 pub(super) enum Proof {
     /// nsqd answered `OK` to all of them.
-    Published(Published),
+    Published(Published, At),
     /// nsqd will never take it; it is in the parking topic.
     Parked(Parked),
+}
+
+/// Where and when nsqd answered.
+#[derive(Debug)]
+pub(super) struct At {
+    /// Who answered.
+    pub(super) process: Process,
+    /// The last look at the nsqds that had begun by then.
+    pub(super) look: u64,
 }
 
 /// The state of one queue.
@@ -46,13 +58,18 @@ pub(super) struct Claim {
 
 impl Claim {
     /// Spends one proof on the whole run.
-    pub(super) fn confirm(self, _proof: Proof) -> Confirmed {
-        Confirmed(self)
+    pub(super) fn confirm(self, proof: Proof) -> Confirmed {
+        let landings = Vec::from_iter(proof.landing(self.start, self.messages));
+        Confirmed { claim: self, landings }
     }
 
     /// Spends a proof on each message of the run; the run back where there are too few.
-    pub(super) fn confirm_each(self, proofs: &[Proof]) -> Result<Confirmed, Claim> {
-        if proofs.len() == self.messages { Ok(Confirmed(self)) } else { Err(self) }
+    pub(super) fn confirm_each(self, proofs: Vec<Proof>) -> Result<Confirmed, Claim> {
+        if proofs.len() != self.messages {
+            return Err(self);
+        }
+        let landings = (self.start..).zip(proofs).filter_map(|(offset, proof)| proof.landing(offset, 1));
+        Ok(Confirmed { landings: landings.collect(), claim: self })
     }
 
     /// The first offset.
@@ -63,7 +80,29 @@ impl Claim {
 
 /// A run everything of which is in nsqd, or parked.
 #[derive(Debug)]
-pub(super) struct Confirmed(Claim);
+pub(super) struct Confirmed {
+    claim: Claim,
+    /// Where it went.
+    pub(super) landings: Vec<Landing>,
+}
+
+impl Proof {
+    fn landing(self, from: i64, messages: usize) -> Option<Landing> {
+        match self {
+            Self::Published(_, At { process, look }) => {
+                Some(Landing { process, from, to: from + messages as i64, look })
+            }
+            Self::Parked(_) => None,
+        }
+    }
+
+    /// A proof without an nsqd.
+    #[cfg(test)]
+    pub(super) fn for_tests() -> Self {
+        let process = Process { nsqd: "nsqd:4151".parse().expect("an address"), start_time: 1 };
+        Self::Published(Published::for_tests(), At { process, look: 1 })
+    }
+}
 
 impl Window {
     /// A window in which everything below `offset` is done.
@@ -81,8 +120,8 @@ impl Window {
         Claim { start, messages }
     }
 
-    /// Takes a confirmed run out of flight.
-    pub(super) fn confirm(&mut self, Confirmed(claim): Confirmed) {
+    /// Takes a confirmed run out of flight; returns where it went.
+    pub(super) fn confirm(&mut self, Confirmed { claim, landings }: Confirmed) -> Vec<Landing> {
         if let Some(run) = self.runs.get_mut(&claim.start) {
             run.confirmed = true;
             self.in_flight_bytes -= run.bytes;
@@ -90,6 +129,7 @@ impl Window {
         while let Some(first) = self.runs.first_entry().filter(|first| first.get().confirmed) {
             self.low = first.remove().end;
         }
+        landings
     }
 
     /// The offset that may be committed: everything below it is in nsqd.
@@ -136,11 +176,11 @@ mod tests {
             let mut open: Vec<i64> = claims.iter().map(Claim::start).chain([lost.start()]).collect();
             for claim in claims {
                 open.retain(|&start| start != claim.start());
-                window.confirm(claim.confirm(Proof::Published(Published::for_tests())));
+                window.confirm(claim.confirm(Proof::for_tests()));
                 prop_assert_eq!(Some(window.committable()), open.iter().min().copied());
             }
             prop_assert_eq!(window.in_flight_bytes(), lost.messages);
-            window.confirm(lost.confirm(Proof::Published(Published::for_tests())));
+            window.confirm(lost.confirm(Proof::for_tests()));
             prop_assert_eq!((window.committable(), window.in_flight_bytes()), (end, 0));
         }
     }
@@ -150,7 +190,7 @@ mod tests {
         let mut window = Window::new(10);
         let _dropped = window.claim(5, 5, 0);
         let later = window.claim(5, 5, 0);
-        window.confirm(later.confirm(Proof::Published(Published::for_tests())));
+        window.confirm(later.confirm(Proof::for_tests()));
         assert_eq!(window.committable(), 10);
     }
 }

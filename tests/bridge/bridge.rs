@@ -244,21 +244,6 @@ impl Consumer {
         self.received.lock().unwrap().len()
     }
 
-    /// Disconnects from its nsqd, waits until that has noticed, and returns everything received.
-    pub async fn leave(self, nsqd: &Nsqd, topic: &str) -> Vec<Bytes> {
-        let Self { received, _connections } = self;
-        drop(_connections);
-        let path = format!("/stats?format=json&topic={topic}");
-        eventually("nsqd has no consumer", SOON, async || {
-            let (_, stats) = blocking(|| http::get(nsqd.http_addr(), &path)).unwrap();
-            let stats: serde_json::Value = serde_json::from_str(&stats).unwrap();
-            stats["topics"][0]["channels"][0]["client_count"] == 0
-        })
-        .await;
-        let received = received.lock().unwrap();
-        received.clone()
-    }
-
     /// Waits for this many messages and returns them, sorted.
     pub async fn wait_for(&self, count: usize) -> Vec<Bytes> {
         let mut last = (0, Instant::now());

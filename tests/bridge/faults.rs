@@ -115,14 +115,12 @@ async fn nothing_is_lost_while_parts_stop_freeze_and_come_back(line: Line) {
     load.goes_on(300, "broker back").await;
     arrives("broker back").await;
 
-    // nsqd 1.3.0 itself can lose a message it is handing to a consumer while it stops (one in 150 stops under load, without
-    // the bridge). That is not what is tested here: its consumer leaves first.
-    let received = consumer_of_first.leave(nsqds[0], &topic).await;
+    // nsqd 1.3.0 itself can lose a message it is handing to a consumer while it stops (one in 150 stops under load, without the
+    // bridge): the relay sends it again, with whatever else may have been there.
     blocking(|| rig.nsqds[0].stop()).unwrap();
     load.goes_on(300, "nsqd stopped").await;
     arrives("nsqd stopped").await;
     blocking(|| rig.nsqds[0].start_again()).unwrap();
-    let consumer_of_first = Consumer::start(&nsqds[..1], &topic, "ch");
     load.goes_on(300, "nsqd back").await;
 
     blocking(|| rig.name_server.stop()).unwrap();
@@ -142,7 +140,7 @@ async fn nothing_is_lost_while_parts_stop_freeze_and_come_back(line: Line) {
     let stored = places(&rig, &topic).await;
     let not_stored: Vec<_> = acknowledged.iter().filter(|body| !stored.contains_key(*body)).collect();
     assert!(not_stored.is_empty(), "acknowledged and not in RocketMQ: {not_stored:?}");
-    let all_received = || [&received[..], &consumer.received(), &consumer_of_first.received()].concat();
+    let all_received = || [consumer.received(), consumer_of_first.received()].concat();
     let missing = || {
         let distinct: BTreeSet<_> = all_received().into_iter().collect();
         acknowledged.difference(&distinct).cloned().collect::<Vec<_>>()

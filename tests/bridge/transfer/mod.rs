@@ -4,6 +4,7 @@ mod instances;
 mod nsqds;
 mod parked;
 mod queues;
+mod replay;
 
 use std::process::{Command, Output};
 

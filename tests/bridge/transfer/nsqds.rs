@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use bytes::Bytes;
 use nsqbridge_brokers::{Line, Nsqd, RigOptions};
 
-use super::{depths, say, status};
+use super::{depths, replay::undrained, say, status};
 use crate::bridge::{
     Consumer, Gateway, SOON, To, blocking, cluster, create_channel, eventually, numbered, own, shared, topic,
     transfer,
@@ -155,6 +155,9 @@ async fn an_nsqd_replaced_by_an_empty_one_gets_its_channels_before_its_first_mes
         for consumer in &channels {
             assert_eq!(consumer.wait_for(500).await, bodies, "round {round}");
         }
+        // What may still be in it would come again.
+        eventually("all is committed", SOON, async || status(&rig, &topic)["lag"].as_i64() == Some(0)).await;
+        eventually("nothing is left in it", SOON, async || undrained(&rig, &topic) == 0).await;
         // Nobody consumes while it is away: a consumer that is back first would bring its channel along.
         drop(channels);
         blocking(|| nsqd.kill()).unwrap();

@@ -1,0 +1,166 @@
+//! What nsqd was given and may still lose.
+//!
+//! nsqd keeps messages in memory: one that crashes loses what waits there, is in flight or deferred, and even one that stops in order
+//! can lose what it is handing out. So the relay remembers for each nsqd *process* which offsets of a queue went to it, until
+//! its counters show that they have left it ([`drain`]). When another process has taken its place, or it has been away for
+//! too long, these offsets are relayed again, and no others ([`super::replay`]).
+//!
+//! The record is kept in RocketMQ ([`journal`]), written before offsets are committed. So it outlives the relay, and goes with
+//! the queue from one instance to the next.
+
+pub(super) mod drain;
+pub(super) mod journal;
+mod ranges;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use self::ranges::Ranges;
+use crate::nsq::address::HttpAddress;
+
+/// Runs of offsets remembered exactly for each process; beyond, the nearest are taken together with what lies between.
+const EXACT_RUNS: usize = 4_096;
+/// The same for what is written down.
+const WRITTEN_RUNS: usize = 256;
+
+/// One nsqd process.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Process {
+    /// Where its HTTP API listens.
+    pub(super) nsqd: HttpAddress,
+    /// When it started, in seconds since 1970.
+    pub(super) start_time: i64,
+}
+
+/// Consecutive offsets that one nsqd process answered `OK` to.
+#[derive(Debug, Clone)]
+pub(super) struct Landing {
+    pub(super) process: Process,
+    pub(super) from: i64,
+    pub(super) to: i64,
+    /// The last look at the nsqds that had begun when the answer came.
+    pub(super) look: u64,
+}
+
+/// What of one queue is in which nsqd process.
+#[derive(Debug, Default)]
+pub(super) struct Undrained {
+    processes: BTreeMap<Process, Ranges>,
+    /// Whether it is not as it was last written down.
+    changed: bool,
+    written: u64,
+}
+
+/// What is written down of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Snapshot {
+    /// A later one has a higher number.
+    number: u64,
+    processes: Vec<ProcessSnapshot>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ProcessSnapshot {
+    #[serde(flatten)]
+    process: Process,
+    /// First offsets, and one past the last.
+    ranges: Vec<(i64, i64)>,
+}
+
+impl Undrained {
+    /// What a former owner of the queue wrote down. `look` is the last look that has begun.
+    pub(super) fn restore(snapshot: Option<Snapshot>, look: u64) -> Self {
+        let Some(snapshot) = snapshot else { return Self::default() };
+        let mut undrained = Self { written: snapshot.number, ..Self::default() };
+        for ProcessSnapshot { process, ranges } in snapshot.processes {
+            let known = undrained.processes.entry(process).or_default();
+            for (from, to) in ranges {
+                known.insert(from, to, look);
+            }
+        }
+        undrained
+    }
+
+    /// Takes note of what went to an nsqd.
+    pub(super) fn landed(&mut self, landing: Landing) {
+        let Landing { process, from, to, look } = landing;
+        let ranges = self.processes.entry(process).or_default();
+        ranges.insert(from, to, look);
+        ranges.shrink(EXACT_RUNS);
+        self.changed = true;
+    }
+
+    /// Forgets what has left a process, by the look that has seen it there.
+    pub(super) fn drained(&mut self, process: &Process, look: u64) {
+        let Some(ranges) = self.processes.get_mut(process) else { return };
+        let before = ranges.messages();
+        ranges.forget_seen_by(look);
+        self.changed |= ranges.messages() != before;
+        self.tidy();
+    }
+
+    /// Forgets what was relayed again.
+    pub(super) fn replayed(&mut self, process: &Process, from: i64, to: i64) {
+        if let Some(ranges) = self.processes.get_mut(process) {
+            ranges.remove(from, to);
+            self.changed = true;
+        }
+        self.tidy();
+    }
+
+    fn tidy(&mut self) {
+        self.processes.retain(|_, ranges| !ranges.is_empty());
+    }
+
+    /// Whether there is nothing any nsqd may lose.
+    pub(super) fn is_empty(&self) -> bool {
+        self.processes.is_empty()
+    }
+
+    /// Whether it is not as it was last written down.
+    pub(super) fn changed(&self) -> bool {
+        self.changed
+    }
+
+    /// The processes that may have some of it.
+    pub(super) fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.processes.keys()
+    }
+
+    /// The first run of offsets of a process.
+    pub(super) fn first(&self, process: &Process) -> Option<(i64, i64)> {
+        self.processes.get(process)?.first()
+    }
+
+    /// Messages by process.
+    pub(super) fn messages(&self) -> impl Iterator<Item = (&Process, u64)> {
+        self.processes.iter().map(|(process, ranges)| (process, ranges.messages()))
+    }
+
+    /// Messages of one process.
+    pub(super) fn messages_of(&self, process: &Process) -> u64 {
+        self.processes.get(process).map_or(0, Ranges::messages)
+    }
+
+    /// What must be written down, if anything.
+    pub(super) fn to_write(&self) -> Option<Snapshot> {
+        self.changed.then(|| Snapshot {
+            number: self.written + 1,
+            processes: self
+                .processes
+                .iter()
+                .map(|(process, ranges)| ProcessSnapshot {
+                    process: process.clone(),
+                    ranges: ranges.at_most(WRITTEN_RUNS),
+                })
+                .collect(),
+        })
+    }
+
+    /// Takes note that it was written, and has not changed since.
+    pub(super) fn written(&mut self, snapshot: &Snapshot) {
+        self.written = snapshot.number;
+        self.changed = false;
+    }
+}

@@ -61,7 +61,9 @@ pub struct TransferArgs {
     /// remembers in RocketMQ (topic %undrained%TOPIC) what each nsqd has not let go of yet. With false it is lost.
     #[arg(long, env = "NSQBRIDGE_REPLAY", action = clap::ArgAction::Set, value_name = "BOOL", default_value = "true")]
     pub replay: bool,
-    /// The nsqds' --max-msg-timeout: a message in flight for longer has been finished, or is counted as timed out.
+    /// The nsqds' --max-msg-timeout: a message in flight for longer has been finished, or is counted as timed out. In a channel that
+    /// is never idle nothing else shows that; where no consumer uses TOUCH, their --msg-timeout (60s) is enough, and less comes
+    /// twice after a crash.
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = humantime::parse_duration, env = "NSQBRIDGE_NSQD_MAX_MSG_TIMEOUT")]
     pub max_msg_timeout: Duration,
     /// An nsqd that has not answered for this long has lost what it had.

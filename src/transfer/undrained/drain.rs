@@ -15,7 +15,7 @@
 //! of what waits ([`Line`]).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -26,6 +26,9 @@ use crate::nsq::{
 
 /// nsqd's `--max-req-timeout`, by default: the longest a consumer may put a message back for.
 const LONGEST_DELAY: Duration = Duration::from_secs(3600);
+
+/// While one mark waits for what is in flight, so many are taken.
+const MARKS: u32 = 16;
 
 /// What one nsqd process told of one topic at one look.
 #[derive(Debug, Default, Clone)]
@@ -109,12 +112,14 @@ impl Line {
 pub(in crate::transfer) struct DrainWatch {
     longest_in_flight: Duration,
     drained: u64,
-    mark: Option<Mark>,
+    /// The oldest first.
+    marks: VecDeque<Mark>,
 }
 
 #[derive(Debug)]
 struct Mark {
     look: u64,
+    at: Instant,
     topic: Line,
     copied: bool,
     /// The channels there were when all was copied.
@@ -150,7 +155,7 @@ enum Stage {
 impl DrainWatch {
     /// `longest_in_flight` is how long a consumer may keep a message.
     pub(in crate::transfer) fn new(longest_in_flight: Duration) -> Self {
-        Self { longest_in_flight, drained: 0, mark: None }
+        Self { longest_in_flight, drained: 0, marks: VecDeque::new() }
     }
 
     /// What was in the nsqd when the look of this number began has left it; 0 for nothing.
@@ -160,12 +165,24 @@ impl DrainWatch {
 
     /// Takes over a look.
     pub(in crate::transfer) fn see(&mut self, look: u64, counters: &Counters, now: Instant) {
-        let mark =
-            self.mark.get_or_insert(Mark { look, topic: counters.line(), copied: false, channels: None });
-        if look > mark.look && mark.passes(counters, self.longest_in_flight, now) {
-            self.drained = mark.look;
-            self.mark = None;
-            self.see(look, counters, now);
+        let longest = self.longest_in_flight;
+        let mut passed = 0;
+        for (n, mark) in self.marks.iter_mut().enumerate() {
+            if mark.passes(counters, longest, now) {
+                self.drained = mark.look;
+                passed = n + 1;
+            }
+        }
+        // What is gone by a mark is gone by every earlier one.
+        self.marks.drain(..passed);
+        if self.marks.back().is_none_or(|last| now.duration_since(last.at) >= longest / MARKS) {
+            self.marks.push_back(Mark {
+                look,
+                at: now,
+                topic: counters.line(),
+                copied: false,
+                channels: None,
+            });
         }
     }
 }
@@ -232,8 +249,6 @@ impl Passage {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -459,7 +474,7 @@ mod tests {
                 }
             }
         });
-        assert!(watch.drained() > 200 - 2 * 35, "only to look {}", watch.drained());
+        assert!(watch.drained() > 200 - 40, "only to look {}", watch.drained());
     }
 
     #[test]

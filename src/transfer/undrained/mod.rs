@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use self::ranges::Ranges;
 use crate::nsq::address::HttpAddress;
 
-/// Runs of offsets remembered exactly for each process; beyond, the nearest are taken together with what lies between.
-const EXACT_RUNS: usize = 4_096;
+/// Runs of offsets remembered for each process; of twice as many, the nearest are taken together with what lies between.
+const EXACT_RUNS: usize = 1_024;
 /// The same for what is written down.
 const WRITTEN_RUNS: usize = 256;
 

@@ -1,6 +1,6 @@
 //! The RocketMQ client against a peer that breaks the protocol.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::BytesMut;
 use nsqbridge::rocketmq::{
@@ -14,7 +14,10 @@ use nsqbridge::rocketmq::{
     record::{StoredMessage, encode_stored},
 };
 
-use crate::scripted::{Peer, Reply, message, ok, refuse, stored};
+use crate::{
+    bridge::{SOON, eventually},
+    scripted::{Peer, Reply, message, ok, refuse, stored},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -145,6 +148,41 @@ async fn go_away_moves_the_next_request_to_a_new_connection() {
     let outcome = producer.deliver("t", &[message(b"x")], None, 2 * SECOND).await;
     let Outcome::Delivered(receipt) = outcome else { panic!("{outcome:?}") };
     assert!(!receipt.perhaps_twice, "a server that says go away has stored nothing");
+}
+
+#[tokio::test]
+async fn a_peer_that_went_without_a_word_costs_one_request_and_not_every_one_until_tcp_notices() {
+    let peer = Peer::start(1, |nth, asked| match nth {
+        0 => Reply::Deaf,
+        _ => Reply::Answer(stored(asked, 1)),
+    })
+    .await;
+    let producer = Producer::new(peer.cluster(), "p");
+    let outcome = producer.send(&queue(), &[message(b"x")], SECOND).await;
+    assert!(matches!(outcome, Outcome::Unknown(_)), "{outcome:?}");
+    let outcome = producer.send(&queue(), &[message(b"x")], SECOND).await;
+    assert!(matches!(outcome, Outcome::Delivered(_)), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_missing_among_others_replaces_no_connection() {
+    let peer = Peer::start(1, |nth, asked| match nth {
+        0 => Reply::Silence,
+        _ => Reply::Answer(stored(asked, 1)),
+    })
+    .await;
+    let producer = Producer::new(peer.cluster(), "p");
+    let (queue, first) = (queue(), [message(b"x")]);
+    let unanswered = producer.send(&queue, &first, SECOND);
+    let others = async {
+        eventually("the first is there", SOON, async || peer.seen() == 1).await;
+        producer.send(&queue, &[message(b"y")], SECOND).await
+    };
+    let (unanswered, other) = futures_util::future::join(unanswered, others).await;
+    assert!(matches!(unanswered, Outcome::Unknown(_)) && matches!(other, Outcome::Delivered(_)));
+    let outcome = producer.send(&queue, &[message(b"z")], SECOND).await;
+    assert!(matches!(outcome, Outcome::Delivered(_)), "{outcome:?}");
+    assert_eq!(peer.accepted.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

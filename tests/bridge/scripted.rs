@@ -35,6 +35,8 @@ pub enum Reply {
     Held(Arc<Notify>, Command),
     /// Says nothing, ever.
     Silence,
+    /// Neither reads nor writes on this connection again, and leaves it open: what a host that died looks like.
+    Deaf,
     /// Answers with the first bytes of a frame and closes.
     HalfAFrame(Command),
     /// Sends these bytes as they are.
@@ -48,6 +50,8 @@ pub struct Peer {
     pub address: String,
     /// Requests seen that were left to the script.
     pub seen: Arc<AtomicUsize>,
+    /// Connections accepted.
+    pub accepted: Arc<AtomicUsize>,
     _serving: AbortOnDropHandle<()>,
 }
 
@@ -62,13 +66,16 @@ impl Peer {
         let address = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(AtomicUsize::new(0));
         let peer = Arc::new(Script { address: address.clone(), queues, seen: Arc::clone(&seen), script });
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&accepted);
         let serving = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
                 connections.spawn(serve(stream, Arc::clone(&peer)));
             }
         });
-        Self { address, seen, _serving: AbortOnDropHandle::new(serving) }
+        Self { address, seen, accepted, _serving: AbortOnDropHandle::new(serving) }
     }
 
     /// A client of this peer.
@@ -123,6 +130,7 @@ async fn serve<F: Fn(usize, &Command) -> Reply>(mut stream: TcpStream, script: A
                     command::encode(&answer, &mut out);
                 }
                 Reply::Silence => {}
+                Reply::Deaf => return std::future::pending().await,
                 Reply::HalfAFrame(answer) => {
                     command::encode(&answer, &mut out);
                     out.truncate(out.len() / 2);

@@ -78,23 +78,25 @@ impl Health {
 async fn watch(cluster: Cluster, seen: Arc<Mutex<Seen>>, levels: Levels) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut masters = BTreeMap::new();
+    let mut masters: BTreeMap<String, String> = BTreeMap::new();
     let mut met = HashSet::new();
     loop {
         ticks.tick().await;
         let listed = cluster.brokers().await;
         let name_servers = listed.as_ref().map(drop).map_err(ToString::to_string);
+        let mut unlisted: HashSet<String> = HashSet::new();
         if let Ok(brokers) = listed {
-            masters = brokers
-                .into_iter()
-                .filter_map(|(name, mut addresses)| Some((name, addresses.remove(&0)?)))
-                .collect();
+            unlisted = masters.keys().filter(|name| !brokers.contains_key(*name)).cloned().collect();
+            let listed = brokers.into_iter();
+            masters.extend(listed.filter_map(|(name, mut addresses)| Some((name, addresses.remove(&0)?))));
         }
         let looks = masters.iter().map(|(name, address)| {
             let cluster = &cluster;
             async move { (name.clone(), cluster.version(address).await.map_err(|error| error.to_string())) }
         });
         let versions: BTreeMap<String, Result<i32, String>> = join_all(looks).await.into_iter().collect();
+        // A name server that has just started lists nobody for up to half a minute.
+        masters.retain(|name, _| !unlisted.contains(name) || versions.get(name).is_some_and(Result::is_ok));
         for (name, version) in &versions {
             if let Ok(version) = version
                 && met.insert(name.clone())

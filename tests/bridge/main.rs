@@ -33,6 +33,7 @@ mod gateway;
 mod golden;
 mod group_commit;
 mod guarded;
+mod health;
 mod http_clients;
 mod layers;
 mod pressure;

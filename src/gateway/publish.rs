@@ -203,6 +203,7 @@ impl Publisher {
         let PublishRequest { bodies, properties, accepted_ms, defer, wants_ids, mut permit, .. } = request;
         permit.charge(&topic)?;
         let (answer, outcome) = oneshot::channel();
+        let answer = Some(answer);
         let publish =
             Publish { bodies, properties, accepted_ms, deadline, wants_ids, answer, failure: None, permit };
         if let Some(defer) = defer {

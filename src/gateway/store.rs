@@ -52,14 +52,17 @@ pub(super) async fn send_all(publisher: Arc<Publisher>, topic: Arc<Topic>) {
 }
 
 /// Sends a batch; returns the publishes to try again.
-async fn send_group(publisher: &Publisher, topic: &Topic, group: Vec<Publish>) -> Vec<Publish> {
-    let [first, _, ..] = &group[..] else {
+async fn send_group(publisher: &Publisher, topic: &Topic, mut group: Vec<Publish>) -> Vec<Publish> {
+    // The last one's time, not the first one's: under load the first has little left, and an answer that is late for it alone
+    // would leave the fate of all unknown, batch after batch.
+    let Some(deadline) = group.iter().map(|publish| publish.deadline).max().filter(|_| group.len() > 1)
+    else {
         return each(publisher, topic, group).await;
     };
-    let deadline = first.deadline;
     let messages: Vec<Message> =
         group.iter().flat_map(|publish| publisher.messages(publish, &publish.bodies)).collect();
-    match deliver(publisher, topic, &messages, None, deadline).await {
+    let delivering = deliver(publisher, topic, &messages, None, deadline);
+    match outcome_for(&mut group, delivering).await {
         Outcome::Delivered(receipt) => {
             count(publisher, topic, &messages, &receipt);
             let mut messages = messages.iter();
@@ -85,10 +88,31 @@ async fn send_group(publisher: &Publisher, topic: &Topic, group: Vec<Publish>) -
     }
 }
 
+/// Waits for a batch's outcome. Whose time is up meanwhile hears that it is unknown; the batch goes on for the others.
+async fn outcome_for(group: &mut [Publish], delivering: impl Future<Output = Outcome>) -> Outcome {
+    tokio::pin!(delivering);
+    loop {
+        let waiting = group.iter().filter(|publish| publish.answer.is_some());
+        let Some(next) = waiting.map(|publish| publish.deadline).min() else { return delivering.await };
+        tokio::select! {
+            biased;
+            outcome = &mut delivering => return outcome,
+            () = tokio::time::sleep_until(next) => {
+                let up = group.iter_mut().filter(|publish| publish.deadline <= next);
+                up.for_each(Publish::settle_early);
+            }
+        }
+    }
+}
+
 async fn each(publisher: &Publisher, topic: &Topic, group: Vec<Publish>) -> Vec<Publish> {
     let mut again = Vec::new();
     for publish in group {
-        again.extend(send_one(publisher, topic, publish).await);
+        if publish.has_time(Instant::now()) {
+            again.extend(send_one(publisher, topic, publish).await);
+        } else {
+            again.push(publish);
+        }
     }
     again
 }

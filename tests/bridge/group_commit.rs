@@ -26,6 +26,8 @@ use crate::{
     scripted::{Peer, Reply, refuse, stored},
 };
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// The bodies of every send the peer was asked for.
 type Sends = Arc<Mutex<Vec<Vec<Bytes>>>>;
 
@@ -203,6 +205,31 @@ async fn without_an_answer_everybody_in_the_batch_is_told_so_in_time() {
     // It was never begun: there was no time left for an answer.
     assert!(matches!(second.await.unwrap(), Err(PublishError::Unavailable(_))));
     assert_eq!(sends.lock().unwrap().concat(), ["first"]);
+}
+
+#[tokio::test]
+async fn an_answer_too_late_for_the_oldest_of_a_batch_is_in_time_for_the_others() {
+    let config = PublishConfig { budget: 4 * SECOND, ..PublishConfig::default() };
+    let gates = [(); 2].map(|()| Arc::new(Notify::new()));
+    let held = gates.clone();
+    let (_peer, publisher, sends) = publisher(config, move |nth, asked, _| match held.get(nth) {
+        Some(gate) => Reply::Held(Arc::clone(gate), stored(asked, nth as i64)),
+        None => Reply::Answer(stored(asked, nth as i64)),
+    })
+    .await;
+    let first = first(&publisher, &sends).await;
+    let oldest = publish(&publisher, "t", &["oldest"], None);
+    tokio::time::sleep(3 * SECOND).await;
+    let newest = publish(&publisher, "t", &["newest"], None);
+    tokio::task::yield_now().await;
+    gates[0].notify_one();
+    first.await.unwrap().unwrap();
+    eventually("the batch is on its way", SOON, async || sends.lock().unwrap().len() == 2).await;
+    let oldest = oldest.await.unwrap();
+    assert!(matches!(oldest, Err(PublishError::Unknown(_))), "{oldest:?}");
+    gates[1].notify_one();
+    assert_eq!(newest.await.unwrap().unwrap().ids.len(), 1);
+    assert_eq!(sends.lock().unwrap()[1..], [["oldest", "newest"].map(Bytes::from).to_vec()]);
 }
 
 #[tokio::test]

@@ -62,6 +62,9 @@ impl RunError {
     }
 }
 
+/// Open files beside producers' connections: brokers, name servers, listeners, the log.
+const FILES_BESIDE: u64 = 200;
+
 /// A role that is ready to run.
 struct Role {
     name: &'static str,
@@ -76,11 +79,15 @@ struct Role {
 pub async fn run(invocation: Invocation) -> Result<ExitCode, RunError> {
     let shutdown = Shutdown::on_signals()
         .map_err(|error| RunError::Start { doing: "listening for signals".to_owned(), error })?;
+    let open_files = process::raise_open_files();
     let mut registry = metrics::registry();
     let mut roles = Vec::new();
     for command in invocation.roles {
         match command {
-            Command::Gateway(args) => roles.push(build_gateway(*args, &shutdown, &mut registry).await?),
+            Command::Gateway(args) => {
+                warn_of_few_files(open_files, args.bounds.max_connections);
+                roles.push(build_gateway(*args, &shutdown, &mut registry).await?);
+            }
             Command::Transfer(args) => roles.push(build_transfer(*args, &shutdown, &mut registry)?),
             Command::Run(_) => {}
             question => {
@@ -118,6 +125,16 @@ async fn run_all(roles: Vec<Role>, shutdown: &Shutdown) -> ExitCode {
         }
     }
     code
+}
+
+fn warn_of_few_files(open_files: Option<u64>, max_connections: usize) {
+    if let Some(open_files) = open_files.filter(|&files| files < max_connections as u64 + FILES_BESIDE) {
+        warn!(
+            open_files,
+            max_connections,
+            "fewer open files are allowed than --max-connections takes: raise LimitNOFILE (ulimit -n)"
+        );
+    }
 }
 
 async fn build_gateway(

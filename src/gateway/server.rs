@@ -1,6 +1,7 @@
 //! Sockets and connections.
 //!
-//! nsqd never times out an idle connection, so neither does this: pooled producers would find dead ones.
+//! nsqd never times out an idle connection, so neither does this: pooled producers would find dead ones. A producer whose host
+//! is gone without a word is noticed by the system's keep-alive, as nsqd's are.
 //!
 //! # Draining
 //! Nothing new is accepted, and what is under way is answered. A request that still comes over an open connection hears
@@ -15,6 +16,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -35,6 +37,8 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_HEADERS: usize = 1_000;
 /// After an accept that failed, most likely for want of file descriptors.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// When a silent producer is asked whether it is still there, and how often until its connection ends (Go's listeners).
+const KEEP_ALIVE: (Duration, u32) = (Duration::from_secs(15), 9);
 /// How long an idle connection stays open once draining has begun, for a request that is on its way.
 const LAST_REQUEST_WITHIN: Duration = Duration::from_millis(500);
 
@@ -99,6 +103,9 @@ async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "TCP_NODELAY");
     }
+    if let Err(error) = keep_alive(&stream) {
+        debug!(%error, "SO_KEEPALIVE");
+    }
     let service = service_fn(|request| {
         let gateway = Arc::clone(&gateway);
         async move {
@@ -135,6 +142,14 @@ async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
     if let Err(error) = ended {
         debug!(%error, "connection ended");
     }
+}
+
+fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
+    let (every, times) = KEEP_ALIVE;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, every)?;
+    sockopt::set_tcp_keepintvl(stream, every)?;
+    sockopt::set_tcp_keepcnt(stream, times)
 }
 
 /// A connection as long as it is open.

@@ -5,7 +5,12 @@ use std::{
     time::Duration,
 };
 
-use nsqbridge_brokers::Line;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use nsqbridge_brokers::{Line, Server, ports::Ports};
 
 use crate::bridge::{Gateway, SOON, To, blocking, eventually, shared, topic, transfer};
 
@@ -48,6 +53,37 @@ fn an_address_in_use_exits_with_1_and_names_it() {
     let output = run(&["gateway", "-n", "127.0.0.1:1", "--http-address", &address]);
     assert_eq!(output.status.code(), Some(1));
     assert!(errors(&output).contains(&address), "{}", errors(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_takes_the_open_files_it_may_have_and_watches_over_its_connections() {
+    let ports = Ports::claim().unwrap();
+    let address = format!("127.0.0.1:{}", ports.get(0));
+    let gateway = |_: &std::path::Path| {
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"ulimit -Sn 40; exec "$0" "$@""#, env!("CARGO_BIN_EXE_nsqbridge"), "gateway"]);
+        command.args(["-n", "127.0.0.1:1", "--admin-address", "", "--http-address", &address]);
+        command
+    };
+    let _gateway = blocking(|| Server::run("gateway", gateway)).unwrap();
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        eventually("a connection is served", SOON, async || {
+            let Ok(mut stream) = TcpStream::connect(&address).await else { return false };
+            stream.write_all(b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let mut answer = [0; 15];
+            let served = tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut answer)).await;
+            open.push(stream);
+            served.is_ok() && answer == *b"HTTP/1.1 200 OK"
+        })
+        .await;
+    }
+    // In the kernel's table, 02 is the timer of a socket that is kept alive.
+    let port = format!("0100007F:{:04X}", ports.get(0));
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let accepted: Vec<_> = rows.filter(|row| row[1] == port && row[3] == "01").collect();
+    assert!(accepted.len() >= 100 && accepted.iter().all(|row| row[5].starts_with("02:")), "{accepted:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

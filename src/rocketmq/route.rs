@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
 
@@ -18,13 +17,15 @@ use super::{
     cluster::{BrokerAddresses, Cluster, ClusterError, Shared, malformed, refused},
     codes::{request, response},
     command::Command,
-    loose_json,
+    loose_json::{self, Value},
 };
 
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
 
-const PERM_READ: i32 = 4;
-const PERM_WRITE: i32 = 2;
+const PERM_READ: i64 = 4;
+const PERM_WRITE: i64 = 2;
+/// More queues on one broker are a fault of whoever says so.
+const MAX_QUEUES: i32 = 65_536;
 
 /// One queue of a topic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -231,52 +232,43 @@ async fn fetch(shared: &Shared, topic: &str) -> Result<Route, ClusterError> {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RouteData {
-    #[serde(default)]
-    queue_datas: Vec<QueueData>,
-    #[serde(default)]
-    broker_datas: Vec<BrokerData>,
+fn decode(topic: &str, body: &[u8]) -> Result<Route, String> {
+    let data = loose_json::parse(body).map_err(|error| error.to_string())?;
+    let items = |name| data.get(name).map(Value::items).unwrap_or_default();
+    let brokers = items("brokerDatas").iter().map(broker).collect::<Option<BTreeMap<_, _>>>();
+    let brokers = brokers.ok_or("a broker without a name or addresses")?;
+    let mut route = Route { brokers, ..Route::default() };
+    for data in items("queueDatas") {
+        let broker = data.get("brokerName").and_then(Value::as_str);
+        let [reads, writes, perm] =
+            ["readQueueNums", "writeQueueNums", "perm"].map(|name| data.get(name).and_then(Value::as_i64));
+        let (Some(broker), Some(reads), Some(writes), Some(perm)) = (broker, reads, writes, perm) else {
+            return Err(format!("queues that are not described: {data:?}"));
+        };
+        let queues = |count: i64| {
+            let count = i32::try_from(count).ok().filter(|count| (0..=MAX_QUEUES).contains(count));
+            let queue = |id| Queue { topic: topic.to_owned(), broker: broker.to_owned(), id };
+            count
+                .map(|count| (0..count).map(queue))
+                .ok_or_else(|| format!("{broker} with queues like no other"))
+        };
+        if perm & PERM_READ != 0 {
+            route.read_queues.extend(queues(reads)?);
+        }
+        // A slave takes no message, and stays in the route when its master is gone.
+        if perm & PERM_WRITE != 0 && route.master(broker).is_some() {
+            route.write_queues.extend(queues(writes)?);
+        }
+    }
+    route.read_queues.sort_unstable();
+    route.write_queues.sort_unstable();
+    Ok(route)
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct QueueData {
-    broker_name: String,
-    read_queue_nums: i32,
-    write_queue_nums: i32,
-    perm: i32,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BrokerData {
-    broker_name: String,
-    broker_addrs: BTreeMap<i64, String>,
-}
-
-fn decode(topic: &str, body: &[u8]) -> Result<Route, serde_json::Error> {
-    let data: RouteData = serde_json::from_slice(body)?;
-    let queues = |permission: i32, count: fn(&QueueData) -> i32| {
-        let readable = data.queue_datas.iter().filter(|queues| queues.perm & permission != 0);
-        let mut queues: Vec<_> = readable
-            .flat_map(|queues| {
-                (0..count(queues)).map(|id| Queue {
-                    topic: topic.to_owned(),
-                    broker: queues.broker_name.clone(),
-                    id,
-                })
-            })
-            .collect();
-        queues.sort_unstable();
-        queues
-    };
-    Ok(Route {
-        write_queues: queues(PERM_WRITE, |queues| queues.write_queue_nums),
-        read_queues: queues(PERM_READ, |queues| queues.read_queue_nums),
-        brokers: data.broker_datas.into_iter().map(|data| (data.broker_name, data.broker_addrs)).collect(),
-    })
+fn broker(data: &Value) -> Option<(String, BrokerAddresses)> {
+    let addresses = data.get("brokerAddrs")?.entries().iter();
+    let addresses = addresses.map(|(id, address)| Some((id.as_i64()?, address.as_str()?.to_owned())));
+    Some((data.get("brokerName")?.as_str()?.to_owned(), addresses.collect::<Option<_>>()?))
 }
 
 /// Asks again for every known route, for as long as the cluster's handle lives.
@@ -324,6 +316,35 @@ mod tests {
         assert_eq!(ids(&route.read_queues), ["a0", "a1", "a2", "b0"]);
         assert_eq!(route.masters().collect::<Vec<_>>(), [("a", "127.0.0.1:10911")]);
         assert_eq!(route.master("b"), None);
+    }
+
+    #[test]
+    fn queues_of_a_broker_without_a_master_are_read_and_not_written() {
+        let body = br#"{"brokerDatas":[{"brokerAddrs":{"1":"127.0.0.1:10941"},"brokerName":"b"}],
+            "queueDatas":[{"brokerName":"b","perm":6,"readQueueNums":2,"writeQueueNums":2}]}"#;
+        let route = decode("t", body).unwrap();
+        assert_eq!((route.read_queues.len(), route.write_queues.len()), (2, 0));
+    }
+
+    #[test]
+    fn a_name_server_before_4_9_4_writes_numbers_as_keys() {
+        let body =
+            br#"{"brokerDatas":[{"brokerAddrs":{0:"127.0.0.1:10911",1:"127.0.0.1:10921"},"brokerName":"a"}],
+            "queueDatas":[{"brokerName":"a","perm":6,"readQueueNums":1,"writeQueueNums":1}]}"#;
+        assert_eq!(decode("t", body).unwrap().master("a"), Some("127.0.0.1:10911"));
+    }
+
+    #[test]
+    fn what_no_name_server_should_say_is_an_error() {
+        for body in [
+            &b"<html>"[..],
+            br#"{"brokerDatas":[{"brokerName":"a"}]}"#,
+            br#"{"queueDatas":[{"brokerName":"a","perm":6}]}"#,
+            br#"{"queueDatas":[{"brokerName":"a","perm":6,"readQueueNums":2147483647,"writeQueueNums":1}]}"#,
+            br#"{"queueDatas":[{"brokerName":"a","perm":6,"readQueueNums":-1,"writeQueueNums":1}]}"#,
+        ] {
+            assert!(decode("t", body).is_err(), "{}", String::from_utf8_lossy(body));
+        }
     }
 
     #[test]

@@ -22,6 +22,9 @@ use super::{
 
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
 
+/// Where one name server has refused, the others are asked too, but nobody waits long for them.
+const SECOND_OPINION_WITHIN: Duration = Duration::from_millis(500);
+
 const PERM_READ: i64 = 4;
 const PERM_WRITE: i64 = 2;
 /// More queues on one broker are a fault of whoever says so.
@@ -171,7 +174,8 @@ impl Cluster {
     }
 }
 
-/// Asks the name server that answered last; if it does not, the others in turn.
+/// Asks the name server that answered last; if it does not answer, or not with success, the others in turn. One that has just
+/// started, or whom the brokers do not reach, knows no topic and says so.
 async fn ask_name_servers(
     shared: &Shared,
     asked: &str,
@@ -180,20 +184,25 @@ async fn ask_name_servers(
     let config = shared.config();
     let servers = &config.name_servers;
     let first = shared.current_name_server().load(Ordering::Relaxed);
-    let mut last_error = None;
+    let (mut refusal, mut last_error) = (None, None);
     for turn in 0..servers.len() {
         let index = (first + turn) % servers.len();
         let server = &servers[index];
-        match shared.request(server, command.clone(), config.request_timeout).await {
-            Ok(answer) => {
+        let most = if refusal.is_some() { SECOND_OPINION_WITHIN } else { config.request_timeout };
+        match shared.request(server, command.clone(), most.min(config.request_timeout)).await {
+            Ok(answer) if answer.code == response::SUCCESS => {
                 shared.current_name_server().store(index, Ordering::Relaxed);
                 return Ok((server.clone(), answer));
             }
+            Ok(answer) => drop(refusal.get_or_insert((server.clone(), answer))),
             Err(error) => {
                 debug!(%error, asked, "a name server does not answer; trying the next");
                 last_error = Some(error);
             }
         }
+    }
+    if let Some(refusal) = refusal {
+        return Ok(refusal);
     }
     Err(last_error.map_or_else(|| malformed("-", asked, "no name server is configured"), ClusterError::from))
 }

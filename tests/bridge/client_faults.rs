@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::BytesMut;
 use nsqbridge::rocketmq::{
-    Cluster, ClusterConfig, Outcome, Producer, Queue, QueueReader,
+    Cluster, ClusterConfig, ClusterError, Outcome, Producer, Queue, QueueReader,
     codes::{request, response},
     command::Command,
     offsets::Commit,
@@ -314,4 +314,15 @@ async fn a_name_server_that_is_gone_or_silent_is_passed_over() {
     let started = std::time::Instant::now();
     assert_eq!(cluster.route("another").await.unwrap().write_queues.len(), 3);
     assert!(started.elapsed() < Duration::from_millis(300), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_topic_is_unknown_only_when_no_name_server_knows_it() {
+    let knows_nothing = Peer::start(0, |_, _| Reply::Silence).await;
+    let knows = Peer::start(3, |_, _| Reply::Silence).await;
+    let servers = vec![knows_nothing.address.clone(), knows.address.clone()];
+    let cluster = Cluster::new(ClusterConfig::new(servers));
+    assert_eq!(cluster.route("t").await.unwrap().write_queues.len(), 3);
+    let unknown = knows_nothing.cluster().route("t").await;
+    assert!(matches!(unknown, Err(ClusterError::UnknownTopic(_))), "{unknown:?}");
 }

@@ -56,7 +56,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Serves topic `t` with `queues` queues; `script` decides on every request but routes and heartbeats, and is told how many
+    /// Serves topic `t` with `queues` queues, with 0 no topic at all; `script` decides on every request but routes and heartbeats, and is told how many
     /// came before it.
     pub async fn start(
         queues: u32,
@@ -98,6 +98,9 @@ struct Script<F> {
 impl<F: Fn(usize, &Command) -> Reply> Script<F> {
     fn reply(&self, asked: &Command) -> Reply {
         match asked.code {
+            request::GET_ROUTEINFO_BY_TOPIC if self.queues == 0 => {
+                Reply::Answer(refuse(asked, response::TOPIC_NOT_EXIST, "No topic route info in name server"))
+            }
             request::GET_ROUTEINFO_BY_TOPIC => Reply::Answer(ok(asked).body(self.route())),
             request::HEART_BEAT => Reply::Answer(ok(asked)),
             _ => (self.script)(self.seen.fetch_add(1, Ordering::SeqCst), asked),

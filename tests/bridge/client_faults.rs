@@ -104,8 +104,10 @@ async fn each_refusing_code_has_its_outcome() {
         (1, "org.apache.rocketmq.acl.common.AclException: Check signature failed", NotSent),
         (1, "request queueId[4] is illegal, TopicConfig", NotSent),
         (1, "accurate timer message is not enabled", Rejected),
+        (1, "[PC_SYNCHRONIZED]broker busy, start flow control for a while", NotSent),
+        (1, "create mapped file failed, server is busy or broken.", NotSent),
         (2, "[PCBUSY_CLEAN_QUEUE]broker busy", NotSent),
-        (3, "request type 310 not supported", Rejected),
+        (3, "request type 310 not supported", NotSent),
         (10, "FLUSH_DISK_TIMEOUT", Unknown),
         (11, "SLAVE_NOT_AVAILABLE", Unknown),
         (12, "FLUSH_SLAVE_TIMEOUT", Unknown),
@@ -133,7 +135,13 @@ async fn each_refusing_code_has_its_outcome() {
         };
         assert_eq!(arm, expected, "{code} {remark}");
         assert!(failure.reason.contains(&code.to_string()) && failure.reason.contains(remark), "{failure}");
-        assert_eq!(failure.hint == Hint::UnknownTopic, code == 17);
+        let hint = match (code, remark) {
+            (17, _) => Hint::UnknownTopic,
+            (3 | 14 | 16 | 1500, _) => Hint::StaleRoute,
+            (1 | 29, remark) if remark.contains("queueId") => Hint::StaleRoute,
+            _ => Hint::None,
+        };
+        assert_eq!(failure.hint, hint, "{code} {remark}");
     }
 }
 

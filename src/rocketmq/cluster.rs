@@ -13,7 +13,7 @@ use std::{
 };
 
 use tokio::{
-    sync::watch,
+    sync::{OwnedMutexGuard, watch},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -158,8 +158,7 @@ impl std::fmt::Debug for Shared {
 }
 
 /// The place of one peer's connection.
-#[derive(Debug, Default)]
-struct Slot(tokio::sync::Mutex<SlotState>);
+type Slot = tokio::sync::Mutex<SlotState>;
 
 #[derive(Debug, Default)]
 struct SlotState {
@@ -293,7 +292,7 @@ impl Shared {
         let slots: Vec<_> = self.slots().values().cloned().collect();
         let open = slots
             .iter()
-            .filter_map(|slot| Some(slot.0.try_lock().ok()?.connection.as_ref()?.unclaimed_answers()));
+            .filter_map(|slot| Some(slot.try_lock().ok()?.connection.as_ref()?.unclaimed_answers()));
         self.unclaimed.load(Ordering::Relaxed) + open.sum::<u64>()
     }
 
@@ -334,7 +333,7 @@ impl Shared {
     /// Callers queue behind one attempt; after a failed one, everybody is told so at once until the backoff has passed.
     async fn connection(&self, address: &str) -> Result<Arc<Connection>, RequestError> {
         let slot = Arc::clone(self.slots().entry(address.to_owned()).or_default());
-        let mut state = slot.0.lock().await;
+        let mut state = slot.lock_owned().await;
         if let Some(connection) = &state.connection {
             if !connection.is_spent() {
                 return Ok(Arc::clone(connection));
@@ -350,41 +349,48 @@ impl Shared {
                 reason: failure.reason.clone(),
             });
         }
-        let opened = Connection::open(
-            address,
-            self.config.tls.as_ref(),
-            self.config.connect_timeout,
-            Arc::clone(&self.inbound),
-        )
-        .await;
-        match opened {
-            Ok(connection) => {
-                let connection = Arc::new(connection);
-                *state = SlotState { connection: Some(Arc::clone(&connection)), failure: None };
-                Ok(connection)
-            }
-            Err(error) => {
-                let (RequestError::NotSent { reason, .. } | RequestError::Unknown { reason, .. }) = &error;
-                let mut backoff = state.failure.take().map_or_else(
-                    || Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
-                    |failure| failure.backoff,
-                );
-                let retry_at = Instant::now() + backoff.next_delay();
-                state.failure = Some(ConnectFailure { reason: reason.clone(), backoff, retry_at });
-                Err(error)
-            }
-        }
+        // In a task of its own: the first to ask may have less time than connecting takes, and must not end the attempt for
+        // all; where handshakes are slow, there would never be a connection.
+        let opening =
+            tokio::spawn(open(address.to_owned(), self.config.clone(), Arc::clone(&self.inbound), state));
+        opening.await.unwrap_or_else(|error| {
+            Err(RequestError::NotSent { address: address.to_owned(), reason: format!("connect: {error}") })
+        })
     }
 
     /// The peers with an open connection.
     fn open_peers(&self) -> Vec<String> {
         let slots = self.slots();
         let open = slots.iter().filter(|(_, slot)| {
-            slot.0
-                .try_lock()
-                .is_ok_and(|state| state.connection.as_ref().is_some_and(|open| !open.is_spent()))
+            slot.try_lock().is_ok_and(|state| state.connection.as_ref().is_some_and(|open| !open.is_spent()))
         });
         open.map(|(address, _)| address.clone()).collect()
+    }
+}
+
+/// Opens a connection and leaves it, or why there is none, in its slot.
+async fn open(
+    address: String,
+    config: ClusterConfig,
+    inbound: Inbound,
+    mut state: OwnedMutexGuard<SlotState>,
+) -> Result<Arc<Connection>, RequestError> {
+    match Connection::open(&address, config.tls.as_ref(), config.connect_timeout, inbound).await {
+        Ok(connection) => {
+            let connection = Arc::new(connection);
+            *state = SlotState { connection: Some(Arc::clone(&connection)), failure: None };
+            Ok(connection)
+        }
+        Err(error) => {
+            let (RequestError::NotSent { reason, .. } | RequestError::Unknown { reason, .. }) = &error;
+            let mut backoff = state.failure.take().map_or_else(
+                || Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
+                |failure| failure.backoff,
+            );
+            let retry_at = Instant::now() + backoff.next_delay();
+            state.failure = Some(ConnectFailure { reason: reason.clone(), backoff, retry_at });
+            Err(error)
+        }
     }
 }
 

@@ -30,6 +30,9 @@ use crate::retry::Backoff;
 /// While another broker could take the message, one try may last this long; the last broker gets all that is left.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A broker that is left alone is asked after this many failures of the others.
+const PATIENCE: usize = 3;
+
 /// What one request to a broker came to.
 #[derive(Debug)]
 pub struct Try<'a> {
@@ -107,9 +110,10 @@ impl Producer {
         let mut preferred = first.cloned();
         let mut last_broker = None;
         let mut unknown: Option<Failure> = None;
+        let mut failures = 0;
         loop {
             let failed = match in_time(deadline, self.cluster.route(topic)).await {
-                Ok(route) => match self.choose(&route, preferred.take(), last_broker.as_deref()) {
+                Ok(route) => match self.choose(&route, preferred.take(), last_broker.as_deref(), failures) {
                     Some((queue, others)) => {
                         let left = deadline.saturating_duration_since(Instant::now());
                         let timeout = if others { left.min(TRY_TIMEOUT) } else { left };
@@ -136,6 +140,7 @@ impl Producer {
                     failure.hint
                 }
             };
+            failures += 1;
             let delay = backoff.next_delay();
             if Instant::now() + delay >= deadline {
                 return settle(unknown, failed);
@@ -238,7 +243,13 @@ impl Producer {
     }
 
     /// The next queue in turn, and whether another broker could be tried after it.
-    fn choose(&self, route: &Route, preferred: Option<Queue>, last: Option<&str>) -> Option<(Queue, bool)> {
+    fn choose(
+        &self,
+        route: &Route,
+        preferred: Option<Queue>,
+        last: Option<&str>,
+        failures: usize,
+    ) -> Option<(Queue, bool)> {
         let queues = &route.write_queues;
         let others = |chosen: &Queue| queues.iter().any(|queue| queue.broker != chosen.broker);
         if let Some(queue) = preferred.filter(|queue| queues.contains(queue)) {
@@ -247,10 +258,14 @@ impl Producer {
         }
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
         let in_turn = || (0..queues.len()).map(|step| &queues[start.wrapping_add(step) % queues.len()]);
-        let fit = in_turn()
-            .find(|queue| Some(queue.broker.as_str()) != last && !self.avoidance.avoids(&queue.broker));
-        let other = || in_turn().find(|queue| Some(queue.broker.as_str()) != last);
-        let queue = fit.or_else(other).or_else(|| in_turn().next())?;
+        let other = |queue: &&Queue| Some(queue.broker.as_str()) != last;
+        let fit = |queue: &&Queue| !self.avoidance.avoids(&queue.broker);
+        // One that was only busy is asked again before one that does not answer at all, and would leave the outcome unknown.
+        let queue = in_turn()
+            .find(|queue| other(queue) && fit(queue))
+            .or_else(|| in_turn().find(fit).filter(|_| failures < PATIENCE))
+            .or_else(|| in_turn().find(other))
+            .or_else(|| in_turn().next())?;
         Some((queue.clone(), others(queue)))
     }
 }
@@ -284,4 +299,29 @@ fn not_sent(reason: String, hint: Hint) -> Outcome {
 pub fn unix_millis() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rocketmq::ClusterConfig;
+
+    #[tokio::test]
+    async fn a_busy_broker_is_asked_again_before_one_that_does_not_answer_and_not_for_ever() {
+        let producer = Producer::new(Cluster::new(ClusterConfig::new(Vec::new())), "p");
+        let queue = |broker: &str| Queue { topic: "t".to_owned(), broker: broker.to_owned(), id: 0 };
+        let route = Route { write_queues: vec![queue("busy"), queue("frozen")], ..Route::default() };
+        let chosen = |last, failures| producer.choose(&route, None, last, failures).unwrap().0.broker;
+        assert_eq!(chosen(Some("busy"), 1), "frozen", "nothing is known of it");
+        let silent = RequestError::Unknown { address: String::new(), reason: String::new() };
+        producer.avoidance.observe("frozen", Duration::ZERO, Some(&silent));
+        for (last, failures, expected) in [
+            (None, 0, "busy"),
+            (Some("busy"), 1, "busy"),
+            (Some("busy"), PATIENCE, "frozen"),
+            (Some("frozen"), PATIENCE, "busy"),
+        ] {
+            assert_eq!(chosen(last, failures), expected, "{last:?} after {failures}");
+        }
+    }
 }

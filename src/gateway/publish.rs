@@ -297,9 +297,11 @@ impl Publisher {
 
     async fn look_for_or_create(&self, topic: &Topic, create: bool) -> Result<(), ClusterError> {
         let name = &topic.rocketmq_topic;
-        match self.cluster.route(name).await {
-            Err(ClusterError::UnknownTopic(_)) if create => {}
-            found => return found.map(drop),
+        if !(create && topic.missed()) {
+            match self.cluster.route(name).await {
+                Err(ClusterError::UnknownTopic(_)) if create => {}
+                found => return found.map(drop),
+            }
         }
         self.cluster.create_topic(name, self.config.topic_queues).await?;
         info!(topic = %topic.name, rocketmq_topic = name, "topic created");

@@ -20,6 +20,8 @@ pub struct Topic {
     /// Its name in metrics, or what stands for all beyond their bound; none before it is seen to exist.
     label: OnceLock<Arc<String>>,
     exists: AtomicBool,
+    /// Brokers said they do not have it, though it was seen.
+    missed: AtomicBool,
     held_bytes: AtomicUsize,
     messages: AtomicU64,
     bytes: AtomicU64,
@@ -35,6 +37,7 @@ impl Topic {
             ensuring: tokio::sync::Mutex::default(),
             label: OnceLock::new(),
             exists: AtomicBool::default(),
+            missed: AtomicBool::default(),
             held_bytes: AtomicUsize::default(),
             messages: AtomicU64::default(),
             bytes: AtomicU64::default(),
@@ -50,12 +53,19 @@ impl Topic {
     /// It was seen, or created, just now.
     pub(super) fn seen(&self, metrics: &Metrics) {
         self.label.get_or_init(|| metrics.label(&self.name));
+        self.missed.store(false, Ordering::Relaxed);
         self.exists.store(true, Ordering::Relaxed);
     }
 
     /// RocketMQ does not know it any more.
     pub(super) fn gone(&self) {
+        self.missed.store(true, Ordering::Relaxed);
         self.exists.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether brokers do not have it, whatever a name server still lists.
+    pub(super) fn missed(&self) -> bool {
+        self.missed.load(Ordering::Relaxed)
     }
 
     pub(super) fn label(&self) -> Option<&Arc<String>> {

@@ -5,6 +5,7 @@
 //! stays unknown: a later "not sent" does not undo what the first broker may have stored.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -110,6 +111,7 @@ impl Producer {
         let mut preferred = first.cloned();
         let mut last_broker = None;
         let mut unknown: Option<Failure> = None;
+        let mut without = BTreeSet::new();
         let mut failures = 0;
         loop {
             let failed = match in_time(deadline, self.cluster.route(topic)).await {
@@ -151,8 +153,14 @@ impl Producer {
                 Hint::None => {}
                 Hint::StaleRoute => drop(in_time(deadline, self.cluster.fresh_route(topic)).await),
                 Hint::UnknownTopic => {
-                    // The broker is the judge: let the name servers say whether it lives elsewhere now.
-                    self.cluster.forget_route(topic);
+                    // Brokers are the judges: let the name servers say whether it lives elsewhere now.
+                    without.extend(last_broker.clone());
+                    let route = in_time(deadline, self.cluster.doubted_route(topic)).await;
+                    if route.is_ok_and(|route| {
+                        route.write_queues.iter().all(|queue| without.contains(&queue.broker))
+                    }) {
+                        return settle(unknown, failed);
+                    }
                 }
             }
         }

@@ -103,9 +103,24 @@ impl Cluster {
         refresh(self.routes(), self.shared(), topic).await
     }
 
-    /// Forgets a route: its brokers say the topic is gone.
-    pub fn forget_route(&self, topic: &str) {
-        self.routes().known().remove(topic);
+    /// The topic's route now that a broker says it has no such topic: a known route no longer counts where the name
+    /// servers do not know the topic either.
+    ///
+    /// # Errors
+    /// As [`Self::route`].
+    pub(super) async fn doubted_route(&self, topic: &str) -> Result<Arc<Route>, ClusterError> {
+        match fetch(self.shared(), topic).await {
+            Err(unknown @ ClusterError::UnknownTopic(_)) => {
+                self.routes().known().remove(topic);
+                Err(unknown)
+            }
+            Err(_) => self.route(topic).await,
+            Ok(route) => {
+                let route = Arc::new(route);
+                self.routes().known().insert(topic.to_owned(), Arc::clone(&route));
+                Ok(route)
+            }
+        }
     }
 
     /// The address of the master of a queue's broker.

@@ -2,7 +2,10 @@
 //! which messages came in which request, and answers that refuse, fail or never come.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,7 +26,7 @@ use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::{
     bridge::{SOON, eventually},
-    scripted::{Peer, Reply, refuse, stored},
+    scripted::{Peer, Reply, ok, refuse, stored},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -263,4 +266,31 @@ async fn a_stuck_topic_takes_no_room_from_others() {
         publish(&publisher, "other", &["y"], None).await.unwrap().unwrap();
     }
     stuck.iter().for_each(JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_topic_brokers_lost_is_created_again_though_a_name_server_still_lists_it() {
+    let address = Arc::new(OnceLock::<String>::new());
+    let created = Arc::new(AtomicBool::new(false));
+    let (told, made) = (Arc::clone(&address), Arc::clone(&created));
+    let peer = Peer::start(4, move |nth, asked| {
+        let missing = || refuse(asked, response::TOPIC_NOT_EXIST, "topic[t] not exist, apply first please!");
+        Reply::Answer(match asked.code {
+            request::GET_BROKER_CLUSTER_INFO => {
+                let brokers = serde_json::json!({"fake": {"brokerAddrs": {"0": told.get()}}});
+                ok(asked).body(serde_json::json!({"brokerAddrTable": brokers}).to_string())
+            }
+            request::UPDATE_AND_CREATE_TOPIC => {
+                made.store(true, Ordering::SeqCst);
+                ok(asked)
+            }
+            _ if !made.load(Ordering::SeqCst) => missing(),
+            _ => stored(asked, nth as i64),
+        })
+    })
+    .await;
+    address.set(peer.address.clone()).unwrap();
+    let publisher = Arc::new(Publisher::new(peer.cluster(), PublishConfig::default()));
+    publish(&publisher, "t", &["x"], None).await.unwrap().unwrap();
+    assert!(created.load(Ordering::SeqCst));
 }

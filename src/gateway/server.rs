@@ -6,7 +6,8 @@
 //! # Draining
 //! Nothing new is accepted, and what is under way is answered. A request that still comes over an open connection hears
 //! 503 `EXITING`, and every answer says `Connection: close`, so that a producer moves on between two requests and
-//! not in the middle of one. A connection nothing comes over is closed after [`LAST_REQUEST_WITHIN`].
+//! not in the middle of one. A connection nothing comes over is closed after [`LAST_REQUEST_WITHIN`]; one whose request does
+//! not come to its end, or whose answer is not taken, after [`LAST_ANSWER_WITHIN`] and the time a publish may take.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -41,6 +42,8 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 const KEEP_ALIVE: (Duration, u32) = (Duration::from_secs(15), 9);
 /// How long an idle connection stays open once draining has begun, for a request that is on its way.
 const LAST_REQUEST_WITHIN: Duration = Duration::from_millis(500);
+/// How long a producer may take for the rest of a request, and for the answer, once draining has begun.
+const LAST_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Serves until `drain`, then until every request under way is answered and every publish has its outcome.
 ///
@@ -136,7 +139,12 @@ async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
         ended = serving.as_mut() => ended,
         () = idle_for_good => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            let within = LAST_ANSWER_WITHIN + gateway.publisher.cluster().1.budget;
+            let Ok(ended) = tokio::time::timeout(within, serving).await else {
+                debug!("connection closed: its producer holds the drain up");
+                return;
+            };
+            ended
         }
     };
     if let Err(error) = ended {

@@ -7,6 +7,7 @@ use nsqbridge::rocketmq::{
     Cluster, ClusterConfig, ClusterError, Outcome, Producer, Queue, QueueReader,
     codes::{request, response},
     command::Command,
+    group::Member,
     offsets::Commit,
     outcome::Hint,
     properties::Properties,
@@ -333,4 +334,40 @@ async fn a_topic_is_unknown_only_when_no_name_server_knows_it() {
     assert_eq!(cluster.route("t").await.unwrap().write_queues.len(), 3);
     let unknown = knows_nothing.cluster().route("t").await;
     assert!(matches!(unknown, Err(ClusterError::UnknownTopic(_))), "{unknown:?}");
+}
+
+#[tokio::test]
+async fn locks_are_had_while_other_brokers_are_frozen_and_only_those_asked_for() {
+    // The kernel accepts connections for these, and nobody ever reads them.
+    let mut frozen = Vec::new();
+    for _ in 0..5 {
+        frozen.push(tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap());
+    }
+    let addresses: Vec<_> = frozen.iter().map(|frozen| frozen.local_addr().unwrap().to_string()).collect();
+    let peer = Peer::start_beside(&addresses, 1, |_, asked| {
+        Reply::Answer(match asked.code {
+            request::LOCK_BATCH_MQ => {
+                let queue = |id: i32| serde_json::json!({"topic": "t", "brokerName": "fake", "queueId": id});
+                ok(asked).body(serde_json::json!({"lockOKMQSet": [queue(0), queue(7)]}).to_string())
+            }
+            request::GET_CONSUMER_LIST_BY_GROUP => ok(asked).body(r#"{"consumerIdList":["me"]}"#),
+            _ => ok(asked),
+        })
+    })
+    .await;
+    let mut config = ClusterConfig::new(vec![peer.address.clone()]);
+    config.request_timeout = SECOND;
+    let cluster = Cluster::new(config);
+    let queues = cluster.route("t").await.unwrap().read_queues.clone();
+    assert_eq!(queues.len(), 6);
+    let started = std::time::Instant::now();
+    let member = Member::join(cluster, "g", "t").await.unwrap();
+    assert_eq!(member.members().await.unwrap(), ["me"]);
+    let locked = member.lock(&queues).await;
+    assert_eq!(locked.granted, [queue()].into());
+    assert_eq!(locked.refused, [].into());
+    member.unlock(&queues).await;
+    member.leave().await;
+    // One second for each of the five questions, not for each frozen broker.
+    assert!(started.elapsed() < 10 * SECOND, "{:?}", started.elapsed());
 }

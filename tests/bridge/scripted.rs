@@ -62,10 +62,22 @@ impl Peer {
         queues: u32,
         script: impl Fn(usize, &Command) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Self::start_beside(&[], queues, script).await
+    }
+
+    /// As [`Self::start`]; `others` are brokers as well, which its routes name `other-0` and so on.
+    pub async fn start_beside(
+        others: &[String],
+        queues: u32,
+        script: impl Fn(usize, &Command) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(AtomicUsize::new(0));
-        let peer = Arc::new(Script { address: address.clone(), queues, seen: Arc::clone(&seen), script });
+        let names = (0..others.len()).map(|n| format!("other-{n}"));
+        let mut brokers: Vec<(String, String)> = names.zip(others.iter().cloned()).collect();
+        brokers.push(("fake".to_owned(), address.clone()));
+        let peer = Arc::new(Script { brokers, queues, seen: Arc::clone(&seen), script });
         let accepted = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&accepted);
         let serving = tokio::spawn(async move {
@@ -89,7 +101,7 @@ impl Peer {
 }
 
 struct Script<F> {
-    address: String,
+    brokers: Vec<(String, String)>,
     queues: u32,
     seen: Arc<AtomicUsize>,
     script: F,
@@ -108,11 +120,14 @@ impl<F: Fn(usize, &Command) -> Reply> Script<F> {
     }
 
     fn route(&self) -> String {
-        serde_json::json!({
-            "queueDatas": [{"brokerName": "fake", "readQueueNums": self.queues, "writeQueueNums": self.queues, "perm": 6}],
-            "brokerDatas": [{"brokerName": "fake", "cluster": "c", "brokerAddrs": {"0": self.address}}],
-        })
-        .to_string()
+        let queues = self.brokers.iter().map(|(name, _)| {
+            serde_json::json!({"brokerName": name, "readQueueNums": self.queues, "writeQueueNums": self.queues, "perm": 6})
+        });
+        let brokers = self.brokers.iter().map(|(name, address)| {
+            serde_json::json!({"brokerName": name, "cluster": "c", "brokerAddrs": {"0": address}})
+        });
+        let (queues, brokers): (Vec<_>, Vec<_>) = (queues.collect(), brokers.collect());
+        serde_json::json!({"queueDatas": queues, "brokerDatas": brokers}).to_string()
     }
 }
 

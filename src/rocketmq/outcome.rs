@@ -55,6 +55,8 @@ pub enum Hint {
     StaleRoute,
     /// The broker does not know the topic.
     UnknownTopic,
+    /// The broker has stored it, less durably than it should: asking it again would only add copies.
+    StoredWeakly,
 }
 
 /// Which arm an answered code belongs to; `None` for success.
@@ -78,7 +80,10 @@ pub fn classify(answer: i32, remark: &str) -> Option<(Arm, Hint)> {
         // Whether the broker, the topic or our credentials lack the permission: the message is not at fault.
         code::NO_PERMISSION => (Arm::NotSent, Hint::StaleRoute),
         code::TOPIC_NOT_EXIST => (Arm::NotSent, Hint::UnknownTopic),
-        // 10, 11, 12 and everything this client has not met: stored, perhaps.
+        code::FLUSH_DISK_TIMEOUT | code::SLAVE_NOT_AVAILABLE | code::FLUSH_SLAVE_TIMEOUT => {
+            (Arm::Unknown, Hint::StoredWeakly)
+        }
+        // Everything this client has not met: stored, perhaps.
         _ => (Arm::Unknown, Hint::None),
     };
     Some(arm)

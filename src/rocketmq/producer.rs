@@ -111,16 +111,25 @@ impl Producer {
         let mut preferred = first.cloned();
         let mut last_broker = None;
         let mut unknown: Option<Failure> = None;
-        let mut without = BTreeSet::new();
+        let (mut without, mut stored_weakly) = (BTreeSet::new(), BTreeSet::new());
         let mut failures = 0;
         loop {
             let failed = match in_time(deadline, self.cluster.route(topic)).await {
-                Ok(route) => match self.choose(&route, preferred.take(), last_broker.as_deref(), failures) {
+                Ok(route) => match self.choose(
+                    &without_brokers(&route, &stored_weakly),
+                    preferred.take(),
+                    last_broker.as_deref(),
+                    failures,
+                ) {
                     Some((queue, others)) => {
                         let left = deadline.saturating_duration_since(Instant::now());
                         let timeout = if others { left.min(TRY_TIMEOUT) } else { left };
                         last_broker = Some(queue.broker.clone());
                         self.send(&queue, messages, timeout).await
+                    }
+                    // Nobody is left who has not stored it.
+                    None if !stored_weakly.is_empty() => {
+                        return settle(unknown, not_sent("no other broker".to_owned(), Hint::None));
                     }
                     None => {
                         not_sent(format!("topic {topic} has no queue that may be written"), Hint::StaleRoute)
@@ -151,6 +160,7 @@ impl Producer {
             tokio::time::sleep(delay).await;
             match hint {
                 Hint::None => {}
+                Hint::StoredWeakly => stored_weakly.extend(last_broker.clone()),
                 Hint::StaleRoute => drop(in_time(deadline, self.cluster.fresh_route(topic)).await),
                 Hint::UnknownTopic => {
                     // Brokers are the judges: let the name servers say whether it lives elsewhere now.
@@ -253,19 +263,18 @@ impl Producer {
     /// The next queue in turn, and whether another broker could be tried after it.
     fn choose(
         &self,
-        route: &Route,
+        queues: &[&Queue],
         preferred: Option<Queue>,
         last: Option<&str>,
         failures: usize,
     ) -> Option<(Queue, bool)> {
-        let queues = &route.write_queues;
         let others = |chosen: &Queue| queues.iter().any(|queue| queue.broker != chosen.broker);
-        if let Some(queue) = preferred.filter(|queue| queues.contains(queue)) {
+        if let Some(queue) = preferred.filter(|queue| queues.contains(&queue)) {
             let others = others(&queue);
             return Some((queue, others));
         }
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
-        let in_turn = || (0..queues.len()).map(|step| &queues[start.wrapping_add(step) % queues.len()]);
+        let in_turn = || (0..queues.len()).map(|step| queues[start.wrapping_add(step) % queues.len()]);
         let other = |queue: &&Queue| Some(queue.broker.as_str()) != last;
         let fit = |queue: &&Queue| !self.avoidance.avoids(&queue.broker);
         // One that was only busy is asked again before one that does not answer at all, and would leave the outcome unknown.
@@ -276,6 +285,10 @@ impl Producer {
             .or_else(|| in_turn().next())?;
         Some((queue.clone(), others(queue)))
     }
+}
+
+fn without_brokers<'a>(route: &'a Route, brokers: &BTreeSet<String>) -> Vec<&'a Queue> {
+    route.write_queues.iter().filter(|queue| !brokers.contains(&queue.broker)).collect()
 }
 
 /// Questions asked on the way to a send count against its time.
@@ -318,8 +331,8 @@ mod tests {
     async fn a_busy_broker_is_asked_again_before_one_that_does_not_answer_and_not_for_ever() {
         let producer = Producer::new(Cluster::new(ClusterConfig::new(Vec::new())), "p");
         let queue = |broker: &str| Queue { topic: "t".to_owned(), broker: broker.to_owned(), id: 0 };
-        let route = Route { write_queues: vec![queue("busy"), queue("frozen")], ..Route::default() };
-        let chosen = |last, failures| producer.choose(&route, None, last, failures).unwrap().0.broker;
+        let queues = [&queue("busy"), &queue("frozen")];
+        let chosen = |last, failures| producer.choose(&queues, None, last, failures).unwrap().0.broker;
         assert_eq!(chosen(Some("busy"), 1), "frozen", "nothing is known of it");
         let silent = RequestError::Unknown { address: String::new(), reason: String::new() };
         producer.avoidance.observe("frozen", Duration::ZERO, Some(&silent));

@@ -138,12 +138,35 @@ async fn each_refusing_code_has_its_outcome() {
         assert!(failure.reason.contains(&code.to_string()) && failure.reason.contains(remark), "{failure}");
         let hint = match (code, remark) {
             (17, _) => Hint::UnknownTopic,
+            (10..=12, _) => Hint::StoredWeakly,
             (3 | 14 | 16 | 1500, _) => Hint::StaleRoute,
             (1 | 29, remark) if remark.contains("queueId") => Hint::StaleRoute,
             _ => Hint::None,
         };
         assert_eq!(failure.hint, hint, "{code} {remark}");
     }
+}
+
+#[tokio::test]
+async fn a_broker_that_stored_a_message_too_weakly_is_not_made_to_store_it_again() {
+    let peer = Peer::start(4, |_, asked| {
+        Reply::Answer(refuse(asked, response::SLAVE_NOT_AVAILABLE, "SLAVE_NOT_AVAILABLE"))
+    })
+    .await;
+    let producer = Producer::new(peer.cluster(), "p");
+    let outcome = producer.deliver("t", &[message(b"x")], None, 2 * SECOND).await;
+    assert!(matches!(&outcome, Outcome::Unknown(failure) if failure.reason.contains("11")), "{outcome:?}");
+    assert_eq!(peer.seen(), 1, "each try would be one more copy");
+
+    let strong = Peer::start(1, |_, asked| Reply::Answer(stored(asked, 0))).await;
+    let weak = Peer::start_beside(std::slice::from_ref(&strong.address), 1, |_, asked| {
+        Reply::Answer(refuse(asked, response::FLUSH_DISK_TIMEOUT, "FLUSH_DISK_TIMEOUT"))
+    })
+    .await;
+    let producer = Producer::new(weak.cluster(), "p");
+    let outcome = producer.deliver("t", &[message(b"x")], Some(&queue()), 2 * SECOND).await;
+    let Outcome::Delivered(receipt) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((receipt.broker.as_str(), receipt.perhaps_twice), ("other-0", true));
 }
 
 #[tokio::test]

@@ -312,7 +312,13 @@ impl Shared {
             // 4.9 leaves this one field out of the text it verifies, 5.x keeps it in; we never send it.
             credentials.sign(&mut command.ext, &command.body, false);
         }
-        connection.request(command, timeout.saturating_sub(started.elapsed())).await
+        let left = timeout.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            // It would be written all the same, and its outcome unknown.
+            let reason = "no time was left for an answer".to_owned();
+            return Err(RequestError::NotSent { address: address.to_owned(), reason });
+        }
+        connection.request(command, left).await
     }
 
     pub(super) async fn ask(

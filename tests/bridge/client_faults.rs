@@ -71,6 +71,17 @@ async fn a_reply_that_never_comes_is_unknown_after_the_deadline_and_the_retry_ca
 }
 
 #[tokio::test]
+async fn nothing_is_sent_without_time_for_an_answer() {
+    let peer = Peer::start(1, |_, asked| Reply::Answer(stored(asked, 0))).await;
+    let producer = Producer::new(peer.cluster(), "p");
+    producer.send(&queue(), &[message(b"connects")], SECOND).await;
+    let outcome = producer.send(&queue(), &[message(b"x")], Duration::ZERO).await;
+    assert!(matches!(outcome, Outcome::NotSent(_)), "{outcome:?}");
+    producer.send(&queue(), &[message(b"goes behind it")], SECOND).await;
+    assert_eq!(peer.seen(), 2);
+}
+
+#[tokio::test]
 async fn a_frame_cut_in_half_or_unreadable_makes_the_send_unknown_and_the_next_one_reconnects() {
     let peer = Peer::start(1, |nth, asked| match nth {
         0 => Reply::HalfAFrame(stored(asked, 0)),

@@ -31,6 +31,9 @@ use crate::retry::Backoff;
 /// While another broker could take the message, one try may last this long; the last broker gets all that is left.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A try with less time than this is not begun after a failure: it would make a certain outcome unknown, and its broker look slow.
+const LEAST_TRY: Duration = Duration::from_millis(100);
+
 /// A broker that is left alone is asked after this many failures of the others.
 const PATIENCE: usize = 3;
 
@@ -153,7 +156,7 @@ impl Producer {
             };
             failures += 1;
             let delay = backoff.next_delay();
-            if Instant::now() + delay >= deadline {
+            if Instant::now() + delay + LEAST_TRY >= deadline {
                 return settle(unknown, failed);
             }
             debug!(topic, ?failed, "send failed; trying again");

@@ -85,8 +85,15 @@ pub async fn run(invocation: Invocation) -> Result<ExitCode, RunError> {
     for command in invocation.roles {
         match command {
             Command::Gateway(args) => {
-                warn_of_few_files(open_files, args.bounds.max_connections);
+                let few =
+                    open_files.filter(|&files| files < args.bounds.max_connections as u64 + FILES_BESIDE);
                 roles.push(build_gateway(*args, &shutdown, &mut registry).await?);
+                if let Some(open_files) = few {
+                    warn!(
+                        open_files,
+                        "fewer open files are allowed than --max-connections takes: raise LimitNOFILE"
+                    );
+                }
             }
             Command::Transfer(args) => roles.push(build_transfer(*args, &shutdown, &mut registry)?),
             Command::Run(_) => {}
@@ -127,16 +134,6 @@ async fn run_all(roles: Vec<Role>, shutdown: &Shutdown) -> ExitCode {
     code
 }
 
-fn warn_of_few_files(open_files: Option<u64>, max_connections: usize) {
-    if let Some(open_files) = open_files.filter(|&files| files < max_connections as u64 + FILES_BESIDE) {
-        warn!(
-            open_files,
-            max_connections,
-            "fewer open files are allowed than --max-connections takes: raise LimitNOFILE (ulimit -n)"
-        );
-    }
-}
-
 async fn build_gateway(
     args: GatewayArgs,
     shutdown: &Shutdown,
@@ -160,6 +157,13 @@ async fn build_gateway(
     }
     if args.max_body_size < args.max_msg_size {
         problems.push("--max-body-size must be at least --max-msg-size".to_owned());
+    }
+    let hostname = process::host_name();
+    // An empty variable is how compose files say "not set".
+    let broadcast_address = args.broadcast_address.filter(|address| !address.is_empty());
+    let broadcast_address = broadcast_address.unwrap_or_else(|| hostname.clone());
+    if broadcast_address.contains(|letter: char| letter.is_control()) || broadcast_address.len() > 255 {
+        problems.push("--broadcast-address must be a name: it is written on each message".to_owned());
     }
     let (Some(cluster), Some(names), []) = (cluster, names, &problems[..]) else {
         return Err(RunError::Usage(problems));
@@ -185,13 +189,12 @@ async fn build_gateway(
     };
     let publisher = Arc::new(Publisher::new(cluster, publishing));
     publisher.register(registry);
-    let hostname = process::host_name();
     let config = GatewayConfig {
         max_msg_size: args.max_msg_size,
         max_body_size: args.max_body_size,
         max_req_timeout: args.max_req_timeout,
         max_connections: args.bounds.max_connections,
-        broadcast_address: args.broadcast_address.unwrap_or_else(|| hostname.clone()),
+        broadcast_address,
         hostname,
     };
     info!(http_address = %args.http_address, "gateway ready");

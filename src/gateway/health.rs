@@ -29,6 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 struct Seen {
     publishing: Result<(), String>,
+    /// Whether RocketMQ was looked at.
+    looked: bool,
     name_servers: Result<(), String>,
     brokers: BTreeMap<String, Result<(), String>>,
 }
@@ -44,7 +46,8 @@ impl Health {
     /// Begins to watch; bad until RocketMQ was seen.
     pub(super) fn watch(cluster: Cluster, levels: Levels) -> Self {
         let unseen = || Err("RocketMQ was not reached yet".to_owned());
-        let seen = Seen { publishing: unseen(), name_servers: unseen(), brokers: BTreeMap::new() };
+        let seen =
+            Seen { publishing: unseen(), looked: false, name_servers: unseen(), brokers: BTreeMap::new() };
         let seen = Arc::new(Mutex::new(seen));
         let watch = tokio::spawn(watch(cluster, Arc::clone(&seen), levels));
         Self { seen, _watch: Some(AbortOnDropHandle::new(watch)) }
@@ -53,7 +56,7 @@ impl Health {
     /// Always good.
     #[cfg(test)]
     pub(super) fn good() -> Self {
-        let seen = Seen { publishing: Ok(()), name_servers: Ok(()), brokers: BTreeMap::new() };
+        let seen = Seen { publishing: Ok(()), looked: true, name_servers: Ok(()), brokers: BTreeMap::new() };
         Self { seen: Arc::new(Mutex::new(seen)), _watch: None }
     }
 
@@ -114,16 +117,16 @@ async fn watch(cluster: Cluster, seen: Arc<Mutex<Seen>>, levels: Levels) {
                 .unwrap_or_else(|| "no RocketMQ broker is registered with the name servers".to_owned())),
         };
         let brokers = versions.into_iter().map(|(name, version)| (name, version.map(drop))).collect();
-        report(&seen, Seen { publishing, name_servers, brokers });
+        report(&seen, Seen { publishing, looked: true, name_servers, brokers });
     }
 }
 
 fn report(seen: &Mutex<Seen>, now: Seen) {
     let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-    if seen.publishing.is_ok() != now.publishing.is_ok() {
+    if !seen.looked || seen.publishing.is_ok() != now.publishing.is_ok() {
         match &now.publishing {
             Ok(()) => info!("RocketMQ is reachable"),
-            Err(reason) => warn!(reason, "RocketMQ is not reachable"),
+            Err(reason) => warn!(reason, "RocketMQ is not reachable; publishes are answered 503"),
         }
     }
     *seen = now;

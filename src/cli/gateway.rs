@@ -4,13 +4,19 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::shared::{AdminArgs, NamesArgs, RocketmqArgs, size};
+use super::shared::{AdminArgs, NamesArgs, RocketmqArgs, listen_address, size};
 
 /// `nsqbridge gateway`.
 #[derive(Debug, Args)]
 pub struct GatewayArgs {
     /// Listen here for producers; nsqd's own port by default.
-    #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:4151", env = "NSQBRIDGE_HTTP_ADDRESS")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "0.0.0.0:4151",
+        value_parser = listen_address,
+        env = "NSQBRIDGE_HTTP_ADDRESS"
+    )]
     pub http_address: SocketAddr,
     /// What this gateway calls itself in /info and on each message; the host's name by default (nsqd's flag).
     #[arg(long, value_name = "HOST", env = "NSQBRIDGE_BROADCAST_ADDRESS")]

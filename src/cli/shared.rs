@@ -62,6 +62,12 @@ pub struct AdminArgs {
 #[derive(Debug, Clone, Copy)]
 pub struct AdminAddress(pub Option<SocketAddr>);
 
+/// An address to listen on; `:4151` is every address of this machine, as for nsqd.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let whole = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    whole.parse().map_err(|_| "IP:PORT or :PORT is accepted, such as 0.0.0.0:4151".to_owned())
+}
+
 /// How results are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {

@@ -33,6 +33,7 @@ fn usage_errors_exit_with_3_and_say_what_is_accepted() {
         (&["transfer", "-n", "a:1", "--topic", "a b", "--nsqd-http-address", "a:1"], "not an NSQ name"),
         (&["transfer", "-n", "a:1", "--topic", "t"], "--lookupd-http-address"),
         (&["gateway", "-n", "a:1", "--access-key", "k"], "NSQBRIDGE_SECRET_KEY"),
+        (&["gateway", "-n", "a:1", "--http-address", "4151"], "IP:PORT or :PORT is accepted"),
         (&["gateway", "-n", "a:1", "--broadcast-address", "a\u{1}b"], "--broadcast-address must be a name"),
         (&["gateway", "-n", "a:1", "--rocketmq-tls-ca", "/no/such/file"], "/no/such/file"),
     ] {
@@ -59,11 +60,11 @@ fn an_address_in_use_exits_with_1_and_names_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_takes_the_open_files_it_may_have_watches_its_connections_and_names_what_it_cannot_reach() {
     let ports = Ports::claim().unwrap();
-    let address = format!("127.0.0.1:{}", ports.get(0));
+    let (address, everywhere) = (format!("127.0.0.1:{}", ports.get(0)), format!(":{}", ports.get(0)));
     let gateway = |_: &std::path::Path| {
         let mut command = Command::new("sh");
         command.args(["-c", r#"ulimit -Sn 40; exec "$0" "$@""#, env!("CARGO_BIN_EXE_nsqbridge"), "gateway"]);
-        command.args(["-n", "127.0.0.1:1", "--admin-address", "", "--http-address", &address]);
+        command.args(["-n", "127.0.0.1:1", "--admin-address", "", "--http-address", &everywhere]);
         command.args(["--broadcast-address", ""]);
         command
     };

@@ -99,3 +99,15 @@ fn address_or_none(text: &str) -> Result<AdminAddress, String> {
     let address = text.parse().map_err(|_| "IP:PORT, or nothing, is accepted")?;
     Ok(AdminAddress(Some(address)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_alone_is_every_address_of_this_machine() {
+        assert_eq!(listen_address(":4151"), Ok(SocketAddr::from(([0, 0, 0, 0], 4151))));
+        assert_eq!(listen_address("[::1]:1"), Ok(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 1))));
+        assert!(listen_address("4151").is_err());
+    }
+}

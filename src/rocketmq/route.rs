@@ -142,7 +142,17 @@ impl Cluster {
         asked: &str,
         command: &Command,
     ) -> Result<(String, Command), ClusterError> {
-        let (server, answer) = ask_name_servers(self.shared(), asked, command).await?;
+        self.ask_name_server_that(succeeds, asked, command).await
+    }
+
+    /// As [`Self::ask_any_name_server`], with success of a kind.
+    async fn ask_name_server_that(
+        &self,
+        settles: fn(&Command) -> bool,
+        asked: &str,
+        command: &Command,
+    ) -> Result<(String, Command), ClusterError> {
+        let (server, answer) = ask_name_servers(self.shared(), settles, asked, command).await?;
         if answer.code == response::SUCCESS {
             Ok((server, answer))
         } else {
@@ -172,7 +182,7 @@ impl Cluster {
     pub async fn brokers(&self) -> Result<BTreeMap<String, BrokerAddresses>, ClusterError> {
         const ASKED: &str = "the list of brokers";
         let command = Command::request(request::GET_BROKER_CLUSTER_INFO);
-        let (server, answer) = self.ask_any_name_server(ASKED, &command).await?;
+        let (server, answer) = self.ask_name_server_that(lists_brokers, ASKED, &command).await?;
         let info = loose_json::parse(&answer.body).map_err(|error| malformed(&server, ASKED, error))?;
         let table = info.get("brokerAddrTable").map(loose_json::Value::entries).unwrap_or_default();
         let mut brokers = BTreeMap::new();
@@ -189,10 +199,21 @@ impl Cluster {
     }
 }
 
-/// Asks the name server that answered last; if it does not answer, or not with success, the others in turn. One that has just
-/// started, or whom the brokers do not reach, knows no topic and says so.
+fn succeeds(answer: &Command) -> bool {
+    answer.code == response::SUCCESS
+}
+
+fn lists_brokers(answer: &Command) -> bool {
+    let info = loose_json::parse(&answer.body);
+    succeeds(answer)
+        && info.is_ok_and(|info| info.get("brokerAddrTable").is_some_and(|table| !table.entries().is_empty()))
+}
+
+/// Asks the name server that answered last; if its answer does not settle the question, the others in turn. One that has just
+/// started, or whom the brokers do not reach, knows no topic and no broker, and says so.
 async fn ask_name_servers(
     shared: &Shared,
+    settles: fn(&Command) -> bool,
     asked: &str,
     command: &Command,
 ) -> Result<(String, Command), ClusterError> {
@@ -205,7 +226,7 @@ async fn ask_name_servers(
         let server = &servers[index];
         let most = if refusal.is_some() { SECOND_OPINION_WITHIN } else { config.request_timeout };
         match shared.request(server, command.clone(), most.min(config.request_timeout)).await {
-            Ok(answer) if answer.code == response::SUCCESS => {
+            Ok(answer) if settles(&answer) => {
                 shared.current_name_server().store(index, Ordering::Relaxed);
                 return Ok((server.clone(), answer));
             }
@@ -248,7 +269,7 @@ async fn fetch(shared: &Shared, topic: &str) -> Result<Route, ClusterError> {
     let command = Command::request(request::GET_ROUTEINFO_BY_TOPIC)
         .field("topic", topic)
         .field("acceptStandardJsonOnly", true);
-    let (server, answer) = ask_name_servers(shared, &asked, &command).await?;
+    let (server, answer) = ask_name_servers(shared, succeeds, &asked, &command).await?;
     match answer.code {
         response::SUCCESS => decode(topic, &answer.body).map_err(|error| malformed(&server, &asked, error)),
         response::TOPIC_NOT_EXIST => Err(ClusterError::UnknownTopic(topic.to_owned())),

@@ -361,11 +361,22 @@ async fn a_name_server_that_is_gone_or_silent_is_passed_over() {
 
 #[tokio::test]
 async fn a_topic_is_unknown_only_when_no_name_server_knows_it() {
-    let knows_nothing = Peer::start(0, |_, _| Reply::Silence).await;
-    let knows = Peer::start(3, |_, _| Reply::Silence).await;
+    let listing = |brokers: &'static str| {
+        move |_: usize, asked: &Command| {
+            Reply::Answer(ok(asked).body(format!(r#"{{"brokerAddrTable":{{{brokers}}}}}"#)))
+        }
+    };
+    let knows_nothing = Peer::start(0, listing("")).await;
+    let knows = Peer::start(3, listing(r#""fake":{"brokerAddrs":{0:"127.0.0.1:1"}}"#)).await;
     let servers = vec![knows_nothing.address.clone(), knows.address.clone()];
     let cluster = Cluster::new(ClusterConfig::new(servers));
+    assert_eq!(
+        cluster.brokers().await.unwrap().len(),
+        1,
+        "nor is a cluster without brokers believed at once"
+    );
     assert_eq!(cluster.route("t").await.unwrap().write_queues.len(), 3);
+    assert_eq!(knows_nothing.cluster().brokers().await.unwrap().len(), 0);
     let unknown = knows_nothing.cluster().route("t").await;
     assert!(matches!(unknown, Err(ClusterError::UnknownTopic(_))), "{unknown:?}");
 }

@@ -60,11 +60,11 @@ fn an_address_in_use_exits_with_1_and_names_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_takes_the_open_files_it_may_have_watches_its_connections_and_names_what_it_cannot_reach() {
     let ports = Ports::claim().unwrap();
-    let (address, everywhere) = (format!("127.0.0.1:{}", ports.get(0)), format!(":{}", ports.get(0)));
+    let address = format!("127.0.0.1:{}", ports.get(0));
     let gateway = |_: &std::path::Path| {
         let mut command = Command::new("sh");
         command.args(["-c", r#"ulimit -Sn 40; exec "$0" "$@""#, env!("CARGO_BIN_EXE_nsqbridge"), "gateway"]);
-        command.args(["-n", "127.0.0.1:1", "--admin-address", "", "--http-address", &everywhere]);
+        command.args(["-n", "127.0.0.1:1", "--admin-address", "", "--http-address", &address]);
         command.args(["--broadcast-address", ""]);
         command
     };

@@ -27,6 +27,7 @@ mod bridge;
 mod client_faults;
 mod config;
 mod conformance;
+mod cutover_model;
 mod doctor;
 mod faults;
 mod gateway;

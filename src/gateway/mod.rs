@@ -34,6 +34,7 @@ pub mod publish;
 mod replies;
 mod routes;
 mod server;
+mod spool;
 mod stamp;
 mod stats;
 mod store;

@@ -98,6 +98,16 @@ impl PropertiesBuilder {
         Self::default()
     }
 
+    /// What another builder had taken, as it was encoded.
+    pub(crate) fn from_encoded(encoded: &[u8]) -> Self {
+        Self { encoded: encoded.into() }
+    }
+
+    /// What was taken so far, encoded.
+    pub(crate) fn encoded(&self) -> &[u8] {
+        &self.encoded
+    }
+
     /// Adds a property of the application's own.
     ///
     /// # Errors

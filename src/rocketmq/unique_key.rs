@@ -44,6 +44,15 @@ impl UniqueKey {
     }
 }
 
+impl UniqueKey {
+    /// A key read back; `None` for anything but 32 upper-case hex digits.
+    #[must_use]
+    pub fn from_digits(digits: &[u8]) -> Option<Self> {
+        let digits: [u8; 32] = digits.try_into().ok()?;
+        digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'A'..=b'F')).then_some(Self(digits))
+    }
+}
+
 impl fmt::Display for UniqueKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())

@@ -1,0 +1,4 @@
+//! TEMP
+mod disk;
+mod log;
+mod record;

@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     cli::{
-        Command, EphemeralTopics, GapPolicy, GatewayArgs, InexactDefer, NamesArgs, RocketmqArgs,
+        Command, EphemeralTopics, GapPolicy, GatewayArgs, InexactDefer, NamesArgs, RocketmqArgs, SpoolArgs,
         TransferArgs, UnknownTopics, UnreadablePolicy,
     },
     config::Invocation,
@@ -18,6 +18,7 @@ use crate::{
         admission::AdmissionLimits,
         metrics::MetricsConfig,
         publish::{PublishConfig, Publisher},
+        spool::SpoolConfig,
     },
     mapping::Names,
     nsq::{nsqd::Nsqd, nsqlookupd::Nsqlookupd},
@@ -165,6 +166,7 @@ async fn build_gateway(
     if broadcast_address.contains(|letter: char| letter.is_control()) || broadcast_address.len() > 255 {
         problems.push("--broadcast-address must be a name: it is written on each message".to_owned());
     }
+    let spool = spool(args.spool, args.publish_timeout, &mut problems);
     let (Some(cluster), Some(names), []) = (cluster, names, &problems[..]) else {
         return Err(RunError::Usage(problems));
     };
@@ -186,8 +188,12 @@ async fn build_gateway(
         },
         metrics: MetricsConfig { max_topics: args.bounds.max_topic_labels },
         relay_group_prefix: args.names.group_prefix,
+        spool,
     };
-    let publisher = Arc::new(Publisher::new(cluster, publishing));
+    let publisher =
+        Publisher::new(cluster, publishing).map_err(|error| RunError::Failed(error.to_string()))?;
+    let publisher = Arc::new(publisher);
+    publisher.resume();
     publisher.register(registry);
     let config = GatewayConfig {
         max_msg_size: args.max_msg_size,
@@ -204,6 +210,30 @@ async fn build_gateway(
         running: Box::pin(gateway::serve(listener, publisher, config, shutdown.drain.clone())),
         readiness: Arc::new(move || watched.dependencies()),
     })
+}
+
+fn spool(args: SpoolArgs, publish_timeout: Duration, problems: &mut Vec<String>) -> SpoolConfig {
+    let config = SpoolConfig {
+        path: args.spool_path,
+        policy: args.on_unavailable,
+        policies: args.on_unavailable_of.into_iter().collect(),
+        after: args.spool_after,
+        max_bytes: args.spool_max_bytes as u64,
+        max_topic_bytes: args.spool_max_topic_bytes as u64,
+        max_age: args.spool_max_age,
+        max_disk_use: args.spool_max_disk_use,
+        drain_on_stop: args.spool_drain_on_stop,
+    };
+    if config.spools() && config.path.is_none() {
+        problems
+            .push("--on-unavailable spool needs --spool-path, a folder on a disk of this machine".to_owned());
+    }
+    if config.spools() && config.after >= publish_timeout {
+        problems.push(
+            "--spool-after must be less than --publish-timeout, or nothing is spooled in time".to_owned(),
+        );
+    }
+    config
 }
 
 fn build_transfer(

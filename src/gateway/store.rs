@@ -7,6 +7,8 @@
 //!   messages half by half, so that one message never stands for others.
 //!
 //! An unknown outcome stays one: what may be stored is never put back.
+//!
+//! Publishes of a topic that may be spooled go through [`spool::enter`] instead, and come here only when they were refused together.
 
 use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -18,6 +20,7 @@ use tracing::{error, warn};
 use super::{
     lane::{Publish, Stored, parts},
     publish::{PublishError, Publisher},
+    spool,
     topic::Topic,
 };
 use crate::{
@@ -36,7 +39,13 @@ pub(super) async fn send_all(publisher: Arc<Publisher>, topic: Arc<Topic>) {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
     let sending = async {
         while let Some(group) = topic.lane.take() {
-            let again = send_group(&publisher, &topic, group).await;
+            let again = match &topic.spool {
+                Some(spool) => {
+                    let refused = spool::enter(&publisher, &topic, spool, group, None).await;
+                    each(&publisher, &topic, refused).await
+                }
+                None => send_group(&publisher, &topic, group).await,
+            };
             if again.is_empty() {
                 backoff.reset();
             } else {
@@ -65,17 +74,7 @@ async fn send_group(publisher: &Publisher, topic: &Topic, mut group: Vec<Publish
     match outcome_for(&mut group, delivering).await {
         Outcome::Delivered(receipt) => {
             count(publisher, topic, &messages, &receipt);
-            let mut messages = messages.iter();
-            for publish in group {
-                let mine = messages.by_ref().take(publish.bodies.len());
-                let ids = if publish.wants_ids {
-                    mine.map(|message| message.unique_key).collect()
-                } else {
-                    mine.for_each(drop);
-                    Vec::new()
-                };
-                publish.settle(Ok(Stored { ids }));
-            }
+            acknowledge(group, &messages);
             Vec::new()
         }
         Outcome::Rejected(_) => each(publisher, topic, group).await,
@@ -86,6 +85,26 @@ async fn send_group(publisher: &Publisher, topic: &Topic, mut group: Vec<Publish
             Vec::new()
         }
     }
+}
+
+/// Tells each publish of a batch that its messages are stored.
+pub(super) fn acknowledge(group: Vec<Publish>, messages: &[Message]) {
+    let mut messages = messages.iter();
+    for publish in group {
+        let mine = messages.by_ref().take(publish.bodies.len());
+        let ids = if publish.wants_ids {
+            mine.map(|message| message.unique_key).collect()
+        } else {
+            mine.for_each(drop);
+            Vec::new()
+        };
+        publish.settle(Ok(Stored { ids }));
+    }
+}
+
+/// Where a batch went, for what is to go behind it.
+pub(super) fn queue_of(topic: &Topic, receipt: Receipt) -> Queue {
+    Queue { topic: topic.rocketmq_topic.clone(), broker: receipt.broker, id: receipt.queue_id }
 }
 
 /// Waits for a batch's outcome. Whose time is up meanwhile hears that it is unknown; the batch goes on for the others.
@@ -132,11 +151,7 @@ async fn send_one(publisher: &Publisher, topic: &Topic, publish: Publish) -> Opt
                 if publish.wants_ids {
                     ids.extend(messages.iter().map(|message| message.unique_key));
                 }
-                queue = Some(Queue {
-                    topic: topic.rocketmq_topic.clone(),
-                    broker: receipt.broker,
-                    id: receipt.queue_id,
-                });
+                queue = Some(queue_of(topic, receipt));
             }
             Outcome::Rejected(_) if part.len() > 1 => {
                 let (half, rest) = part.split_at(part.len() / 2);
@@ -175,6 +190,15 @@ pub(super) async fn send_deferred(
     publish: Publish,
     deliver_at: i64,
 ) {
+    let publish = match &topic.spool {
+        Some(spool) => {
+            match spool::enter(&publisher, &topic, spool, vec![publish], Some(deliver_at)).await.pop() {
+                Some(refused) => refused,
+                None => return,
+            }
+        }
+        None => publish,
+    };
     let messages: Vec<Message> = publisher
         .messages(&publish, &publish.bodies)
         .map(|message| Message { deliver_at: Some(deliver_at), ..message })
@@ -195,7 +219,7 @@ fn not_stored(publish: Publish, failure: &Failure) -> Publish {
     Publish { failure: Some(failure.to_string()), ..publish }
 }
 
-fn count(publisher: &Publisher, topic: &Topic, messages: &[Message], receipt: &Receipt) {
+pub(super) fn count(publisher: &Publisher, topic: &Topic, messages: &[Message], receipt: &Receipt) {
     let bytes = messages.iter().map(|message| message.body.len()).sum();
     topic.count(messages.len(), bytes);
     publisher.metrics().stored(topic.label(), messages.len(), bytes);
@@ -206,7 +230,7 @@ fn count(publisher: &Publisher, topic: &Topic, messages: &[Message], receipt: &R
     }
 }
 
-async fn deliver(
+pub(super) async fn deliver(
     publisher: &Publisher,
     topic: &Topic,
     messages: &[Message],

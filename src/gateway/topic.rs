@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
-use super::{lane::Lane, metrics::Metrics};
+use super::{lane::Lane, metrics::Metrics, spool::TopicSpool};
 use crate::nsq::names::TopicName;
 
 /// A topic somebody published to or created.
@@ -15,6 +15,8 @@ pub struct Topic {
     pub(super) rocketmq_topic: String,
     /// What waits to be sent.
     pub(super) lane: Lane,
+    /// Where its messages go while RocketMQ does not take them; `None` for nowhere.
+    pub(super) spool: Option<Arc<TopicSpool>>,
     /// Serialises looking for it and creating it.
     pub(super) ensuring: tokio::sync::Mutex<()>,
     /// Its name in metrics, or what stands for all beyond their bound; none before it is seen to exist.
@@ -29,11 +31,12 @@ pub struct Topic {
 }
 
 impl Topic {
-    pub(super) fn new(name: TopicName, rocketmq_topic: String) -> Self {
+    pub(super) fn new(name: TopicName, rocketmq_topic: String, spool: Option<Arc<TopicSpool>>) -> Self {
         Self {
             name,
             rocketmq_topic,
             lane: Lane::default(),
+            spool,
             ensuring: tokio::sync::Mutex::default(),
             label: OnceLock::new(),
             exists: AtomicBool::default(),
@@ -52,9 +55,19 @@ impl Topic {
 
     /// It was seen, or created, just now.
     pub(super) fn seen(&self, metrics: &Metrics) {
-        self.label.get_or_init(|| metrics.label(&self.name));
+        self.named(metrics);
         self.missed.store(false, Ordering::Relaxed);
         self.exists.store(true, Ordering::Relaxed);
+    }
+
+    /// It has a name in metrics from now on, whether RocketMQ was asked for it or not.
+    pub(super) fn named(&self, metrics: &Metrics) {
+        self.label.get_or_init(|| metrics.label(&self.name));
+    }
+
+    /// Whether its publishes go to the spool.
+    pub(super) fn is_spooling(&self) -> bool {
+        self.spool.as_ref().is_some_and(|spool| spool.is_spooling())
     }
 
     /// RocketMQ does not know it any more.

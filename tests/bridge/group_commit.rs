@@ -69,7 +69,7 @@ async fn publisher(
         script(sends.len() - 1, asked, &bodies)
     })
     .await;
-    let publisher = Arc::new(Publisher::new(peer.cluster(), config));
+    let publisher = Arc::new(Publisher::new(peer.cluster(), config).unwrap());
     (peer, publisher, sends)
 }
 
@@ -290,7 +290,7 @@ async fn a_topic_brokers_lost_is_created_again_though_a_name_server_still_lists_
     })
     .await;
     address.set(peer.address.clone()).unwrap();
-    let publisher = Arc::new(Publisher::new(peer.cluster(), PublishConfig::default()));
+    let publisher = Arc::new(Publisher::new(peer.cluster(), PublishConfig::default()).unwrap());
     publish(&publisher, "t", &["x"], None).await.unwrap().unwrap();
     assert!(created.load(Ordering::SeqCst));
 }

@@ -35,7 +35,7 @@ async fn a_name_server_that_lists_no_broker_yet_takes_no_gateway_away_whose_brok
     })
     .await;
     listed.set(peer.address.clone()).unwrap();
-    let publisher = Publisher::new(peer.cluster(), PublishConfig::default());
+    let publisher = Publisher::new(peer.cluster(), PublishConfig::default()).unwrap();
     eventually("the broker is seen", SOON, async || publisher.health().is_ok()).await;
     let forgotten = async || {
         assert_eq!(publisher.health(), Ok(()));

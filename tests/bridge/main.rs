@@ -41,5 +41,6 @@ mod pressure;
 mod program;
 mod relay;
 mod scripted;
+mod spool;
 mod transfer;
 mod traps;

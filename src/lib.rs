@@ -23,7 +23,7 @@
 //! gateway │ transfer │ doctor  the roles; they never name each other
 //! mapping                      NSQ's names in RocketMQ: the only module that knows both
 //! nsq │ rocketmq               the two sides; they never name each other
-//! retry, shutdown, observe     what everything needs
+//! retry, shutdown, pem, observe  what everything needs
 //! ```
 //!
 //! # Invariants, as absences
@@ -44,6 +44,7 @@ pub mod gateway;
 pub mod mapping;
 pub mod nsq;
 pub mod observe;
+pub mod pem;
 pub mod questions;
 pub mod retry;
 pub mod rocketmq;

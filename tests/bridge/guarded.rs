@@ -20,12 +20,12 @@ const SECRET_KEY: &str = "bridge-secret-1";
 const BUDGET: Duration = Duration::from_secs(4);
 
 /// An authority, and a certificate for 127.0.0.1 signed by it, as files.
-struct Certificates {
+pub struct Certificates {
     folder: TempDir,
 }
 
 impl Certificates {
-    fn make() -> Self {
+    pub fn make() -> Self {
         let folder = TempDir::new().unwrap();
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -49,7 +49,7 @@ impl Certificates {
         made
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 

@@ -52,7 +52,7 @@ fn layers_import_only_downward() {
         &["crate::gateway", "crate::transfer", "crate::run", "crate::cli", "crate::config"],
     );
     assert_absent("transfer", &["crate::gateway", "crate::run", "crate::cli", "crate::config"]);
-    for low in ["retry.rs", "shutdown.rs", "observe"] {
+    for low in ["retry.rs", "shutdown.rs", "pem.rs", "observe"] {
         assert_absent(
             low,
             &["crate::nsq", "crate::rocketmq", "crate::mapping", "crate::gateway", "crate::transfer"],

@@ -120,10 +120,18 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     // Only the file's name for now: what else is said may lack what the file has.
     let named = Cli::command().ignore_errors(true).try_get_matches_from(&arguments);
     let path = named.ok().and_then(|matches| matches.get_one::<PathBuf>("config").cloned());
+    let file = path.map(|path| Ok::<_, Refusal>((read(&path)?, path))).transpose()?;
+    with_file(arguments, file)
+}
+
+/// What arguments, environment and the content of a file come to.
+pub(crate) fn with_file(
+    arguments: Vec<OsString>,
+    file: Option<(Table, PathBuf)>,
+) -> Result<Invocation, Refusal> {
     let mut command = Cli::command();
     let mut sections = Vec::new();
-    if let Some(path) = path {
-        let file = read(&path)?;
+    if let Some((file, path)) = file {
         let settings = check(&file).map_err(|problems| Refusal::Problems { path, problems })?;
         command = settings.into_iter().fold(command, with_default);
         sections = file.keys().cloned().collect();

@@ -178,6 +178,7 @@ async fn build_gateway(
         max_msg_size: args.max_msg_size,
         max_body_size: args.max_body_size,
         max_req_timeout: args.max_req_timeout,
+        body_timeout: args.bounds.body_timeout,
         max_connections: args.bounds.max_connections,
         broadcast_address: args.broadcast_address.unwrap_or_else(|| hostname.clone()),
         hostname,

@@ -23,6 +23,11 @@ use super::{
 
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
 
+/// Queues that are read of a topic, on all brokers together. A name server tells their number, and each takes memory here.
+const MAX_QUEUES: i64 = 65_536;
+/// The longest name of a broker, which stands in each of its queues.
+const MAX_BROKER_NAME_BYTES: usize = 255;
+
 const PERM_READ: i32 = 4;
 const PERM_WRITE: i32 = 2;
 
@@ -256,8 +261,28 @@ struct BrokerData {
     broker_addrs: BTreeMap<i64, String>,
 }
 
-fn decode(topic: &str, body: &[u8]) -> Result<Route, serde_json::Error> {
+/// A route that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RouteError {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error("it has {0} queues, and at most {MAX_QUEUES} are read of a topic")]
+    Queues(i64),
+    #[error("it has a broker with a name of {0} bytes, and at most {MAX_BROKER_NAME_BYTES} are read")]
+    BrokerName(usize),
+}
+
+pub(crate) fn decode(topic: &str, body: &[u8]) -> Result<Route, RouteError> {
     let data: RouteData = serde_json::from_slice(body)?;
+    let most = |queues: &QueueData| i64::from(queues.read_queue_nums.max(queues.write_queue_nums).max(0));
+    let count: i64 = data.queue_datas.iter().map(most).sum();
+    if count > MAX_QUEUES {
+        return Err(RouteError::Queues(count));
+    }
+    let longest = data.queue_datas.iter().map(|queues| queues.broker_name.len()).max().unwrap_or(0);
+    if longest > MAX_BROKER_NAME_BYTES {
+        return Err(RouteError::BrokerName(longest));
+    }
     let queues = |permission: i32, count: fn(&QueueData) -> i32| {
         let readable = data.queue_datas.iter().filter(|queues| queues.perm & permission != 0);
         let mut queues: Vec<_> = readable
@@ -324,6 +349,20 @@ mod tests {
         assert_eq!(ids(&route.read_queues), ["a0", "a1", "a2", "b0"]);
         assert_eq!(route.masters().collect::<Vec<_>>(), [("a", "127.0.0.1:10911")]);
         assert_eq!(route.master("b"), None);
+    }
+
+    #[test]
+    fn a_route_that_only_claims_to_be_large_takes_no_memory() {
+        let route = |broker: &str, queues: i32| {
+            let queues = serde_json::json!({
+                "brokerName": broker, "perm": 6, "readQueueNums": queues, "writeQueueNums": 1,
+            });
+            decode("t", serde_json::json!({ "queueDatas": [queues] }).to_string().as_bytes())
+        };
+        assert!(matches!(route("b", i32::MAX), Err(RouteError::Queues(2_147_483_647))));
+        assert!(matches!(route(&"b".repeat(256), 1), Err(RouteError::BrokerName(256))));
+        assert_eq!(route("b", 65_536).unwrap().read_queues.len(), 65_536);
+        assert_eq!(route("b", -1).unwrap().read_queues.len(), 0);
     }
 
     #[test]

@@ -55,7 +55,8 @@ where
     Ok((status.ok_or(std::io::ErrorKind::InvalidData)?, answer))
 }
 
-async fn plainly(
+/// The status and the rest of the answer to one request without TLS.
+pub async fn plainly(
     address: SocketAddr,
     path: &str,
     authorization: Option<&str>,

@@ -15,8 +15,8 @@ use crate::{
     scripted::message,
 };
 
-const ACCESS_KEY: &str = "bridge-admin";
-const SECRET_KEY: &str = "bridge-secret-1";
+pub const ACCESS_KEY: &str = "bridge-admin";
+pub const SECRET_KEY: &str = "bridge-secret-1";
 const BUDGET: Duration = Duration::from_secs(4);
 
 /// An authority, and a certificate for 127.0.0.1 signed by it, as files.
@@ -63,7 +63,7 @@ impl Certificates {
 }
 
 /// Access control as each line configures it; one administrator.
-fn access_control(line: Line, settings: Settings) -> Settings {
+pub fn access_control(line: Line, settings: Settings) -> Settings {
     match line {
         Line::V5 => {
             let package = "org.apache.rocketmq.auth";

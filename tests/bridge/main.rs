@@ -34,6 +34,7 @@ mod gateway;
 mod golden;
 mod group_commit;
 mod guarded;
+mod hostile;
 mod http_clients;
 mod layers;
 mod pressure;

@@ -58,10 +58,29 @@ impl Peer {
         queues: u32,
         script: impl Fn(usize, &Command) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Self::serve(queues, false, script).await
+    }
+
+    /// Leaves routes to `script` as well.
+    pub async fn without_routes(script: impl Fn(usize, &Command) -> Reply + Send + Sync + 'static) -> Self {
+        Self::serve(0, true, script).await
+    }
+
+    async fn serve(
+        queues: u32,
+        scripted_routes: bool,
+        script: impl Fn(usize, &Command) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(AtomicUsize::new(0));
-        let peer = Arc::new(Script { address: address.clone(), queues, seen: Arc::clone(&seen), script });
+        let peer = Arc::new(Script {
+            address: address.clone(),
+            queues,
+            scripted_routes,
+            seen: Arc::clone(&seen),
+            script,
+        });
         let serving = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
@@ -84,6 +103,7 @@ impl Peer {
 struct Script<F> {
     address: String,
     queues: u32,
+    scripted_routes: bool,
     seen: Arc<AtomicUsize>,
     script: F,
 }
@@ -91,7 +111,9 @@ struct Script<F> {
 impl<F: Fn(usize, &Command) -> Reply> Script<F> {
     fn reply(&self, asked: &Command) -> Reply {
         match asked.code {
-            request::GET_ROUTEINFO_BY_TOPIC => Reply::Answer(ok(asked).body(self.route())),
+            request::GET_ROUTEINFO_BY_TOPIC if !self.scripted_routes => {
+                Reply::Answer(ok(asked).body(self.route()))
+            }
             request::HEART_BEAT => Reply::Answer(ok(asked)),
             _ => (self.script)(self.seen.fetch_add(1, Ordering::SeqCst), asked),
         }

@@ -31,29 +31,38 @@ pub struct Invocation {
     /// One role, or for `run` every role the file has a section for.
     pub roles: Vec<Command>,
     /// Where monitoring finds the process.
-    pub admin: AdminListener,
+    pub admin: Option<AdminListener>,
 }
 
 /// Where monitoring finds the process.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct AdminListener {
-    /// None when it is to find nothing.
-    pub address: Option<SocketAddr>,
+    /// Where to listen.
+    pub address: SocketAddr,
     /// Nobody asked for this address.
     pub is_default: bool,
+    /// The certificate to show.
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key.
+    pub tls_key: Option<PathBuf>,
+    /// A file with the token to ask for.
+    pub token_file: Option<PathBuf>,
+    /// It may be open to anybody.
+    pub insecure: bool,
 }
 
 impl AdminListener {
-    fn none() -> Self {
-        Self { address: None, is_default: false }
-    }
-
-    fn new(said: Option<AdminAddress>, default_port: u16) -> Self {
+    /// `None` when monitoring is to find nothing.
+    fn new(args: &AdminArgs, default_port: u16) -> Option<Self> {
         let default = SocketAddr::from(([127, 0, 0, 1], default_port));
-        match said {
-            Some(AdminAddress(address)) => Self { address, is_default: false },
-            None => Self { address: Some(default), is_default: true },
-        }
+        Some(Self {
+            address: args.admin_address.map_or(Some(default), |AdminAddress(address)| address)?,
+            is_default: args.admin_address.is_none(),
+            tls_cert: args.admin_tls_cert.clone(),
+            tls_key: args.admin_tls_key.clone(),
+            token_file: args.admin_token_file.clone(),
+            insecure: args.admin_insecure,
+        })
     }
 }
 
@@ -111,10 +120,18 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     // Only the file's name for now: what else is said may lack what the file has.
     let named = Cli::command().ignore_errors(true).try_get_matches_from(&arguments);
     let path = named.ok().and_then(|matches| matches.get_one::<PathBuf>("config").cloned());
+    let file = path.map(|path| Ok::<_, Refusal>((read(&path)?, path))).transpose()?;
+    with_file(arguments, file)
+}
+
+/// What arguments, environment and the content of a file come to.
+pub(crate) fn with_file(
+    arguments: Vec<OsString>,
+    file: Option<(Table, PathBuf)>,
+) -> Result<Invocation, Refusal> {
     let mut command = Cli::command();
     let mut sections = Vec::new();
-    if let Some(path) = path {
-        let file = read(&path)?;
+    if let Some((file, path)) = file {
         let settings = check(&file).map_err(|problems| Refusal::Problems { path, problems })?;
         command = settings.into_iter().fold(command, with_default);
         sections = file.keys().cloned().collect();
@@ -132,17 +149,17 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
             if roles.is_empty() {
                 return Err(Refusal::NoRoles);
             }
-            (roles, AdminListener::new(run.admin.admin_address, 4155))
+            (roles, AdminListener::new(&run.admin, 4155))
         }
         Command::Gateway(args) => {
-            let admin = AdminListener::new(args.admin.admin_address, 4153);
+            let admin = AdminListener::new(&args.admin, 4153);
             (vec![Command::Gateway(args)], admin)
         }
         Command::Transfer(args) => {
-            let admin = AdminListener::new(args.admin.admin_address, 4154);
+            let admin = AdminListener::new(&args.admin, 4154);
             (vec![Command::Transfer(args)], admin)
         }
-        question => (vec![question], AdminListener::none()),
+        question => (vec![question], None),
     };
     Ok(Invocation { log: cli.log, roles, admin })
 }

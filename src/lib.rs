@@ -23,7 +23,8 @@
 //! gateway │ transfer │ doctor  the roles; they never name each other
 //! mapping                      NSQ's names in RocketMQ: the only module that knows both
 //! nsq │ rocketmq               the two sides; they never name each other
-//! retry, shutdown, observe     what everything needs
+//! retry, shutdown, pem,        what everything needs
+//!   excerpt, observe
 //! ```
 //!
 //! # Invariants, as absences
@@ -32,18 +33,22 @@
 //! - `hyper` is named only where HTTP is served: in `gateway` and `observe::admin`; `reqwest` only in `nsq`, `backoff` only in `retry`.
 //! - There is no unbounded channel.
 //! - No message body is written to a log.
-//! - What only turns bytes into values has no `async`: `rocketmq::{command, record, properties, message}`, `nsq::mpub`,
-//!   `nsq::query`, `mapping`.
+//! - What only turns bytes into values has no `async`: `rocketmq::{command, record, properties, message}`,
+//!   `nsq::{mpub, query, frames}`, `mapping`. What reads a peer's bytes or a file has a fuzz target in `fuzz/`.
 //!
 //! `tests/bridge/layers.rs` holds these.
 
 pub mod cli;
 pub mod config;
 pub mod doctor;
+pub mod excerpt;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod gateway;
 pub mod mapping;
 pub mod nsq;
 pub mod observe;
+pub mod pem;
 pub mod questions;
 pub mod retry;
 pub mod rocketmq;

@@ -12,7 +12,7 @@ use crate::{
         Command, EphemeralTopics, GapPolicy, GatewayArgs, InexactDefer, NamesArgs, RocketmqArgs, SpoolArgs,
         TransferArgs, UnknownTopics, UnreadablePolicy,
     },
-    config::Invocation,
+    config::{AdminListener, Invocation},
     gateway::{
         self, GatewayConfig,
         admission::AdmissionLimits,
@@ -23,7 +23,7 @@ use crate::{
     mapping::Names,
     nsq::{nsqd::Nsqd, nsqlookupd::Nsqlookupd},
     observe::{
-        admin::{self, Admin},
+        admin::{self, Admin, Guard, GuardSettings},
         health::Readiness,
         metrics, process,
     },
@@ -81,6 +81,8 @@ pub async fn run(invocation: Invocation) -> Result<ExitCode, RunError> {
     let shutdown = Shutdown::on_signals()
         .map_err(|error| RunError::Start { doing: "listening for signals".to_owned(), error })?;
     let open_files = process::raise_open_files();
+    // Before anything listens.
+    let guard = invocation.admin.as_ref().map(guard).transpose()?;
     let mut registry = metrics::registry();
     let mut roles = Vec::new();
     for command in invocation.roles {
@@ -105,10 +107,13 @@ pub async fn run(invocation: Invocation) -> Result<ExitCode, RunError> {
         }
     }
     let readiness = roles.iter().map(|role| Arc::clone(&role.readiness)).collect();
-    let admin = Admin { registry, readiness, drain: shutdown.drain.clone() };
-    let _admin = listen_for_admin(invocation.admin)
-        .await?
-        .map(|listener| AbortOnDropHandle::new(tokio::spawn(admin::serve(listener, admin))));
+    let _admin = match invocation.admin.zip(guard) {
+        None => None,
+        Some((at, guard)) => listen_for_admin(&at).await?.map(|listener| {
+            let admin = Admin { registry, readiness, drain: shutdown.drain.clone(), guard };
+            AbortOnDropHandle::new(tokio::spawn(admin::serve(listener, admin)))
+        }),
+    };
     match shutdown.force.run_until_cancelled(run_all(roles, &shutdown)).await {
         Some(code) => Ok(code),
         None => Ok(ExitCode::FAILURE),
@@ -199,6 +204,7 @@ async fn build_gateway(
         max_msg_size: args.max_msg_size,
         max_body_size: args.max_body_size,
         max_req_timeout: args.max_req_timeout,
+        body_timeout: args.bounds.body_timeout,
         max_connections: args.bounds.max_connections,
         broadcast_address,
         hostname,
@@ -304,10 +310,22 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
     listening.map_err(|error| RunError::Start { doing: format!("listening on {address}"), error })
 }
 
+/// Who may ask the admin listener.
+fn guard(at: &AdminListener) -> Result<Guard, RunError> {
+    let settings = GuardSettings {
+        address: at.address,
+        tls_cert: at.tls_cert.as_deref(),
+        tls_key: at.tls_key.as_deref(),
+        token_file: at.token_file.as_deref(),
+        token: std::env::var("NSQBRIDGE_ADMIN_TOKEN").ok(),
+        insecure: at.insecure,
+    };
+    Guard::new(settings).map_err(|error| RunError::Usage(vec![error.to_string()]))
+}
+
 /// The admin listener. An address nobody asked for may be taken, by another role on the same machine most likely.
-async fn listen_for_admin(at: crate::config::AdminListener) -> Result<Option<TcpListener>, RunError> {
-    let Some(address) = at.address else { return Ok(None) };
-    let listener = match listen(address).await {
+async fn listen_for_admin(at: &AdminListener) -> Result<Option<TcpListener>, RunError> {
+    let listener = match listen(at.address).await {
         Ok(listener) => listener,
         Err(error) if at.is_default => {
             warn!(%error, "no /livez, /readyz and /metrics; choose another --admin-address");

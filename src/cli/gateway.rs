@@ -104,6 +104,9 @@ pub struct BoundsArgs {
     /// Requests being read or waiting for RocketMQ.
     #[arg(long, value_name = "N", default_value = "10000", value_parser = size(1 << 24), env = "NSQBRIDGE_MAX_IN_FLIGHT_REQUESTS")]
     pub max_in_flight_requests: usize,
+    /// How long a request's body may take to come; one that comes slower is refused, for it holds room.
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration, env = "NSQBRIDGE_BODY_TIMEOUT")]
+    pub body_timeout: Duration,
     /// Open connections; more are closed at once.
     #[arg(long, value_name = "N", default_value = "20000", value_parser = size(1 << 20), env = "NSQBRIDGE_MAX_CONNECTIONS")]
     pub max_connections: usize,

@@ -56,6 +56,19 @@ pub struct AdminArgs {
     /// gateway, 4154 for a relay, 4155 for `run`.
     #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_ADMIN_ADDRESS", value_parser = address_or_none)]
     pub admin_address: Option<AdminAddress>,
+    /// Speak TLS there, with the certificate chain in this PEM file. Beyond loopback this or a token is needed.
+    #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ADMIN_TLS_CERT")]
+    pub admin_tls_cert: Option<PathBuf>,
+    /// The private key (PEM) of that certificate.
+    #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ADMIN_TLS_KEY")]
+    pub admin_tls_key: Option<PathBuf>,
+    /// Answer only who shows the token in this file (`Authorization: Bearer TOKEN`); /livez stays open. The token may also come
+    /// from the environment variable NSQBRIDGE_ADMIN_TOKEN.
+    #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ADMIN_TOKEN_FILE")]
+    pub admin_token_file: Option<PathBuf>,
+    /// Serve them beyond loopback to anybody, with neither TLS nor a token.
+    #[arg(long, env = "NSQBRIDGE_ADMIN_INSECURE", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub admin_insecure: bool,
 }
 
 /// An address to listen on, or none.

@@ -57,6 +57,8 @@ pub struct GatewayConfig {
     pub max_body_size: usize,
     /// The longest `defer`.
     pub max_req_timeout: Duration,
+    /// How long a body may take to come.
+    pub body_timeout: Duration,
     /// Connections beyond this are closed at once.
     pub max_connections: usize,
     /// How this gateway calls itself to clients, and on each message.

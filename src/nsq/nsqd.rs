@@ -5,7 +5,7 @@
 
 use std::{error::Error as _, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use reqwest::StatusCode;
 use serde::{Deserialize, Deserializer};
 
@@ -13,9 +13,12 @@ use super::{
     address::HttpAddress,
     names::{ChannelName, TopicName},
 };
+use crate::excerpt::excerpt;
 
 /// How long an administrative request may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest answer that is read; no `/stats` has reason to be longer.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
 /// One nsqd. Clones share its connections.
 #[derive(Debug, Clone)]
@@ -265,7 +268,7 @@ impl Nsqd {
             self.address
         );
         let answer = exchange(self.http.get(url).timeout(TIMEOUT), &self.address, ASKED).await?;
-        decode(&answer, &self.address, ASKED)
+        decode(&self.address, ASKED, || serde_json::from_slice(&answer))
     }
 
     /// What it says of itself.
@@ -276,7 +279,7 @@ impl Nsqd {
         const ASKED: &str = "GET /info";
         let url = format!("http://{}/info", self.address);
         let answer = exchange(self.http.get(url).timeout(TIMEOUT), &self.address, ASKED).await?;
-        decode(&answer, &self.address, ASKED)
+        decode(&self.address, ASKED, || serde_json::from_slice(&answer))
     }
 
     /// Whether it is well; when its disk fails it answers 500 and `NOK - ` with the reason.
@@ -333,9 +336,18 @@ pub(super) async fn exchange(
             HttpError::Unknown { address: address.clone(), asked, reason }
         }
     };
-    let response = request.send().await.map_err(failed)?;
+    let mut response = request.send().await.map_err(failed)?;
     let status = response.status();
-    let body = response.bytes().await.map_err(failed)?;
+    // An announced length is but a claim: memory is taken as bytes come.
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+            let reason = format!("the answer is longer than {MAX_ANSWER_BYTES} bytes");
+            return Err(HttpError::Unknown { address: address.clone(), asked, reason });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let body = body.freeze();
     if status == StatusCode::OK {
         return Ok(body);
     }
@@ -347,16 +359,16 @@ pub(super) async fn exchange(
     })
 }
 
-/// An answer's JSON.
-pub(super) fn decode<T: for<'de> Deserialize<'de>>(
-    body: &[u8],
+/// What `read` makes of an answer.
+pub(super) fn decode<T>(
     address: &HttpAddress,
     asked: &'static str,
+    read: impl FnOnce() -> Result<T, serde_json::Error>,
 ) -> Result<T, HttpError> {
-    serde_json::from_slice(body).map_err(|error| HttpError::Unknown {
+    read().map_err(|error| HttpError::Unknown {
         address: address.clone(),
         asked,
-        reason: format!("the answer cannot be read: {error}"),
+        reason: excerpt(&format!("the answer cannot be read: {error}")),
     })
 }
 
@@ -367,12 +379,12 @@ fn error_code(body: &[u8]) -> String {
         #[serde(alias = "status_txt")]
         message: String,
     }
-    serde_json::from_slice::<Message>(body).map_or_else(|_| beginning(body), |body| body.message)
+    serde_json::from_slice::<Message>(body).map_or_else(|_| beginning(body), |body| excerpt(&body.message))
 }
 
 /// As much of an unexpected answer as an error should carry.
 fn beginning(body: &[u8]) -> String {
-    String::from_utf8_lossy(&body[..body.len().min(100)]).into_owned()
+    excerpt(&String::from_utf8_lossy(&body[..body.len().min(100)]))
 }
 
 /// reqwest's errors name their cause only further down.

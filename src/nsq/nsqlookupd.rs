@@ -145,11 +145,21 @@ impl Nsqlookupd {
     async fn get(&self, path: &str, asked: &'static str) -> Result<Answer, HttpError> {
         let url = format!("http://{}{path}", self.address);
         let body = exchange(self.http.get(url).timeout(TIMEOUT), &self.address, asked).await?;
-        match decode::<Wrapped>(&body, &self.address, asked)?.data {
-            Some(answer) => Ok(answer),
-            None => decode(&body, &self.address, asked),
-        }
+        decode(&self.address, asked, || read(&body))
     }
+}
+
+fn read(body: &[u8]) -> Result<Answer, serde_json::Error> {
+    match serde_json::from_slice::<Wrapped>(body)?.data {
+        Some(answer) => Ok(answer),
+        None => serde_json::from_slice(body),
+    }
+}
+
+/// The nodes an answer lists.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read_nodes(body: &[u8]) -> Result<Vec<Node>, serde_json::Error> {
+    Ok(read(body)?.producers.iter().map(Producer::node).collect())
 }
 
 #[cfg(test)]

@@ -15,14 +15,17 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{names::TopicName, nsqd::Published};
+use super::{
+    frames::{self, Frame, MAX_FRAME_BYTES},
+    names::TopicName,
+    nsqd::Published,
+};
+use crate::excerpt::excerpt;
 
 const MAGIC: &[u8] = b"  V2";
 const RESPONSE: i32 = 0;
 const ERROR: i32 = 1;
 const HEARTBEAT: &[u8] = b"_heartbeat_";
-/// Answers to publishes are short; whatever is longer is no answer to one.
-const MAX_FRAME: usize = 64 * 1024;
 
 /// Why a batch has no `OK`.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -93,7 +96,7 @@ impl Connection {
         loop {
             match self.stream.try_read_buf(&mut self.read) {
                 Ok(0) => return false,
-                Ok(_) if self.read.len() > MAX_FRAME => return false,
+                Ok(_) if self.read.len() > MAX_FRAME_BYTES => return false,
                 Ok(_) => {}
                 Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
             }
@@ -142,9 +145,9 @@ impl Connection {
     /// The next frame that is no heartbeat: its type and words.
     async fn answer(&mut self) -> io::Result<(i32, String)> {
         loop {
-            while let Some((kind, data)) = self.frame()? {
+            while let Some(Frame { kind, data }) = frames::decode(&mut self.read).map_err(io::Error::other)? {
                 if data != HEARTBEAT {
-                    return Ok((kind, String::from_utf8_lossy(&data).into_owned()));
+                    return Ok((kind, excerpt(&String::from_utf8_lossy(&data))));
                 }
                 self.stream.write_all(b"NOP\n").await?;
             }
@@ -152,21 +155,6 @@ impl Connection {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-    }
-
-    fn frame(&mut self) -> io::Result<Option<(i32, BytesMut)>> {
-        let Some(size) = self.read.first_chunk::<4>() else { return Ok(None) };
-        let size = usize::try_from(i32::from_be_bytes(*size)).unwrap_or(0);
-        if !(4..=MAX_FRAME).contains(&size) {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        if self.read.len() < 4 + size {
-            return Ok(None);
-        }
-        self.read.advance(4);
-        let mut frame = self.read.split_to(size);
-        let kind = frame.get_i32();
-        Ok(Some((kind, frame)))
     }
 }
 

@@ -28,7 +28,7 @@ use super::{
     route::Routes,
     tls::Tls,
 };
-use crate::retry::Backoff;
+use crate::{excerpt::excerpt, retry::Backoff};
 
 /// Brokers drop a connection that was silent for 120 s, the Java client beats every 30 s.
 pub(super) const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
@@ -406,7 +406,7 @@ pub(super) fn refused(address: &str, asked: &str, answer: &Command) -> ClusterEr
         address: address.to_owned(),
         asked: asked.to_owned(),
         code: answer.code,
-        remark: answer.remark().to_owned(),
+        remark: excerpt(answer.remark()),
     }
 }
 
@@ -415,7 +415,7 @@ pub(super) fn malformed(address: &str, asked: &str, reason: impl ToString) -> Cl
     ClusterError::Malformed {
         address: address.to_owned(),
         asked: asked.to_owned(),
-        reason: reason.to_string(),
+        reason: excerpt(&reason.to_string()),
     }
 }
 

@@ -72,6 +72,13 @@ struct MembersAnswer {
     members: Vec<String>,
 }
 
+/// The members, or the locked queues, that an answer names.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn named(answer: &[u8]) -> usize {
+    let members = serde_json::from_slice::<MembersAnswer>(answer).map_or(0, |answer| answer.members.len());
+    members + serde_json::from_slice::<LockAnswer>(answer).map_or(0, |answer| answer.locked.len())
+}
+
 impl Member {
     /// Joins: beats once to every master of the topic, and goes on in the background.
     ///

@@ -22,7 +22,7 @@ mod avoidance;
 mod cluster;
 pub mod codes;
 pub mod command;
-mod compression;
+pub(crate) mod compression;
 pub mod connection;
 pub mod credentials;
 pub mod group;

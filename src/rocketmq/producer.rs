@@ -26,7 +26,7 @@ use super::{
     outcome::{Failure, Hint, Outcome, Receipt, classify},
     route::{Queue, Route},
 };
-use crate::retry::Backoff;
+use crate::{excerpt::excerpt, retry::Backoff};
 
 /// While another broker could take the message, one try may last this long; the last broker gets all that is left.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -249,7 +249,7 @@ impl Producer {
             }
         };
         if let Some((arm, hint)) = classify(answer.code, answer.remark()) {
-            return arm.outcome(failure(format!("code {}: {}", answer.code, answer.remark()), hint));
+            return arm.outcome(failure(format!("code {}: {}", answer.code, excerpt(answer.remark())), hint));
         }
         match (answer.number("queueId"), answer.number("queueOffset")) {
             (Ok(queue_id), Ok(queue_offset)) => Outcome::Delivered(Receipt {

@@ -27,8 +27,10 @@ const SECOND_OPINION_WITHIN: Duration = Duration::from_millis(500);
 
 const PERM_READ: i64 = 4;
 const PERM_WRITE: i64 = 2;
-/// More queues on one broker are a fault of whoever says so.
-const MAX_QUEUES: i32 = 65_536;
+/// Queues that are read of a topic, on all brokers together. A name server tells their number, and each takes memory here.
+const MAX_QUEUES: usize = 65_536;
+/// The longest name of a broker, which stands in each of its queues.
+const MAX_BROKER_NAME_BYTES: usize = 255;
 
 /// One queue of a topic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -277,7 +279,7 @@ async fn fetch(shared: &Shared, topic: &str) -> Result<Route, ClusterError> {
     }
 }
 
-fn decode(topic: &str, body: &[u8]) -> Result<Route, String> {
+pub(crate) fn decode(topic: &str, body: &[u8]) -> Result<Route, String> {
     let data = loose_json::parse(body).map_err(|error| error.to_string())?;
     let items = |name| data.get(name).map(Value::items).unwrap_or_default();
     let brokers = items("brokerDatas").iter().map(broker).collect::<Option<BTreeMap<_, _>>>();
@@ -288,21 +290,28 @@ fn decode(topic: &str, body: &[u8]) -> Result<Route, String> {
         let [reads, writes, perm] =
             ["readQueueNums", "writeQueueNums", "perm"].map(|name| data.get(name).and_then(Value::as_i64));
         let (Some(broker), Some(reads), Some(writes), Some(perm)) = (broker, reads, writes, perm) else {
-            return Err(format!("queues that are not described: {data:?}"));
+            return Err("it has queues that are not described".to_owned());
         };
-        let queues = |count: i64| {
-            let count = i32::try_from(count).ok().filter(|count| (0..=MAX_QUEUES).contains(count));
+        if broker.len() > MAX_BROKER_NAME_BYTES {
+            let (long, most) = (broker.len(), MAX_BROKER_NAME_BYTES);
+            return Err(format!("it has a broker with a name of {long} bytes, and at most {most} are read"));
+        }
+        let queues = |count: i64, known: usize| {
+            let few = |count: &i32| usize::try_from(*count).is_ok_and(|count| known + count <= MAX_QUEUES);
             let queue = |id| Queue { topic: topic.to_owned(), broker: broker.to_owned(), id };
-            count
-                .map(|count| (0..count).map(queue))
-                .ok_or_else(|| format!("{broker} with queues like no other"))
+            let ids = i32::try_from(count).ok().filter(few).map(|count| 0..count);
+            ids.map(|ids| ids.map(queue)).ok_or_else(|| {
+                format!("{count} queues of {broker}, and at most {MAX_QUEUES} are read of a topic")
+            })
         };
         if perm & PERM_READ != 0 {
-            route.read_queues.extend(queues(reads)?);
+            let known = route.read_queues.len();
+            route.read_queues.extend(queues(reads, known)?);
         }
         // A slave takes no message, and stays in the route when its master is gone.
         if perm & PERM_WRITE != 0 && route.master(broker).is_some() {
-            route.write_queues.extend(queues(writes)?);
+            let known = route.write_queues.len();
+            route.write_queues.extend(queues(writes, known)?);
         }
     }
     route.read_queues.sort_unstable();
@@ -377,6 +386,21 @@ mod tests {
             br#"{"brokerDatas":[{"brokerAddrs":{0:"127.0.0.1:10911",1:"127.0.0.1:10921"},"brokerName":"a"}],
             "queueDatas":[{"brokerName":"a","perm":6,"readQueueNums":1,"writeQueueNums":1}]}"#;
         assert_eq!(decode("t", body).unwrap().master("a"), Some("127.0.0.1:10911"));
+    }
+
+    #[test]
+    fn a_route_that_only_claims_to_be_large_takes_no_memory() {
+        let route = |broker: &str, queues: &[i32]| {
+            let queues: Vec<_> = queues
+                .iter()
+                .map(|count| serde_json::json!({"brokerName": broker, "perm": 6, "readQueueNums": count, "writeQueueNums": 1}))
+                .collect();
+            decode("t", serde_json::json!({ "queueDatas": queues }).to_string().as_bytes())
+        };
+        assert!(route("b", &[i32::MAX]).unwrap_err().contains("2147483647 queues"));
+        assert!(route("b", &[40_000, 40_000]).unwrap_err().contains("40000 queues"));
+        assert!(route(&"b".repeat(256), &[1]).unwrap_err().contains("256 bytes"));
+        assert_eq!(route("b", &[65_536]).unwrap().read_queues.len(), 65_536);
     }
 
     #[test]

@@ -45,7 +45,7 @@ mod replay;
 pub mod state;
 mod topic;
 mod topics;
-mod undrained;
+pub(crate) mod undrained;
 mod window;
 
 use std::{

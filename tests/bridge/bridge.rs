@@ -59,9 +59,14 @@ pub struct Program(Server);
 
 impl Program {
     pub fn start(title: &str, arguments: &[String]) -> Self {
+        Self::in_environment(title, arguments, &[])
+    }
+
+    /// Starts it with these environment variables, too.
+    pub fn in_environment(title: &str, arguments: &[String], environment: &[(&str, &str)]) -> Self {
         let run = |_: &std::path::Path| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_nsqbridge"));
-            command.args(arguments);
+            command.args(arguments).envs(environment.iter().copied());
             command
         };
         Self(blocking(|| Server::run(title, run)).unwrap())
@@ -70,6 +75,13 @@ impl Program {
     /// Everything it has logged.
     pub fn logged(&self) -> String {
         self.0.log_text()
+    }
+
+    /// Resident memory, in bytes.
+    pub fn resident(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<usize>().unwrap() * 1024
     }
 }
 
@@ -103,12 +115,21 @@ pub struct Gateway {
 impl Gateway {
     /// Starts one on a free port and waits until it is healthy.
     pub async fn start(name_server: &NameServer, flags: &[&str]) -> Self {
+        let gateway = Self::launch(&name_server.addr().to_string(), flags).await;
+        let healthy =
+            async || blocking(|| http::get(gateway.address, "/ping")).is_ok_and(|(status, _)| status == 200);
+        eventually("the gateway is healthy", SOON, healthy).await;
+        gateway
+    }
+
+    /// Starts one on a free port and waits until it listens, whatever becomes of its name server.
+    pub async fn launch(name_server: &str, flags: &[&str]) -> Self {
         let ports = Ports::claim().unwrap();
         let [address, admin] = [0, 1].map(|port| SocketAddr::from(([127, 0, 0, 1], ports.get(port))));
         let mut arguments: Vec<String> = [
             "gateway",
             "--namesrv",
-            &name_server.addr().to_string(),
+            name_server,
             "--http-address",
             &address.to_string(),
             "--admin-address",
@@ -118,9 +139,8 @@ impl Gateway {
         .into();
         arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
         let process = Program::start("gateway", &arguments);
-        let healthy =
-            async || blocking(|| http::get(address, "/ping")).is_ok_and(|(status, _)| status == 200);
-        eventually("the gateway is healthy", SOON, healthy).await;
+        let listens = async || blocking(|| http::get(admin, "/livez")).is_ok();
+        eventually("the gateway listens", SOON, listens).await;
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { process, address, admin, http, _ports: ports }
     }
@@ -153,6 +173,11 @@ impl Gateway {
     /// What it says on this path of its admin listener.
     pub fn admin(&self, path: &str) -> (u16, String) {
         blocking(|| http::get(self.admin, path)).unwrap()
+    }
+
+    /// Resident memory, in bytes.
+    pub fn resident(&self) -> usize {
+        self.process.resident()
     }
 
     /// The value of one of its metrics; labels are part of the name. 0 while it has none.

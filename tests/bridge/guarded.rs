@@ -24,17 +24,17 @@ use crate::{
     scripted::{Peer, Reply, message},
 };
 
-const ACCESS_KEY: &str = "bridge-admin";
-const SECRET_KEY: &str = "bridge-secret-1";
+pub const ACCESS_KEY: &str = "bridge-admin";
+pub const SECRET_KEY: &str = "bridge-secret-1";
 const BUDGET: Duration = Duration::from_secs(4);
 
 /// An authority, and a certificate for 127.0.0.1 signed by it, as files.
-struct Certificates {
+pub struct Certificates {
     folder: TempDir,
 }
 
 impl Certificates {
-    fn make() -> Self {
+    pub fn make() -> Self {
         let folder = TempDir::new().unwrap();
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -58,7 +58,7 @@ impl Certificates {
         made
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -72,7 +72,7 @@ impl Certificates {
 }
 
 /// Access control as each line configures it; one administrator.
-fn access_control(line: Line, settings: Settings) -> Settings {
+pub fn access_control(line: Line, settings: Settings) -> Settings {
     match line {
         Line::V5 => {
             let package = "org.apache.rocketmq.auth";

@@ -52,7 +52,7 @@ fn layers_import_only_downward() {
         &["crate::gateway", "crate::transfer", "crate::run", "crate::cli", "crate::config"],
     );
     assert_absent("transfer", &["crate::gateway", "crate::run", "crate::cli", "crate::config"]);
-    for low in ["retry.rs", "shutdown.rs", "observe"] {
+    for low in ["retry.rs", "shutdown.rs", "pem.rs", "excerpt.rs", "observe"] {
         assert_absent(
             low,
             &["crate::nsq", "crate::rocketmq", "crate::mapping", "crate::gateway", "crate::transfer"],
@@ -102,5 +102,6 @@ fn what_only_turns_bytes_into_values_has_no_async() {
     }
     assert_absent("nsq/mpub.rs", &["async", "tokio"]);
     assert_absent("nsq/query.rs", &["async", "tokio"]);
+    assert_absent("nsq/frames.rs", &["async", "tokio"]);
     assert_absent("mapping.rs", &["async", "tokio"]);
 }

@@ -23,6 +23,7 @@ macro_rules! on_both_lines {
     };
 }
 
+mod admin;
 mod bridge;
 mod client_faults;
 mod config;
@@ -35,6 +36,7 @@ mod golden;
 mod group_commit;
 mod guarded;
 mod health;
+mod hostile;
 mod http_clients;
 mod layers;
 mod pressure;

@@ -62,7 +62,7 @@ impl Peer {
         queues: u32,
         script: impl Fn(usize, &Command) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        Self::start_beside(&[], queues, script).await
+        Self::serve(&[], queues, false, script).await
     }
 
     /// As [`Self::start`]; `others` are brokers as well, which its routes name `other-0` and so on.
@@ -71,13 +71,27 @@ impl Peer {
         queues: u32,
         script: impl Fn(usize, &Command) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Self::serve(others, queues, false, script).await
+    }
+
+    /// Leaves routes to `script` as well.
+    pub async fn without_routes(script: impl Fn(usize, &Command) -> Reply + Send + Sync + 'static) -> Self {
+        Self::serve(&[], 0, true, script).await
+    }
+
+    async fn serve(
+        others: &[String],
+        queues: u32,
+        scripted_routes: bool,
+        script: impl Fn(usize, &Command) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(AtomicUsize::new(0));
         let names = (0..others.len()).map(|n| format!("other-{n}"));
         let mut brokers: Vec<(String, String)> = names.zip(others.iter().cloned()).collect();
         brokers.push(("fake".to_owned(), address.clone()));
-        let peer = Arc::new(Script { brokers, queues, seen: Arc::clone(&seen), script });
+        let peer = Arc::new(Script { brokers, queues, scripted_routes, seen: Arc::clone(&seen), script });
         let accepted = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&accepted);
         let serving = tokio::spawn(async move {
@@ -103,6 +117,7 @@ impl Peer {
 struct Script<F> {
     brokers: Vec<(String, String)>,
     queues: u32,
+    scripted_routes: bool,
     seen: Arc<AtomicUsize>,
     script: F,
 }
@@ -110,10 +125,12 @@ struct Script<F> {
 impl<F: Fn(usize, &Command) -> Reply> Script<F> {
     fn reply(&self, asked: &Command) -> Reply {
         match asked.code {
-            request::GET_ROUTEINFO_BY_TOPIC if self.queues == 0 => {
+            request::GET_ROUTEINFO_BY_TOPIC if !self.scripted_routes && self.queues == 0 => {
                 Reply::Answer(refuse(asked, response::TOPIC_NOT_EXIST, "No topic route info in name server"))
             }
-            request::GET_ROUTEINFO_BY_TOPIC => Reply::Answer(ok(asked).body(self.route())),
+            request::GET_ROUTEINFO_BY_TOPIC if !self.scripted_routes => {
+                Reply::Answer(ok(asked).body(self.route()))
+            }
             request::HEART_BEAT => Reply::Answer(ok(asked)),
             _ => (self.script)(self.seen.fetch_add(1, Ordering::SeqCst), asked),
         }

@@ -95,6 +95,7 @@ impl Gateway {
             max_msg_size: 1_048_576,
             max_body_size: 5_242_880,
             max_req_timeout: Duration::from_secs(3_600),
+            body_timeout: Duration::from_secs(60),
             max_connections: 100,
             broadcast_address: "gateway".to_owned(),
             hostname: "host".to_owned(),

@@ -90,7 +90,7 @@ impl Journal {
             Err(error) => return Err(error),
         }
         let bounds = self.cluster.queue_bounds(place).await?;
-        let mut offset = bounds.min.max(bounds.max - READ);
+        let mut offset = bounds.min.max(bounds.max.saturating_sub(READ));
         let mut newest: Option<Snapshot> = None;
         while offset < bounds.max {
             let Pull::Messages { messages, .. } =

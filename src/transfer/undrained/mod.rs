@@ -68,6 +68,14 @@ struct ProcessSnapshot {
     ranges: Vec<(i64, i64)>,
 }
 
+/// What an owner of the queue would write down after it has read this.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn rewritten(record: &[u8]) -> Option<Vec<u8>> {
+    let snapshot: Snapshot = serde_json::from_slice(record).ok()?;
+    let undrained = Undrained { changed: true, ..Undrained::restore(Some(snapshot), 0) };
+    serde_json::to_vec(&undrained.to_write()?).ok()
+}
+
 impl Undrained {
     /// What a former owner of the queue wrote down. `look` is the last look that has begun.
     pub(super) fn restore(snapshot: Option<Snapshot>, look: u64) -> Self {
@@ -146,7 +154,7 @@ impl Undrained {
     /// What must be written down, if anything.
     pub(super) fn to_write(&self) -> Option<Snapshot> {
         self.changed.then(|| Snapshot {
-            number: self.written + 1,
+            number: self.written.saturating_add(1),
             processes: self
                 .processes
                 .iter()

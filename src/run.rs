@@ -165,6 +165,7 @@ async fn build_gateway(
         },
         metrics: MetricsConfig { max_topics: args.bounds.max_topic_labels },
         relay_group_prefix: args.names.group_prefix,
+        audit: args.audit,
     };
     let publisher = Arc::new(Publisher::new(cluster, publishing));
     publisher.register(registry);
@@ -231,6 +232,7 @@ fn build_transfer(
         max_bytes: args.max_relay_bytes,
         ordered: args.ordered,
         replay: args.replay,
+        audit: args.audit,
         park_unreadable: args.on_unreadable == UnreadablePolicy::Park,
         on_gap: match args.on_gap {
             GapPolicy::Hold => OnGap::Hold,

@@ -10,6 +10,7 @@
 //!       publish    topics, bounds (admission), the way into RocketMQ
 //!         lane       what gathers while a batch is on its way
 //!         store      one batch after the other, and each caller's outcome
+//!         audited    what is counted of it
 //!     actions    topics and channels          stats, options    what monitoring asks
 //!   replies    every answer, in one table
 //!   metrics    what is counted             health    whether RocketMQ is there
@@ -23,6 +24,7 @@
 
 mod actions;
 pub mod admission;
+mod audited;
 mod body;
 mod handlers;
 mod health;

@@ -28,6 +28,7 @@ use super::{
     topic::Topic,
 };
 use crate::{
+    audit::{Pace, Recorder},
     mapping::Names,
     nsq::names::TopicName,
     observe::health::Dependency,
@@ -37,6 +38,11 @@ use crate::{
         unique_key::UniqueKeys,
     },
 };
+
+/// A topic's audit records follow each other no faster.
+const AUDITED_EVERY: Duration = Duration::from_secs(5);
+/// A stop waits this long for the last audit records.
+const LAST_RECORDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// How to store what is published.
 #[derive(Debug, Clone)]
@@ -59,6 +65,8 @@ pub struct PublishConfig {
     pub metrics: MetricsConfig,
     /// The prefix of the relays' consumer groups; how far they are tells a topic's depth.
     pub relay_group_prefix: String,
+    /// Write down what was accepted, for `nsqbridge verify`.
+    pub audit: bool,
 }
 
 impl Default for PublishConfig {
@@ -74,6 +82,7 @@ impl Default for PublishConfig {
             admission: AdmissionLimits { bytes: 256 << 20, topic_bytes: 64 << 20, requests: 10_000 },
             metrics: MetricsConfig { max_topics: 200 },
             relay_group_prefix: "nsqbridge-transfer".to_owned(),
+            audit: true,
         }
     }
 }
@@ -136,6 +145,7 @@ pub struct Publisher {
     /// Batches and topic creations under way, whether somebody still waits for them or not.
     tasks: TaskTracker,
     health: Health,
+    recorder: Option<Recorder>,
     /// Stands in for RocketMQ where the HTTP side is tested alone.
     #[cfg(test)]
     script: Option<super::tests::Script>,
@@ -147,6 +157,9 @@ impl Publisher {
     pub fn new(cluster: Cluster, config: PublishConfig) -> Self {
         let metrics = Arc::new(Metrics::new(config.metrics.clone()));
         let counted = Arc::clone(&metrics);
+        let pace = Pace { every: AUDITED_EVERY, spread: true };
+        let recorder = || Recorder::new(cluster.clone(), config.names.clone(), "nsqbridge-gateway", pace);
+        let recorder = config.audit.then(recorder);
         let health = Health::watch(cluster.clone(), config.levels);
         Self {
             producer: Producer::new(cluster.clone(), "nsqbridge-gateway")
@@ -160,6 +173,7 @@ impl Publisher {
             metrics,
             tasks: TaskTracker::new(),
             health,
+            recorder,
             #[cfg(test)]
             script: None,
         }
@@ -359,6 +373,10 @@ impl Publisher {
         &self.producer
     }
 
+    pub(super) fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_ref()
+    }
+
     pub(super) fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
@@ -384,6 +402,9 @@ impl Publisher {
     pub(super) async fn drain(&self) {
         self.tasks.close();
         self.tasks.wait().await;
+        if let Some(recorder) = &self.recorder {
+            recorder.drain(LAST_RECORDS_WITHIN).await;
+        }
     }
 
     /// The publishes and topic creations under way.

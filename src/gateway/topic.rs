@@ -6,7 +6,10 @@ use std::sync::{
 };
 
 use super::{lane::Lane, metrics::Metrics};
-use crate::nsq::names::TopicName;
+use crate::{
+    audit::{Ledger, Recorder},
+    nsq::names::TopicName,
+};
 
 /// A topic somebody published to or created.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub struct Topic {
     /// Its name in metrics, or what stands for all beyond their bound; none before it is seen to exist.
     label: OnceLock<Arc<String>>,
     exists: AtomicBool,
+    /// What is counted for the audit; none before something is.
+    ledger: OnceLock<Arc<Ledger>>,
     held_bytes: AtomicUsize,
     messages: AtomicU64,
     bytes: AtomicU64,
@@ -35,6 +40,7 @@ impl Topic {
             ensuring: tokio::sync::Mutex::default(),
             label: OnceLock::new(),
             exists: AtomicBool::default(),
+            ledger: OnceLock::new(),
             held_bytes: AtomicUsize::default(),
             messages: AtomicU64::default(),
             bytes: AtomicU64::default(),
@@ -60,6 +66,10 @@ impl Topic {
 
     pub(super) fn label(&self) -> Option<&Arc<String>> {
         self.label.get()
+    }
+
+    pub(super) fn ledger(&self, recorder: &Recorder) -> &Ledger {
+        self.ledger.get_or_init(|| recorder.topic(&self.name))
     }
 
     /// Bytes of requests that wait for it.

@@ -62,6 +62,18 @@ impl Properties {
         str::from_utf8(value).ok()
     }
 
+    /// As [`Self::get`], of several names in one pass.
+    #[must_use]
+    pub fn get_each<const N: usize>(&self, names: [&str; N]) -> [Option<&str>; N] {
+        let mut values = [None; N];
+        for (found, value) in self.pairs() {
+            if let Some(n) = names.iter().position(|name| name.as_bytes() == found) {
+                values[n] = str::from_utf8(value).ok();
+            }
+        }
+        values
+    }
+
     /// Names and values in stored order; of a name that comes twice the later value counts.
     ///
     /// What is not UTF-8 is replaced, and what the broker's parser drops is left out: pairs without

@@ -42,6 +42,13 @@ impl UniqueKey {
     pub fn as_str(&self) -> &str {
         str::from_utf8(&self.0).expect("hex digits are ASCII")
     }
+
+    /// The digits as one number.
+    #[must_use]
+    pub fn number(&self) -> u128 {
+        let value = |digit: u8| u128::from(if digit < b'A' { digit - b'0' } else { digit - b'A' + 10 });
+        self.0.iter().fold(0, |number, digit| number << 4 | value(*digit))
+    }
 }
 
 impl fmt::Display for UniqueKey {

@@ -45,6 +45,12 @@ pub fn id_of(key: &str) -> u128 {
     })
 }
 
+/// Whose id it is: keys of one gateway process begin alike, and rise from there ([`crate::rocketmq::unique_key`]).
+#[must_use]
+pub fn minter_of(id: u128) -> u64 {
+    (id >> 80) as u64
+}
+
 /// An id as RocketMQ's tools write it.
 #[must_use]
 pub fn name_of(id: u128) -> String {

@@ -140,10 +140,12 @@ pub struct Minute {
     pub parked: i64,
     /// Given to nsqd again on purpose.
     pub replayed: i64,
-    /// In RocketMQ, and was never held back.
+    /// In RocketMQ, and was never held back; as the next, of what gateways may have told of.
     pub stored: Sketch,
     /// In RocketMQ, after it was held back.
     pub stored_deferred: Sketch,
+    /// In RocketMQ, and from nobody who had written anything when it was stored: other producers, and a gateway's last seconds.
+    pub stored_untold: Named,
     /// In RocketMQ, each as often as a relay covered it.
     pub covered: Sketch,
     /// Covered more than once.
@@ -210,8 +212,11 @@ impl Minute {
     }
 
     fn judge_gateway(&self, now_ms: i64, all_read: bool, findings: &mut Findings) {
+        findings.named(At::Gateway, Weight::Note, What::NotAccountedFor, &self.stored_untold);
         let missing = if all_read { Weight::Loss } else { Weight::Doubt };
         let left = self.not_stored(now_ms);
+        let (mut held_back, mut in_spool) =
+            (self.deferred.count() - self.stored_deferred.count(), self.in_spool.count());
         if let Some(ids) = left.decode() {
             let known = |sketch: &Sketch| sketch.decode().unwrap_or_default();
             let (held, spool, unknown) = (
@@ -221,8 +226,12 @@ impl Minute {
             );
             let (lost, more) = split(&ids);
             // What is due at once is stored as if it had never been held back; what left a spool may not be written down yet.
-            let more = more.into_iter().filter(|id| !held.contains_key(id) && !spool.contains_key(id));
-            let (heard_error, unaccounted): (Vec<_>, Vec<_>) = more.partition(|id| unknown.contains_key(id));
+            let (at_once, more): (Vec<_>, Vec<_>) = more.into_iter().partition(|id| held.contains_key(id));
+            let (unspooled, more): (Vec<_>, Vec<_>) = more.into_iter().partition(|id| spool.contains_key(id));
+            held_back -= at_once.len() as i64;
+            in_spool -= unspooled.len() as i64;
+            let (heard_error, unaccounted): (Vec<_>, Vec<_>) =
+                more.into_iter().partition(|id| unknown.contains_key(id));
             findings.ids(At::Gateway, missing, What::NotStored, &lost);
             findings.ids(At::Gateway, Weight::Note, What::StoredAfterError, &heard_error);
             findings.ids(At::Gateway, Weight::Note, What::NotAccountedFor, &unaccounted);
@@ -233,10 +242,9 @@ impl Minute {
         } else {
             findings.number(At::Gateway, Weight::Doubt, What::Differs, left.count().abs().max(1));
         }
-        findings.number(At::Gateway, Weight::Note, What::InSpool, self.in_spool.count());
+        findings.number(At::Gateway, Weight::Note, What::InSpool, in_spool);
         if self.holds_back(now_ms) {
-            let held = self.deferred.count() - self.stored_deferred.count();
-            findings.number(At::Gateway, Weight::Note, What::HeldBack, held);
+            findings.number(At::Gateway, Weight::Note, What::HeldBack, held_back);
         }
     }
 
@@ -376,7 +384,7 @@ mod tests {
         assert_eq!(found(&held), [(Weight::Note, What::HeldBack, 200, vec![])]);
         // One of them was due before it could be held back.
         let at_once = Minute { stored: of(0..1_001), deferred: of(1_000..1_002), due_ms: NOW, ..clean() };
-        assert_eq!(found(&at_once), [(Weight::Note, What::HeldBack, 2, vec![])]);
+        assert_eq!(found(&at_once), [(Weight::Note, What::HeldBack, 1, vec![])]);
         let due = Minute { deferred: of(1_000..1_002), stored_deferred: of([1_000]), due_ms: 1, ..clean() };
         assert_eq!(found(&due), [(Weight::Loss, What::NotStored, 1, named(&[1_001]))]);
     }

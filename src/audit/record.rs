@@ -3,6 +3,7 @@
 //! ```text
 //! "NBA" 1 | instance u64 | sequence u64
 //!   | incomplete: u8 0, or 1 and first and last minute
+//!   | highest: n u16, then ids u128
 //!   | brokers: n u16, then texts | nsqds: n u16, then texts and start times
 //!   | covered: n u32, then broker u16, queue i32, from i64, to i64
 //!   | tallies: n u32, then minute i64, hop u8, nsqd u16, due i64, n u8, then cells: place u8, count i64, ids u128, checks u64
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::{Buf, BufMut, Bytes, BytesMut, TryGetError};
 
 use super::{
-    entry::Entry,
+    entry::{Entry, minter_of},
     sketch::{Cell, Sketch},
 };
 use crate::nsq::address::HttpAddress;
@@ -85,6 +86,10 @@ impl Hop {
         })
     }
 
+    fn is_of_a_gateway(&self) -> bool {
+        matches!(self, Hop::Accepted | Hop::Deferred | Hop::Unknown | Hop::Spooled | Hop::Unspooled)
+    }
+
     fn process(&self) -> Option<&Process> {
         match self {
             Hop::Relayed(process) | Hop::Replayed(process) => Some(process),
@@ -122,6 +127,8 @@ pub struct Delta {
     pub tallies: BTreeMap<(i64, Hop), Tally>,
     /// What a relay is done with.
     pub covered: Vec<Covered>,
+    /// The highest id a gateway has counted, by who minted it: what is stored beyond, nobody has told of.
+    pub highest: BTreeMap<u64, u128>,
     /// The brokers that have stored something.
     pub brokers: BTreeSet<String>,
     /// First and last of the minutes of which something was counted and forgotten.
@@ -137,23 +144,32 @@ impl Delta {
 
     /// Counts messages at a hop.
     pub fn count(&mut self, hop: &Hop, entries: impl IntoIterator<Item = Entry>) {
-        let mut entries = entries.into_iter().peekable();
-        // Neighbours are of the same minute mostly.
-        while let Some(Entry { minute, .. }) = entries.peek().copied() {
-            let sketch = &mut self.tallies.entry((minute, hop.clone())).or_default().sketch;
-            while let Some(entry) = entries.next_if(|entry| entry.minute == minute) {
-                sketch.add(entry.id);
-            }
-        }
-        self.bound();
+        self.count_due(hop, entries, 0);
     }
 
     /// Counts messages RocketMQ holds back, the last until `due_ms` at the latest.
     pub fn count_deferred(&mut self, entries: impl IntoIterator<Item = Entry>, due_ms: i64) {
-        for entry in entries {
-            let tally = self.tallies.entry((entry.minute, Hop::Deferred)).or_default();
-            tally.sketch.add(entry.id);
+        self.count_due(&Hop::Deferred, entries, due_ms);
+    }
+
+    fn count_due(&mut self, hop: &Hop, entries: impl IntoIterator<Item = Entry>, due_ms: i64) {
+        let mut entries = entries.into_iter().peekable();
+        // Neighbours are of the same minute and from the same gateway mostly.
+        while let Some(Entry { minute, id: first }) = entries.peek().copied() {
+            let tally = self.tallies.entry((minute, hop.clone())).or_default();
             tally.due_ms = tally.due_ms.max(due_ms);
+            let minter = minter_of(first);
+            let mut highest = first;
+            while let Some(Entry { id, .. }) =
+                entries.next_if(|entry| entry.minute == minute && minter_of(entry.id) == minter)
+            {
+                tally.sketch.add(id);
+                highest = highest.max(id);
+            }
+            if hop.is_of_a_gateway() {
+                let known = self.highest.entry(minter).or_default();
+                *known = highest.max(*known);
+            }
         }
         self.bound();
     }
@@ -237,6 +253,9 @@ impl Record {
             out.put_i64(first);
             out.put_i64(last);
         }
+        let highest = delta.highest.values().take(usize::from(u16::MAX));
+        out.put_u16(highest.len() as u16);
+        highest.for_each(|id| out.put_u128(*id));
         let covered = delta.covered.iter().map(|covered| covered.broker.as_str());
         let brokers: BTreeSet<&str> = delta.brokers.iter().map(String::as_str).chain(covered).collect();
         let brokers: Vec<&str> = brokers.into_iter().collect();
@@ -305,6 +324,11 @@ fn decode_body(body: &mut &[u8]) -> Result<Record, RecordError> {
         1 => Some((body.try_get_i64()?, body.try_get_i64()?)),
         _ => return Err(RecordError::Value("mark of incompleteness")),
     };
+    let mut highest = BTreeMap::new();
+    for _ in 0..body.try_get_u16()? {
+        let id = body.try_get_u128()?;
+        highest.insert(minter_of(id), id);
+    }
     let brokers = (0..body.try_get_u16()?).map(|_| text(body)).collect::<Result<Vec<_>, _>>()?;
     let mut nsqds = Vec::new();
     for _ in 0..body.try_get_u16()? {
@@ -338,7 +362,7 @@ fn decode_body(body: &mut &[u8]) -> Result<Record, RecordError> {
         }
         tallies.insert((minute, hop), tally);
     }
-    let delta = Delta { tallies, covered, brokers: brokers.into_iter().collect(), incomplete };
+    let delta = Delta { tallies, covered, highest, brokers: brokers.into_iter().collect(), incomplete };
     Ok(Record { instance, sequence, delta })
 }
 
@@ -360,83 +384,4 @@ fn text(body: &mut &[u8]) -> Result<String, RecordError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn hop() -> impl Strategy<Value = Hop> {
-        let process = || {
-            ("[a-c]{1,3}", 1_i64..3)
-                .prop_map(|(host, start_time)| Process { nsqd: HttpAddress::new(&host, 4151), start_time })
-        };
-        prop_oneof![
-            Just(Hop::Accepted),
-            Just(Hop::Deferred),
-            Just(Hop::Unknown),
-            Just(Hop::Spooled),
-            Just(Hop::Unspooled),
-            Just(Hop::Parked),
-            process().prop_map(Hop::Relayed),
-            process().prop_map(Hop::Replayed),
-        ]
-    }
-
-    fn delta() -> impl Strategy<Value = Delta> {
-        let counted = proptest::collection::vec((hop(), any::<u128>(), 0_i64..4), 0..60);
-        let covered = proptest::collection::vec(("[bc]", 0_i32..3, 0_i64..90, 1_i64..5), 0..9);
-        (counted, covered, prop::option::of((0_i64..5, 5_i64..9)), any::<i64>()).prop_map(
-            |(counted, covered, incomplete, due)| {
-                let mut delta = Delta { incomplete, ..Delta::default() };
-                for (hop, id, minute) in counted {
-                    match hop {
-                        Hop::Deferred => delta.count_deferred([Entry { minute, id }], due),
-                        hop => delta.count(&hop, [Entry { minute, id }]),
-                    }
-                }
-                for (broker, queue, from, length) in covered {
-                    delta.stored_on(&broker);
-                    delta.cover(&broker, queue, from, from + length);
-                }
-                delta
-            },
-        )
-    }
-
-    proptest! {
-        #[test]
-        fn a_record_survives_its_bytes(delta in delta(), instance in any::<u64>(), sequence in any::<u64>()) {
-            let record = Record { instance, sequence, delta };
-            prop_assert_eq!(Record::decode(&record.encode()), Ok(record));
-        }
-
-        #[test]
-        fn damaged_bytes_are_an_error(delta in delta(), at in any::<prop::sample::Index>(), bit in 0_u32..8, cut in any::<prop::sample::Index>()) {
-            let bytes = Record { instance: 1, sequence: 2, delta }.encode();
-            let mut damaged = bytes.to_vec();
-            damaged[at.index(bytes.len())] ^= 1_u8 << bit;
-            prop_assert!(Record::decode(&damaged).is_err());
-            prop_assert!(Record::decode(&bytes[..cut.index(bytes.len())]).is_err());
-        }
-
-        #[test]
-        fn any_bytes_are_read_without_harm(mut bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Record::decode(&bytes);
-            // With a right beginning and end the parts are reached.
-            bytes.splice(0..0, MAGIC.to_be_bytes());
-            bytes.extend(crc32fast::hash(&bytes).to_be_bytes());
-            let _ = Record::decode(&bytes);
-        }
-    }
-
-    #[test]
-    fn what_waits_too_long_is_forgotten_and_named_and_fits_a_message() {
-        let mut delta = Delta::default();
-        for minute in 0..TALLIES as i64 + 3 {
-            delta.count(&Hop::Accepted, (0..200).map(|id| Entry { minute, id }));
-        }
-        assert_eq!((delta.tallies.len(), delta.incomplete), (TALLIES, Some((0, 2))));
-        let record = Record { instance: 1, sequence: 1, delta };
-        assert!(record.encode().len() < crate::rocketmq::record::MAX_BODY_BYTES / 2);
-    }
-}
+mod tests;

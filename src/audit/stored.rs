@@ -10,7 +10,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{
     VerifyError,
     coverage::Coverage,
-    entry::{Entry, key_of, start_of, was_deferred},
+    entry::{Entry, key_of, minter_of, start_of, was_deferred},
     read::{Met, each, patiently},
     reconcile::Minute,
     written::Written,
@@ -163,7 +163,7 @@ impl Stored {
                         match met {
                             Met::Message(message) => {
                                 let depth = depths.at(message.queue_offset);
-                                if cursor.meets(&message, depth, relays_since, minutes) {
+                                if cursor.meets(&message, depth, relays_since, written, minutes) {
                                     note(passed, &cursor.queue, message.queue_offset);
                                 }
                             }
@@ -191,12 +191,19 @@ impl Cursor {
         message: &StoredMessage,
         depth: u32,
         relays_since: Option<i64>,
+        written: &Written,
         minutes: &mut BTreeMap<i64, Minute>,
     ) -> bool {
         let entry = Entry::of(message);
         let Some(minute) = minutes.get_mut(&entry.minute) else { return false };
-        let stored = if was_deferred(message) { &mut minute.stored_deferred } else { &mut minute.stored };
-        stored.add(entry.id);
+        if written.highest.get(&minter_of(entry.id)).is_none_or(|highest| *highest < entry.id) {
+            // No gateway has told of it, so it is in nothing this is held against.
+            minute.stored_untold.add(|| key_of(message));
+        } else if was_deferred(message) {
+            minute.stored_deferred.add(entry.id);
+        } else {
+            minute.stored.add(entry.id);
+        }
         match depth {
             0 if message.queue_offset >= self.committed => minute.pending += 1,
             0 if relays_since.is_none_or(|since| message.store_timestamp < since) => {

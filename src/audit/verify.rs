@@ -163,6 +163,7 @@ impl Totals {
         self.accepted += minute.accepted.count() + minute.deferred.count();
         self.unknown += minute.unknown.count();
         self.stored += minute.stored.count() + minute.stored_deferred.count();
+        self.stored += minute.stored_untold.messages as i64;
         self.relayed += minute.relayed.count() - minute.parked;
         self.parked += minute.parked;
         self.replayed += minute.replayed;

@@ -38,6 +38,8 @@ pub(super) struct AuditTopic {
 pub(super) struct Written {
     /// By broker and queue.
     pub(super) coverage: BTreeMap<(String, i32), Coverage>,
+    /// The highest id gateways have told of, by who minted it.
+    pub(super) highest: BTreeMap<u64, u128>,
     /// Brokers that have stored messages.
     pub(super) brokers: BTreeSet<String>,
     /// Messages of these minutes, first and last, were counted and forgotten.
@@ -170,6 +172,10 @@ impl Written {
         for covered in delta.covered {
             let queue = self.coverage.entry((covered.broker, covered.queue)).or_default();
             queue.add(covered.from, covered.to);
+        }
+        for (minter, id) in delta.highest {
+            let known = self.highest.entry(minter).or_default();
+            *known = id.max(*known);
         }
         self.brokers.extend(delta.brokers);
         if let Some((first, last)) = delta.incomplete {

@@ -23,6 +23,7 @@ macro_rules! on_both_lines {
     };
 }
 
+mod audit;
 mod bridge;
 mod client_faults;
 mod config;

@@ -85,7 +85,10 @@ async fn mend(question: &Question, answer: &Answer, nsqd: &Nsqd, yes: bool) -> E
     let losses = answer.findings.iter().filter(|finding| finding.weight == Weight::Loss);
     let lost: u64 = losses.map(|finding| finding.messages).sum();
     if lost > missing {
-        eprintln!("{} messages cannot be brought back: RocketMQ does not have them", lost - missing);
+        eprintln!(
+            "{} messages cannot be brought back: RocketMQ does not have them, or has others at their offsets",
+            lost - missing
+        );
     }
     if missing == 0 {
         eprintln!("nothing to relay again");
@@ -96,7 +99,7 @@ async fn mend(question: &Question, answer: &Answer, nsqd: &Nsqd, yes: bool) -> E
     let pace = Pace { every: Duration::from_secs(1), spread: false };
     let recorder = Recorder::new(question.cluster.clone(), question.names.clone(), "nsqbridge-verify", pace);
     let repaired = repair::repair(question, &answer.passed, nsqd, &recorder).await;
-    recorder.drain(RECORDS_WITHIN).await;
+    let recorded = recorder.drain(RECORDS_WITHIN).await;
     let Repaired { relayed, stuck } = match repaired {
         Ok(repaired) => repaired,
         Err(error @ (RepairError::Verify(_) | RepairError::Nsqd(_))) => {
@@ -108,8 +111,13 @@ async fn mend(question: &Question, answer: &Answer, nsqd: &Nsqd, yes: bool) -> E
     for (id, error) in &stuck {
         eprintln!("{id} is not: {error}");
     }
+    if !recorded {
+        eprintln!(
+            "this could not be written down: the next look will find the same messages missing once more"
+        );
+    }
     match answer.weight() {
-        _ if lost > relayed => ExitCode::FAILURE,
+        _ if lost > relayed || !recorded => ExitCode::FAILURE,
         Some(Weight::Doubt) => ExitCode::from(2),
         _ => ExitCode::SUCCESS,
     }

@@ -21,7 +21,7 @@
 //!
 //! What it promises:
 //! - A message called lost is missing where it is called missing: it was looked for to the end of the topic, and what could not be read
-//!   makes a doubt of it.
+//!   makes a doubt of it. Clocks of gateways and brokers that differ by more than ten minutes break this; the doctor warns much earlier.
 //! - A relay writes what it has relayed before it commits; so one that is killed never makes relayed messages look lost. A gateway that
 //!   is killed loses what it accepted in its last seconds: messages nobody has accounted for, which hides a loss of just these.
 //! - It costs memory for the minutes that are not written yet, and no message's body.

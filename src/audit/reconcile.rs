@@ -121,6 +121,15 @@ impl Named {
     }
 }
 
+/// What a verdict rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// RocketMQ has shown everything it was ever given in that time.
+    pub all_stored: bool,
+    /// Every record was read.
+    pub all_written: bool,
+}
+
 /// What the hops have counted of one minute.
 #[derive(Debug, Clone, Default)]
 pub struct Minute {
@@ -202,18 +211,18 @@ impl Minute {
         })
     }
 
-    /// What is wrong. `all_read` says that RocketMQ has shown everything it was given in that minute.
+    /// What is wrong, as far as `seen` lets that be known.
     #[must_use]
-    pub fn judge(&self, minute: i64, now_ms: i64, all_read: bool) -> Vec<Finding> {
+    pub fn judge(&self, minute: i64, now_ms: i64, seen: Seen) -> Vec<Finding> {
         let mut findings = Findings { minute, list: Vec::new() };
-        self.judge_gateway(now_ms, all_read, &mut findings);
-        self.judge_relay(all_read, &mut findings);
+        self.judge_gateway(now_ms, seen, &mut findings);
+        self.judge_relay(seen, &mut findings);
         findings.list
     }
 
-    fn judge_gateway(&self, now_ms: i64, all_read: bool, findings: &mut Findings) {
+    fn judge_gateway(&self, now_ms: i64, seen: Seen, findings: &mut Findings) {
         findings.named(At::Gateway, Weight::Note, What::NotAccountedFor, &self.stored_untold);
-        let missing = if all_read { Weight::Loss } else { Weight::Doubt };
+        let missing = if seen.all_stored { Weight::Loss } else { Weight::Doubt };
         let left = self.not_stored(now_ms);
         let (mut held_back, mut in_spool) =
             (self.deferred.count() - self.stored_deferred.count(), self.in_spool.count());
@@ -248,8 +257,9 @@ impl Minute {
         }
     }
 
-    fn judge_relay(&self, all_read: bool, findings: &mut Findings) {
-        findings.named(At::Relay, Weight::Loss, What::NotRelayed, &self.passed);
+    fn judge_relay(&self, seen: Seen, findings: &mut Findings) {
+        let missing = if seen.all_written { Weight::Loss } else { Weight::Doubt };
+        findings.named(At::Relay, missing, What::NotRelayed, &self.passed);
         findings.named(At::Relay, Weight::Note, What::RelayedTwice, &self.covered_twice);
         findings.number(At::Relay, Weight::Note, What::Pending, self.pending as i64);
         if self.passed_before > 0 {
@@ -260,11 +270,10 @@ impl Minute {
         let left = self.relayed.less(&self.covered);
         if let Some(ids) = left.decode() {
             let (gone, lost) = split(&ids);
-            findings.ids(At::Relay, Weight::Loss, What::NotRelayed, &lost);
-            let gone_weight = if all_read { Weight::Note } else { Weight::Doubt };
-            findings.ids(At::Relay, gone_weight, What::GoneSince, &gone);
+            findings.ids(At::Relay, missing, What::NotRelayed, &lost);
+            findings.ids(At::Relay, Weight::Note, What::GoneSince, &gone);
         } else if left.count() < 0 {
-            findings.number(At::Relay, Weight::Loss, What::NotRelayed, -left.count());
+            findings.number(At::Relay, missing, What::NotRelayed, -left.count());
         } else {
             findings.number(At::Relay, Weight::Doubt, What::Differs, left.count().max(1));
         }
@@ -324,6 +333,7 @@ mod tests {
     use super::*;
 
     const NOW: i64 = 1_000_000_000;
+    const ALL: Seen = Seen { all_stored: true, all_written: true };
 
     fn of(ids: impl IntoIterator<Item = u128>) -> Sketch {
         let mut sketch = Sketch::default();
@@ -332,7 +342,7 @@ mod tests {
     }
 
     fn found(minute: &Minute) -> Vec<(Weight, What, u64, Vec<String>)> {
-        let findings = minute.judge(7, NOW, true).into_iter();
+        let findings = minute.judge(7, NOW, ALL).into_iter();
         findings.map(|finding| (finding.weight, finding.what, finding.messages, finding.ids)).collect()
     }
 
@@ -356,7 +366,8 @@ mod tests {
         let lost = Minute { accepted: of(0..1_002), ..clean() };
         assert!(lost.looks_for_more(NOW));
         assert_eq!(found(&lost), [(Weight::Loss, What::NotStored, 2, named(&[1_000, 1_001]))]);
-        assert_eq!(lost.judge(7, NOW, false)[0].weight, Weight::Doubt, "not all of RocketMQ was read");
+        let part = Seen { all_stored: false, ..ALL };
+        assert_eq!(lost.judge(7, NOW, part)[0].weight, Weight::Doubt, "not all of RocketMQ was read");
         // Beyond what can be told, as many as are missing at least.
         let many = Minute { accepted: of(0..1_500), ..clean() };
         assert_eq!(found(&many), [(Weight::Loss, What::NotStored, 500, vec![])]);
@@ -394,6 +405,8 @@ mod tests {
         let mut passed = Minute { covered: of(0..998), relayed: of(0..998), ..clean() };
         (998..1_000).for_each(|id| passed.passed.add(|| name_of(id)));
         assert_eq!(found(&passed), [(Weight::Loss, What::NotRelayed, 2, named(&[998, 999]))]);
+        let part = Seen { all_written: false, ..ALL };
+        assert_eq!(passed.judge(7, NOW, part)[0].weight, Weight::Doubt, "not all records were read");
         let mut twice =
             Minute { covered: of((0..1_000).chain([5])), relayed: of((0..1_000).chain([5])), ..clean() };
         twice.covered_twice.add(|| name_of(5));

@@ -210,7 +210,7 @@ impl Delta {
 pub struct Record {
     /// Which process: a number of its own.
     pub instance: u64,
-    /// Its how manieth record.
+    /// Its how manieth record of the topic, from 0: they leave no gap.
     pub sequence: u64,
     /// What it had counted since the one before.
     pub delta: Delta,

@@ -30,8 +30,8 @@ use crate::{
     nsq::names::TopicName,
     retry::Backoff,
     rocketmq::{
-        Cluster, Message, Outcome, Producer, producer::unix_millis, properties::PropertiesBuilder,
-        unique_key::UniqueKeys,
+        Cluster, ClusterError, Message, Outcome, Producer, producer::unix_millis,
+        properties::PropertiesBuilder, unique_key::UniqueKeys,
     },
 };
 
@@ -41,6 +41,8 @@ const WITHIN: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// So many topics are written as often as one; more, less often each.
 const AS_OFTEN_AS_ONE: usize = 40;
+/// However many there are: so that what is two minutes old is written down.
+const SPREAD_AT_MOST: Duration = Duration::from_secs(60);
 
 /// How often a process writes.
 #[derive(Debug, Clone, Copy)]
@@ -66,8 +68,9 @@ struct Shared {
     names: Names,
     pace: Pace,
     instance: u64,
-    sequence: AtomicU64,
     topics: AtomicUsize,
+    /// Audit topics are created one at a time: where many topics are new, brokers have enough to do with those.
+    creating: tokio::sync::Mutex<()>,
 }
 
 impl Recorder {
@@ -82,8 +85,8 @@ impl Recorder {
             pace,
             // Seeds that come from the operating system: two processes never share one.
             instance: RandomState::new().hash_one(std::process::id()),
-            sequence: AtomicU64::default(),
             topics: AtomicUsize::default(),
+            creating: tokio::sync::Mutex::default(),
         };
         Self { shared: Arc::new(shared), ledgers: Mutex::default() }
     }
@@ -98,16 +101,18 @@ impl Recorder {
         Arc::clone(ledgers.entry(topic.clone()).or_insert_with(make))
     }
 
-    /// Writes what is not written, as far as that can be done in this time; nothing more must be counted.
-    pub async fn drain(&self, within: Duration) {
+    /// Writes what is not written, as far as that can be done in this time; whether all of it could be. Nothing more must be counted.
+    pub async fn drain(&self, within: Duration) -> bool {
         let ledgers: Vec<_> =
             self.ledgers.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         let all = futures_util::future::join_all(ledgers.iter().map(|ledger| ledger.write_now()));
-        if tokio::time::timeout(within, all).await.is_err() {
+        let written = tokio::time::timeout(within, all).await.is_ok();
+        if !written {
             warn!(
                 "audit records are not written; `nsqbridge verify` will find messages nobody has accounted for"
             );
         }
+        written
     }
 }
 
@@ -126,6 +131,8 @@ pub struct Ledger {
 struct Inner {
     shared: Arc<Shared>,
     audit_topic: String,
+    /// Records of this topic so far: a number that is missing among them is a record that is.
+    sequence: AtomicU64,
     book: Mutex<Book>,
     counted: Notify,
     hurry: Notify,
@@ -144,6 +151,7 @@ impl Ledger {
     fn new(shared: Arc<Shared>, topic: &TopicName) -> Self {
         let inner = Arc::new(Inner {
             audit_topic: shared.names.audit_topic(topic),
+            sequence: AtomicU64::default(),
             shared,
             book: Mutex::default(),
             counted: Notify::new(),
@@ -193,12 +201,19 @@ impl Inner {
         let Pace { every, spread } = self.shared.pace;
         let topics = self.shared.topics.load(Ordering::Relaxed);
         let factor = (topics as f64 / AS_OFTEN_AS_ONE as f64).max(1.0);
-        if spread { every.mul_f64(factor) } else { every }
+        if spread { every.mul_f64(factor).min(every.max(SPREAD_AT_MOST)) } else { every }
     }
 
     async fn write(&self, message: &Message) -> Result<(), String> {
         let Shared { cluster, producer, .. } = &*self.shared;
-        cluster.ensure_topic(&self.audit_topic, 1).await.map_err(|error| error.to_string())?;
+        match cluster.route(&self.audit_topic).await {
+            Ok(_) => {}
+            Err(ClusterError::UnknownTopic(_)) => {
+                let _one_at_a_time = self.shared.creating.lock().await;
+                cluster.create_topic(&self.audit_topic, 1).await.map_err(|error| error.to_string())?;
+            }
+            Err(error) => return Err(error.to_string()),
+        }
         match producer.deliver(&self.audit_topic, std::slice::from_ref(message), None, WITHIN).await {
             Outcome::Delivered(_) => Ok(()),
             Outcome::Rejected(failure) | Outcome::NotSent(failure) | Outcome::Unknown(failure) => {
@@ -209,8 +224,8 @@ impl Inner {
 }
 
 async fn keep_writing(ledger: Arc<Inner>) {
-    // The first record waits for nothing: a topic's audit begins with its first message.
-    let mut next = Instant::now();
+    // Whoever waits for its records gets the first at once; others gather from the beginning.
+    let mut next = Instant::now() + if ledger.shared.pace.spread { ledger.pause() } else { Duration::ZERO };
     loop {
         ledger.counted.notified().await;
         tokio::select! {
@@ -230,8 +245,9 @@ async fn keep_writing(ledger: Arc<Inner>) {
 }
 
 async fn write_until_stored(ledger: &Inner, delta: Delta) {
-    let Shared { keys, instance, sequence, .. } = &*ledger.shared;
-    let record = Record { instance: *instance, sequence: sequence.fetch_add(1, Ordering::Relaxed), delta };
+    let Shared { keys, instance, .. } = &*ledger.shared;
+    let sequence = ledger.sequence.fetch_add(1, Ordering::Relaxed);
+    let record = Record { instance: *instance, sequence, delta };
     let message = Message {
         body: record.encode(),
         properties: PropertiesBuilder::new(),
@@ -298,7 +314,7 @@ mod tests {
         // What comes later waits no longer, for it would wait for the same.
         assert!(ledger.is_settled(count()));
         let begun = Instant::now();
-        recorder.drain(Duration::from_secs(2)).await;
+        assert!(!recorder.drain(Duration::from_secs(2)).await);
         assert!(begun.elapsed() <= Duration::from_secs(3));
     }
 }

@@ -18,7 +18,7 @@ use super::{
 use crate::rocketmq::{Cluster, ClusterError, Queue, QueueReader, record::StoredMessage};
 
 /// A message may be stored this much before or after it was accepted, by clocks that differ and tries that last.
-pub(super) const SLACK_MS: i64 = 5 * 60_000;
+pub(super) const SLACK_MS: i64 = 10 * 60_000;
 /// Queues read at a time.
 const AT_A_TIME: usize = 8;
 /// When something is missing, so many messages more of each queue are read at a time.

@@ -6,7 +6,10 @@
 //!
 //! A long stretch is looked at in pieces, so that memory stays bounded.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::Serialize;
 
@@ -15,7 +18,7 @@ use super::{
     entry::{minute_of, start_of},
     nsqds,
     read::patiently,
-    reconcile::{At, Finding, Minute, Weight, What},
+    reconcile::{At, Finding, Minute, Seen, Weight, What},
     stored::{Passed, SLACK_MS, Stored, committed},
     written::{AuditTopic, Written},
 };
@@ -146,15 +149,24 @@ async fn look_at(
     let mut stored = Stored::find(cluster, &committed, &minutes, audit.relays_since).await?;
     stored.count(&written, &mut minutes, now_ms).await?;
 
-    let known = answer.findings.len();
-    let brokers = committed.keys().map(|queue| &queue.broker);
-    answer.findings.extend(gaps(&written, &stored, &brokers.collect::<Vec<_>>(), first, last));
-    let all_read = answer.findings[known..].iter().all(|finding| finding.weight < Weight::Doubt);
+    let brokers: BTreeSet<&str> = committed.keys().map(|queue| queue.broker.as_str()).collect();
+    let away: Vec<&String> =
+        written.brokers.iter().filter(|broker| !brokers.contains(broker.as_str())).collect();
+    let seen = Seen {
+        all_stored: away.is_empty() && stored.expired_until.is_none(),
+        all_written: away.is_empty()
+            && written.missing + written.unreadable == 0
+            && written.incomplete.is_none(),
+    };
+    answer.findings.extend(gaps(&written, &stored, &away, first, last));
     for (minute, counted) in &minutes {
         answer.totals.add(counted);
-        answer.findings.extend(counted.judge(*minute, now_ms, all_read));
+        answer.findings.extend(counted.judge(*minute, now_ms, seen));
     }
-    answer.passed.append(&mut stored.passed);
+    // What is only perhaps missing is not to be relayed again.
+    if seen.all_written {
+        answer.passed.append(&mut stored.passed);
+    }
     Ok(())
 }
 
@@ -172,7 +184,7 @@ impl Totals {
 }
 
 /// What could not be looked at.
-fn gaps(written: &Written, stored: &Stored, brokers: &[&String], first: i64, last: i64) -> Vec<Finding> {
+fn gaps(written: &Written, stored: &Stored, away: &[&String], first: i64, last: i64) -> Vec<Finding> {
     let finding = |weight, at, what, messages, detail: String| Finding {
         minute: None,
         at,
@@ -184,8 +196,13 @@ fn gaps(written: &Written, stored: &Stored, brokers: &[&String], first: i64, las
     };
     let doubt = |detail| finding(Weight::Doubt, At::Audit, What::Incomplete, 0, detail);
     let mut gaps = Vec::new();
-    for broker in written.brokers.iter().filter(|broker| !brokers.contains(broker)) {
-        gaps.push(doubt(format!("broker {broker} has stored messages, and is not in the topic's route now")));
+    for broker in away {
+        gaps.push(doubt(format!(
+            "broker {broker} has stored messages, and perhaps audit records, and is not to be found now"
+        )));
+    }
+    if written.missing > 0 {
+        gaps.push(doubt(format!("{} audit records are missing among those that are there", written.missing)));
     }
     if let Some(ms) = stored.expired_until {
         let detail = match ms {

@@ -1,7 +1,7 @@
 //! What gateways and relays have written down of a topic.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -20,6 +20,8 @@ use crate::rocketmq::{
 /// Of the oldest records so many show since when there is an audit.
 const OLDEST: u32 = 32;
 const OLDEST_PULLS: i64 = 16;
+/// Where reading begins, brokers' clocks decide what is read; so much later every record must be there.
+const FIRM_AFTER_MS: i64 = 60_000;
 
 /// The audit topic's queues, and since when gateways and relays write there.
 #[derive(Debug)]
@@ -46,6 +48,8 @@ pub(super) struct Written {
     pub(super) incomplete: Option<(i64, i64)>,
     /// Records that cannot be read.
     pub(super) unreadable: u64,
+    /// Records that others before and after them tell of.
+    pub(super) missing: u64,
     /// Given to each nsqd process, in the minutes asked for.
     pub(super) given: BTreeMap<Process, i64>,
     /// The store time of the first that covers something.
@@ -119,7 +123,7 @@ impl AuditTopic {
         minutes: &mut BTreeMap<i64, Minute>,
     ) -> Result<Written, VerifyError> {
         let mut written = Written::default();
-        let mut seen = HashSet::new();
+        let mut seen: HashMap<u64, Sequences> = HashMap::new();
         for queue in &self.queues {
             let from = patiently(async || self.cluster.offset_at(queue, from_ms).await).await?;
             let to = self.bounds(queue).await?.max;
@@ -133,7 +137,8 @@ impl AuditTopic {
                         written.unreadable += 1;
                         continue;
                     };
-                    if seen.insert((record.instance, record.sequence)) {
+                    let firm = message.store_timestamp >= from_ms + FIRM_AFTER_MS;
+                    if seen.entry(record.instance).or_default().insert(record.sequence, firm) {
                         written.take(record.delta, message.store_timestamp, minutes);
                     }
                 }
@@ -141,6 +146,7 @@ impl AuditTopic {
             })
             .await?;
         }
+        written.missing = seen.values().map(Sequences::missing).sum();
         if let Some(ms) = written.first_covered {
             self.saw_relay(ms);
         }
@@ -153,6 +159,29 @@ impl AuditTopic {
     /// When RocketMQ cannot be asked.
     pub(super) async fn given_since(&mut self, from_ms: i64) -> Result<BTreeMap<Process, i64>, VerifyError> {
         Ok(self.read(from_ms, &mut BTreeMap::new()).await?.given)
+    }
+}
+
+/// The records of one process.
+#[derive(Debug, Default)]
+struct Sequences {
+    seen: BTreeSet<u64>,
+    /// From here on none may be missing.
+    firm: Option<u64>,
+}
+
+impl Sequences {
+    /// `false` when it was seen before.
+    fn insert(&mut self, sequence: u64, firm: bool) -> bool {
+        if firm {
+            self.firm = Some(self.firm.map_or(sequence, |known| known.min(sequence)));
+        }
+        self.seen.insert(sequence)
+    }
+
+    fn missing(&self) -> u64 {
+        let (Some(first), Some(last)) = (self.firm, self.seen.last()) else { return 0 };
+        (last - first + 1).saturating_sub(self.seen.range(first..).count() as u64)
     }
 }
 
@@ -170,6 +199,7 @@ impl Written {
             self.first_covered = Some(self.first_covered.map_or(stored_ms, |first| first.min(stored_ms)));
         }
         for covered in delta.covered {
+            self.brokers.insert(covered.broker.clone());
             let queue = self.coverage.entry((covered.broker, covered.queue)).or_default();
             queue.add(covered.from, covered.to);
         }
@@ -182,5 +212,26 @@ impl Written {
             let (from, to) = self.incomplete.unwrap_or((first, last));
             self.incomplete = Some((from.min(first), to.max(last)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_is_missing_among_others_is_noticed() {
+        let sequences = |seen: &[(u64, bool)]| {
+            let mut sequences = Sequences::default();
+            for (sequence, firm) in seen {
+                sequences.insert(*sequence, *firm);
+            }
+            sequences.missing()
+        };
+        assert_eq!(sequences(&[]), 0);
+        assert_eq!(sequences(&[(7, true), (9, true), (8, true), (8, true)]), 0);
+        assert_eq!(sequences(&[(7, true), (11, true)]), 3);
+        // Where reading began nothing is sure: 5 may lie before it on another broker.
+        assert_eq!(sequences(&[(4, false), (6, false), (7, true), (8, true)]), 0);
     }
 }

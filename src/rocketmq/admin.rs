@@ -58,17 +58,6 @@ impl Cluster {
         }
     }
 
-    /// Sees that the topic exists: where the name servers do not know it, it is created as by [`Self::create_topic`].
-    ///
-    /// # Errors
-    /// As [`Self::create_topic`]; repeating is safe.
-    pub async fn ensure_topic(&self, topic: &str, queues: u32) -> Result<(), ClusterError> {
-        match self.route(topic).await {
-            Err(ClusterError::UnknownTopic(_)) => self.create_topic(topic, queues).await,
-            found => found.map(drop),
-        }
-    }
-
     /// Creates the topic where it is missing, and gives it more queues where it has fewer than `queues`.
     ///
     /// # Errors

@@ -138,7 +138,13 @@ impl Parking {
     }
 
     async fn store(&self, message: &Message) -> Result<(), String> {
-        self.cluster.ensure_topic(&self.parking_topic, 1).await.map_err(|error| error.to_string())?;
+        match self.cluster.route(&self.parking_topic).await {
+            Ok(_) => {}
+            Err(ClusterError::UnknownTopic(_)) => {
+                self.cluster.create_topic(&self.parking_topic, 1).await.map_err(|error| error.to_string())?;
+            }
+            Err(error) => return Err(error.to_string()),
+        }
         match self.producer.deliver(&self.parking_topic, std::slice::from_ref(message), None, BUDGET).await {
             Outcome::Delivered(_) => Ok(()),
             Outcome::Rejected(failure) | Outcome::NotSent(failure) | Outcome::Unknown(failure) => {

@@ -1,13 +1,13 @@
 //! `nsqbridge verify`: a clean run is clean whatever was killed, and a loss at each hop is named.
 
 use nsqbridge::rocketmq::{Cluster, Queue, codes::request::SEND_MESSAGE_V2, command::Command};
-use nsqbridge_brokers::{Line, Nsqd, Rig, http};
+use nsqbridge_brokers::{Line, Nsqd, Rig, RigOptions, http};
 use serde_json::Value;
 
 use crate::{
     bridge::{
-        Consumer, Gateway, SOON, To, blocking, cluster, create_channel, eventually, numbered, shared, topic,
-        transfer,
+        Consumer, Gateway, SOON, To, blocking, cluster, create_channel, eventually, numbered, own, shared,
+        topic, transfer,
     },
     transfer::{run, status},
 };
@@ -75,18 +75,22 @@ async fn a_clean_run_is_clean_whatever_was_killed(line: Line) {
     let topic = topic("audit.clean");
     create_channel(nsqd, &topic, "ch").await;
     let gateway = Gateway::start(&rig.name_server, &[]).await;
-    let relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &[]);
+    let small = ["--max-msg-size", "4999"];
+    let relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &small);
     let consumer = Consumer::start(&[nsqd], &topic, "ch");
     gateway.publish_all(&topic, &numbered(0..3_000)).await;
-    for body in numbered(3_000..3_020) {
+    for body in numbered(3_000..3_019) {
         gateway.publish(&topic, body).await;
     }
+    gateway.publish(&topic, vec![b'p'; 5_000]).await;
     let deferred = gateway.post(&format!("/pub?topic={topic}&defer=20000"), "later").await.unwrap();
     assert_eq!(deferred.0, 200);
     gateway.post(&format!("/pub?topic={topic}&defer=1"), "at once").await.unwrap();
-    consumer.wait_for(3_021).await;
+    consumer.wait_for(3_020).await;
     let (code, answer) = until(rig, &topic, "all is accounted for", |answer| {
-        answer["totals"]["accepted"] == 3_022 && answer["totals"]["relayed"] == 3_021
+        answer["totals"]["accepted"] == 3_022
+            && answer["totals"]["relayed"] == 3_020
+            && answer["totals"]["parked"] == 1
     })
     .await;
     assert_eq!((code, &answer["verdict"]), (0, &Value::from("clean")), "{answer}");
@@ -103,7 +107,7 @@ async fn a_clean_run_is_clean_whatever_was_killed(line: Line) {
     eventually("it relays", SOON, async || consumer.count() > before).await;
     blocking(|| relay.kill()).unwrap();
     assert_eq!(verify(rig, &topic, &[]).0, 0, "{}", verify(rig, &topic, &[]).1);
-    let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &[]);
+    let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &small);
     all_relayed(rig, &topic).await;
     // Killed before it has written what it accepted, the gateway leaves messages nobody accounts for.
     gateway.publish_all(&topic, &numbered(6_000..6_500)).await;
@@ -291,6 +295,48 @@ async fn what_an_nsqd_has_from_elsewhere_is_counted() {
     }
     let (code, answer) = verify(rig, &topic, &flags);
     assert_eq!((code, found(&answer, "not-in-nsqd").1), (1, 100), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_nsqd_lost_and_was_given_again_is_expected() {
+    let rig = own(Line::V5, &RigOptions { brokers: 1, nsqds: 1, ..RigOptions::default() });
+    let nsqd = &rig.nsqds[0];
+    let topic = topic("audit.replayed");
+    create_channel(nsqd, &topic, "ch").await;
+    let gateway = Gateway::start(&rig.name_server, &[]).await;
+    let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &[]);
+    gateway.publish_all(&topic, &numbered(0..300)).await;
+    eventually("nsqd has all", SOON, async || has(nsqd, &topic) == 300).await;
+    all_relayed(&rig, &topic).await;
+    blocking(|| nsqd.kill().and_then(|()| nsqd.start_again())).unwrap();
+    let (code, answer) =
+        until(&rig, &topic, "it is given again", |answer| answer["totals"]["replayed"] == 300).await;
+    assert_eq!((code, &answer["verdict"], &answer["totals"]["relayed"]), (0, &"clean".into(), &300.into()));
+    let address = nsqd.http_addr().to_string();
+    let (code, answer) = verify(&rig, &topic, &["--nsqd-http-address", &address]);
+    assert_eq!((code, &answer["findings"]), (0, &Value::Array(Vec::new())), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_makes_a_doubt_and_no_loss() {
+    let rig = own(Line::V5, &RigOptions { brokers: 2, nsqds: 1, ..RigOptions::default() });
+    let nsqd = &rig.nsqds[0];
+    let topic = topic("audit.away");
+    create_channel(nsqd, &topic, "ch").await;
+    let gateway = Gateway::start(&rig.name_server, &["--topic-queues", "1"]).await;
+    let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &[]);
+    for body in numbered(0..20) {
+        gateway.publish(&topic, body).await;
+    }
+    let (code, _) = until(&rig, &topic, "all is accounted for", |answer| {
+        answer["totals"]["accepted"] == 20 && answer["totals"]["relayed"] == 20
+    })
+    .await;
+    assert_eq!(code, 0);
+    blocking(|| rig.brokers[1].kill()).unwrap();
+    let (code, answer) = until(&rig, &topic, "it is missed", |answer| answer["verdict"] == "doubt").await;
+    assert_eq!(code, 2, "{answer}");
+    assert!(answer["findings"].to_string().contains("is not to be found now"), "{answer}");
 }
 
 fn has(nsqd: &Nsqd, topic: &str) -> u64 {

@@ -19,11 +19,11 @@ use nsqbridge_brokers::{Line, Rig, RigOptions, Server, http, ports::Ports};
 const ROUNDS: usize = 7;
 const BODY: [u8; 200] = [b'x'; 200];
 /// `/pub`: connections, and messages of each.
-const PUB: (usize, usize) = (64, 200);
+const PUB: (usize, usize) = (64, 1_000);
 /// `/mpub`: connections, requests of each, and messages of each request.
-const MPUB: (usize, usize, usize) = (8, 25, 200);
+const MPUB: (usize, usize, usize) = (8, 200, 200);
 /// Messages for the relay, published beforehand.
-const BACKLOG: usize = 60_000;
+const BACKLOG: usize = 400_000;
 
 /// One measurement: seconds, and processor seconds.
 #[derive(Clone, Copy)]
@@ -95,12 +95,15 @@ async fn measure(process: &Server, messages: usize, work: impl Future<Output = (
     Cost { took: started.elapsed().as_secs_f64(), busy: busy_seconds(process) - busy, messages }
 }
 
-/// User and system time of a process so far.
+/// The time a process has had a processor so far, to the nanosecond.
 fn busy_seconds(process: &Server) -> f64 {
-    const TICKS_A_SECOND: f64 = 100.0;
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid())).unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / TICKS_A_SECOND
+    let threads = std::fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap();
+    let ran = threads.filter_map(|thread| {
+        // A thread may just have ended.
+        let text = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<f64>().ok()
+    });
+    ran.sum::<f64>() / 1e9
 }
 
 fn start(title: &str, arguments: &[&str]) -> Server {

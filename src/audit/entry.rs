@@ -4,7 +4,7 @@ use sha1::{Digest, Sha1};
 
 use crate::{
     mapping::ACCEPTED_MS,
-    rocketmq::{properties::names, record::StoredMessage},
+    rocketmq::{properties::names, record::StoredMessage, unique_key::number_of},
 };
 
 const MINUTE_MS: i64 = 60_000;
@@ -36,13 +36,14 @@ pub fn start_of(minute: i64) -> i64 {
 /// hash, so that its name cannot be told from the number.
 #[must_use]
 pub fn id_of(key: &str) -> u128 {
-    let digits = |number: u128, digit: u8| Some(number << 4 | u128::from((digit as char).to_digit(16)?));
-    let parsed = (key.len() == 32).then(|| key.bytes().try_fold(0, digits)).flatten();
-    parsed.unwrap_or_else(|| {
-        let mut first = [0; 16];
-        first.copy_from_slice(&Sha1::digest(key)[..16]);
-        u128::from_be_bytes(first)
-    })
+    match <&[u8; 32]>::try_from(key.as_bytes()) {
+        Ok(digits) if digits.iter().all(u8::is_ascii_hexdigit) => number_of(digits),
+        _ => {
+            let mut first = [0; 16];
+            first.copy_from_slice(&Sha1::digest(key)[..16]);
+            u128::from_be_bytes(first)
+        }
+    }
 }
 
 /// Whose id it is: keys of one gateway process begin alike, and rise from there ([`crate::rocketmq::unique_key`]).
@@ -99,6 +100,7 @@ mod tests {
         assert_eq!(key.number(), id_of(key.as_str()));
         assert_eq!(name_of(key.number()), key.as_str());
         assert_eq!(id_of("0000000000000000000000000000002a"), 42);
+        assert_eq!(id_of("0123456789abcdefFEDCBA9876543210"), 0x0123_4567_89AB_CDEF_FEDC_BA98_7654_3210);
         assert_ne!(id_of("+0000000000000000000000000000002"), 2);
         assert_ne!(id_of("one"), id_of("other"));
     }

@@ -46,8 +46,7 @@ impl UniqueKey {
     /// The digits as one number.
     #[must_use]
     pub fn number(&self) -> u128 {
-        let value = |digit: u8| u128::from(if digit < b'A' { digit - b'0' } else { digit - b'A' + 10 });
-        self.0.iter().fold(0, |number, digit| number << 4 | value(*digit))
+        number_of(&self.0)
     }
 }
 
@@ -109,6 +108,22 @@ impl UniqueKeys {
             | u128::from(number as u16);
         UniqueKey(upper_hex(fields))
     }
+}
+
+/// The number that 32 hex digits write, in either case; of other bytes some number. Eight digits at a time, for it is done for
+/// every message.
+#[must_use]
+pub fn number_of(digits: &[u8; 32]) -> u128 {
+    let (eights, _) = digits.as_chunks::<8>();
+    eights.iter().fold(0, |number, eight| {
+        let digits = u64::from_be_bytes(*eight);
+        // Letters have bit 6 set, and their low bits count from 1.
+        let letters = (digits >> 6) & 0x0101_0101_0101_0101;
+        let nibbles = (digits & 0x0F0F_0F0F_0F0F_0F0F) + 9 * letters;
+        let bytes = (nibbles | nibbles >> 4) & 0x00FF_00FF_00FF_00FF;
+        let pairs = (bytes | bytes >> 8) & 0x0000_FFFF_0000_FFFF;
+        number << 32 | u128::from((pairs | pairs >> 16) as u32)
+    })
 }
 
 fn upper_hex(fields: u128) -> [u8; 32] {

@@ -309,8 +309,10 @@ async fn what_an_nsqd_lost_and_was_given_again_is_expected() {
     eventually("nsqd has all", SOON, async || has(nsqd, &topic) == 300).await;
     all_relayed(&rig, &topic).await;
     blocking(|| nsqd.kill().and_then(|()| nsqd.start_again())).unwrap();
-    let (code, answer) =
-        until(&rig, &topic, "it is given again", |answer| answer["totals"]["replayed"] == 300).await;
+    let (code, answer) = until(&rig, &topic, "it is given again, and all is accounted for", |answer| {
+        answer["totals"]["replayed"] == 300 && answer["totals"]["accepted"] == 300
+    })
+    .await;
     assert_eq!((code, &answer["verdict"], &answer["totals"]["relayed"]), (0, &"clean".into(), &300.into()));
     let address = nsqd.http_addr().to_string();
     let (code, answer) = verify(&rig, &topic, &["--nsqd-http-address", &address]);

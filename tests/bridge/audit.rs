@@ -1,5 +1,7 @@
 //! `nsqbridge verify`: a clean run is clean whatever was killed, and a loss at each hop is named.
 
+use std::time::Duration;
+
 use nsqbridge::rocketmq::{Cluster, Queue, codes::request::SEND_MESSAGE_V2, command::Command};
 use nsqbridge_brokers::{Line, Nsqd, Rig, RigOptions, http};
 use serde_json::Value;
@@ -11,6 +13,9 @@ use crate::{
     },
     transfer::{run, status},
 };
+
+/// Each of these waits for several processes, and `verify` is one more each time it looks.
+const LONG: Duration = SOON.saturating_mul(3);
 
 /// The exit code, and the answer as JSON; null when nothing can be said.
 fn verify(rig: &Rig, topic: &str, flags: &[&str]) -> (i32, Value) {
@@ -44,7 +49,7 @@ async fn publish_with_ids(gateway: &Gateway, topic: &str, messages: usize) -> Ve
 
 async fn until(rig: &Rig, topic: &str, what: &str, holds: impl Fn(&Value) -> bool) -> (i32, Value) {
     let mut last = (0, Value::Null);
-    eventually(what, SOON, async || {
+    eventually(what, LONG, async || {
         last = verify(rig, topic, &[]);
         holds(&last.1)
     })
@@ -53,7 +58,7 @@ async fn until(rig: &Rig, topic: &str, what: &str, holds: impl Fn(&Value) -> boo
 }
 
 async fn all_relayed(rig: &Rig, topic: &str) {
-    eventually("all is relayed and committed", SOON, async || status(rig, topic)["lag"] == 0).await;
+    eventually("all is relayed and committed", LONG, async || status(rig, topic)["lag"] == 0).await;
 }
 
 /// The group's offset in every queue of the topic, moved by hand.
@@ -104,7 +109,7 @@ async fn a_clean_run_is_clean_whatever_was_killed(line: Line) {
         gateway.publish_all(&topic, &numbered(4_000 + n * 400..4_400 + n * 400)).await;
     }
     let before = consumer.count();
-    eventually("it relays", SOON, async || consumer.count() > before).await;
+    eventually("it relays", LONG, async || consumer.count() > before).await;
     blocking(|| relay.kill()).unwrap();
     assert_eq!(verify(rig, &topic, &[]).0, 0, "{}", verify(rig, &topic, &[]).1);
     let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &small);
@@ -275,7 +280,7 @@ async fn what_an_nsqd_has_from_elsewhere_is_counted() {
     let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &[]);
     gateway.publish_all(&topic, &numbered(0..100)).await;
     let given = || has(nsqd, &topic);
-    eventually("nsqd has all", SOON, async || given() == 100).await;
+    eventually("nsqd has all", LONG, async || given() == 100).await;
     all_relayed(rig, &topic).await;
     let address = nsqd.http_addr().to_string();
     let flags = ["--nsqd-http-address", &address];
@@ -306,7 +311,7 @@ async fn what_an_nsqd_lost_and_was_given_again_is_expected() {
     let gateway = Gateway::start(&rig.name_server, &[]).await;
     let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &[]);
     gateway.publish_all(&topic, &numbered(0..300)).await;
-    eventually("nsqd has all", SOON, async || has(nsqd, &topic) == 300).await;
+    eventually("nsqd has all", LONG, async || has(nsqd, &topic) == 300).await;
     all_relayed(&rig, &topic).await;
     blocking(|| nsqd.kill().and_then(|()| nsqd.start_again())).unwrap();
     let (code, answer) = until(&rig, &topic, "it is given again, and all is accounted for", |answer| {
@@ -380,7 +385,7 @@ async fn a_relay_that_cannot_write_its_records_goes_on_and_writes_them_later() {
     gateway.publish_all(&topic, &numbered(0..50)).await;
     assert_eq!(consumer.wait_for(50).await, numbered(0..50));
     // It waits for a while before it commits without a record.
-    eventually("it says so", SOON, async || relay.logged().contains("an audit record is not written")).await;
+    eventually("it says so", LONG, async || relay.logged().contains("an audit record is not written")).await;
     all_relayed(rig, &topic).await;
     let (code, answer) = verify(rig, &topic, &[]);
     assert_eq!(code, 2, "passed without a record, and nobody knows by whom: {answer}");

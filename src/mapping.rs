@@ -21,6 +21,10 @@ const EPHEMERAL_HERE: &str = "%ephemeral";
 const RESERVED_PREFIX: &str = "%nsq%";
 const PARKING_PREFIX: &str = "%parked%";
 const JOURNAL_PREFIX: &str = "%undrained%";
+const AUDIT_PREFIX: &str = "%audit%";
+
+/// The property that says when a gateway had the whole request a message came with, in milliseconds since 1970.
+pub const ACCEPTED_MS: &str = "nsq_accepted_ms";
 
 /// Topics RocketMQ keeps for itself (`TopicValidator`, 4.9.7 and 5.5.0).
 const RESERVED: &[&str] = &[
@@ -138,6 +142,13 @@ impl Names {
         format!("{JOURNAL_PREFIX}{}", self.rocketmq_topic(topic))
     }
 
+    /// The RocketMQ topic in which gateways and relays of a topic write down what they have counted. No topic is mapped to such a
+    /// name.
+    #[must_use]
+    pub fn audit_topic(&self, topic: &TopicName) -> String {
+        format!("{AUDIT_PREFIX}{}", self.rocketmq_topic(topic))
+    }
+
     /// The consumer group that stands for a channel: `TOPIC%%CHANNEL`. No mapped name holds `%%`, so no two channels meet.
     #[must_use]
     pub fn channel_group(&self, topic: &TopicName, channel: &ChannelName) -> String {
@@ -153,8 +164,9 @@ fn may_be_chosen(name: &str) -> bool {
         && name.bytes().all(legal)
         && !name.contains("%%")
         && !name.ends_with('%')
-        && !name.starts_with(RESERVED_PREFIX)
-        && !name.starts_with(PARKING_PREFIX)
+        && [RESERVED_PREFIX, PARKING_PREFIX, JOURNAL_PREFIX, AUDIT_PREFIX]
+            .iter()
+            .all(|ours| !name.starts_with(ours))
         && !name.starts_with("%RETRY%")
         && !name.starts_with("%DLQ%")
         && !is_reserved(name)
@@ -228,7 +240,17 @@ mod tests {
         assert_eq!(swapped.nsq_topic("a"), Some("b".parse().unwrap()));
         for (renames, refused) in [
             (&[("a", "x"), ("b", "x")][..], 1),
-            (&[("a", "x.y"), ("b", ""), ("c", "TBW102"), ("d", "%RETRY%g"), ("e", "%nsq%a")], 5),
+            (
+                &[
+                    ("a", "x.y"),
+                    ("b", ""),
+                    ("c", "TBW102"),
+                    ("d", "%RETRY%g"),
+                    ("e", "%nsq%a"),
+                    ("f", "%audit%a"),
+                ],
+                6,
+            ),
         ] {
             assert_eq!(names(renames).unwrap_err().len(), refused, "{renames:?}");
         }

@@ -15,6 +15,7 @@ use crate::{
         control::{self, Change},
         parking,
     },
+    verifying,
 };
 
 const WATCHED_EVERY: Duration = Duration::from_secs(2);
@@ -31,6 +32,7 @@ pub async fn answer(question: Command, stop: &CancellationToken) -> Result<ExitC
         Command::Status(args) => show_status(*args, stop).await,
         Command::Relay(args) => change(*args).await,
         Command::Parked(args) => handle_parked(*args).await,
+        Command::Verify(args) => verifying::answer(*args).await,
         Command::Gateway(_) | Command::Transfer(_) | Command::Run(_) => Ok(ExitCode::SUCCESS),
     }
 }

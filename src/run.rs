@@ -194,6 +194,7 @@ async fn build_gateway(
         metrics: MetricsConfig { max_topics: args.bounds.max_topic_labels },
         relay_group_prefix: args.names.group_prefix,
         spool,
+        audit: args.audit,
     };
     let publisher =
         Publisher::new(cluster, publishing).map_err(|error| RunError::Failed(error.to_string()))?;
@@ -287,6 +288,7 @@ fn build_transfer(
         max_bytes: args.max_relay_bytes,
         ordered: args.ordered,
         replay: args.replay,
+        audit: args.audit,
         park_unreadable: args.on_unreadable == UnreadablePolicy::Park,
         on_gap: match args.on_gap {
             GapPolicy::Hold => OnGap::Hold,

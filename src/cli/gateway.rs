@@ -35,6 +35,9 @@ pub struct GatewayArgs {
     /// How long a publish is tried before the producer hears 503; keep it below the producers' own timeout.
     #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_PUBLISH_TIMEOUT")]
     pub publish_timeout: Duration,
+    /// Write down in RocketMQ (topic %audit%TOPIC) how many messages were accepted and a digest of their ids, for `nsqbridge verify`.
+    #[arg(long, env = "NSQBRIDGE_AUDIT", action = clap::ArgAction::Set, value_name = "BOOL", default_value = "true")]
+    pub audit: bool,
     /// What each topic is to be.
     #[command(flatten)]
     pub topics: TopicsArgs,

@@ -11,11 +11,13 @@ mod gateway;
 mod shared;
 mod tools;
 mod transfer;
+mod verify;
 
 pub use gateway::*;
 pub use shared::{AdminAddress, AdminArgs, NamesArgs, Output, RocketmqArgs};
 pub use tools::*;
 pub use transfer::*;
+pub use verify::*;
 
 /// Moves a running NSQ installation to Apache RocketMQ: no flag day, no lost message.
 ///
@@ -129,6 +131,15 @@ pub enum Command {
         nsqbridge parked show orders broker-a:3:1712 --namesrv rmq-1:9876\n  \
         nsqbridge parked retry orders --nsqd-http-address nsqd-1:4151 --namesrv rmq-1:9876")]
     Parked(Box<ParkedArgs>),
+    /// Check that every message of a stretch of time has reached every hop, and name those that have not.
+    ///
+    /// Gateways and relays write down what passes them; this holds it against what RocketMQ has. Exits with 0 when nothing is
+    /// missing, 1 for a loss, 2 when it cannot be said. Changes nothing without --repair.
+    #[command(after_help = "Examples:\n  \
+        nsqbridge verify orders --namesrv rmq-1:9876\n  \
+        nsqbridge verify orders --namesrv rmq-1:9876 --window 1d --lookupd-http-address lookup-1:4161\n  \
+        nsqbridge verify orders --namesrv rmq-1:9876 --nsqd-http-address nsqd-1:4151 --repair")]
+    Verify(Box<VerifyArgs>),
 }
 
 /// `nsqbridge run`.

@@ -61,6 +61,10 @@ pub struct TransferArgs {
     /// remembers in RocketMQ (topic %undrained%TOPIC) what each nsqd has not let go of yet. With false it is lost.
     #[arg(long, env = "NSQBRIDGE_REPLAY", action = clap::ArgAction::Set, value_name = "BOOL", default_value = "true")]
     pub replay: bool,
+    /// Write down in RocketMQ (topic %audit%TOPIC) what was relayed and where to, before offsets are committed, for `nsqbridge verify`.
+    /// What a relay relays with false looks lost to it.
+    #[arg(long, env = "NSQBRIDGE_AUDIT", action = clap::ArgAction::Set, value_name = "BOOL", default_value = "true")]
+    pub audit: bool,
     /// The nsqds' --max-msg-timeout: a message in flight for longer has been finished, or is counted as timed out. In a channel that
     /// is never idle nothing else shows that; where no consumer uses TOUCH, their --msg-timeout (60s) is enough, and less comes
     /// twice after a crash.

@@ -11,6 +11,7 @@
 //!         lane       what gathers while a batch is on its way
 //!         store      one batch after the other, and each caller's outcome
 //!         spool      this machine's disk, for topics that go there while RocketMQ is away
+//!         audited    what is counted of it
 //!     actions    topics and channels          stats, options    what monitoring asks
 //!   replies    every answer, in one table
 //!   metrics    what is counted             health    whether RocketMQ is there
@@ -25,6 +26,7 @@
 
 mod actions;
 pub mod admission;
+mod audited;
 mod body;
 mod handlers;
 mod health;

@@ -29,6 +29,7 @@ use super::{
     topic::Topic,
 };
 use crate::{
+    audit::{Pace, Recorder},
     mapping::Names,
     nsq::names::TopicName,
     observe::health::Dependency,
@@ -38,6 +39,11 @@ use crate::{
         unique_key::UniqueKeys,
     },
 };
+
+/// A topic's audit records follow each other no faster.
+const AUDITED_EVERY: Duration = Duration::from_secs(5);
+/// A stop waits this long for the last audit records.
+const LAST_RECORDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// How to store what is published.
 #[derive(Debug, Clone)]
@@ -62,6 +68,8 @@ pub struct PublishConfig {
     pub relay_group_prefix: String,
     /// What becomes of publishes while RocketMQ is not available.
     pub spool: SpoolConfig,
+    /// Write down what was accepted, for `nsqbridge verify`.
+    pub audit: bool,
 }
 
 impl Default for PublishConfig {
@@ -78,6 +86,7 @@ impl Default for PublishConfig {
             metrics: MetricsConfig { max_topics: 200 },
             relay_group_prefix: "nsqbridge-transfer".to_owned(),
             spool: SpoolConfig::default(),
+            audit: true,
         }
     }
 }
@@ -143,6 +152,7 @@ pub struct Publisher {
     spool: Option<Arc<Spool>>,
     /// What is spooled is left for the next start.
     stopping: CancellationToken,
+    recorder: Option<Recorder>,
     /// Stands in for RocketMQ where the HTTP side is tested alone.
     #[cfg(test)]
     script: Option<super::tests::Script>,
@@ -157,6 +167,9 @@ impl Publisher {
         let spool = Spool::open(config.spool.clone())?.map(Arc::new);
         let metrics = Arc::new(Metrics::new(config.metrics.clone()));
         let counted = Arc::clone(&metrics);
+        let pace = Pace { every: AUDITED_EVERY, spread: true };
+        let recorder = || Recorder::new(cluster.clone(), config.names.clone(), "nsqbridge-gateway", pace);
+        let recorder = config.audit.then(recorder);
         let health = Health::watch(cluster.clone(), config.levels);
         Ok(Self {
             producer: Producer::new(cluster.clone(), "nsqbridge-gateway")
@@ -172,6 +185,7 @@ impl Publisher {
             health,
             spool,
             stopping: CancellationToken::new(),
+            recorder,
             #[cfg(test)]
             script: None,
         })
@@ -425,6 +439,10 @@ impl Publisher {
         &self.producer
     }
 
+    pub(super) fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_ref()
+    }
+
     pub(super) fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
@@ -454,6 +472,9 @@ impl Publisher {
         if tokio::time::timeout(wait, self.tasks.wait()).await.is_err() {
             self.stopping.cancel();
             self.tasks.wait().await;
+        }
+        if let Some(recorder) = &self.recorder {
+            recorder.drain(LAST_RECORDS_WITHIN).await;
         }
     }
 

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::{
+    audited,
     lane::{Publish, Stored, parts},
     publish::{PublishError, Publisher},
     spool,
@@ -237,18 +238,34 @@ pub(super) async fn deliver(
     queue: Option<&Queue>,
     deadline: Instant,
 ) -> Outcome {
+    let outcome = send(publisher, topic, messages, queue, deadline).await;
+    // Before anybody hears of it, so that what was answered is counted.
+    audited::count(publisher, topic, messages, &outcome);
+    outcome
+}
+
+/// As [`deliver`], for what is counted as accepted already.
+pub(super) async fn send(
+    publisher: &Publisher,
+    topic: &Topic,
+    messages: &[Message],
+    queue: Option<&Queue>,
+    deadline: Instant,
+) -> Outcome {
     let left = || deadline.saturating_duration_since(Instant::now());
     let producer = publisher.producer();
-    let outcome = producer.deliver(&topic.rocketmq_topic, messages, queue, left()).await;
-    if !matches!(&outcome, Outcome::NotSent(Failure { hint: Hint::UnknownTopic, .. })) {
-        return outcome;
+    let mut outcome = producer.deliver(&topic.rocketmq_topic, messages, queue, left()).await;
+    if matches!(&outcome, Outcome::NotSent(Failure { hint: Hint::UnknownTopic, .. })) {
+        // Deleted since it was seen: nsqd would create it again, and so does this.
+        topic.gone();
+        outcome = match publisher.ensure(topic, publisher.creates_topics(), deadline).await {
+            Ok(()) => producer.deliver(&topic.rocketmq_topic, messages, None, left()).await,
+            Err(error) => Outcome::NotSent(Failure {
+                broker: "-".to_owned(),
+                reason: error.to_string(),
+                hint: Hint::None,
+            }),
+        };
     }
-    // Deleted since it was seen: nsqd would create it again, and so does this.
-    topic.gone();
-    match publisher.ensure(topic, publisher.creates_topics(), deadline).await {
-        Ok(()) => producer.deliver(&topic.rocketmq_topic, messages, None, left()).await,
-        Err(error) => {
-            Outcome::NotSent(Failure { broker: "-".to_owned(), reason: error.to_string(), hint: Hint::None })
-        }
-    }
+    outcome
 }

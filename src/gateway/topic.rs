@@ -6,7 +6,10 @@ use std::sync::{
 };
 
 use super::{lane::Lane, metrics::Metrics, spool::TopicSpool};
-use crate::nsq::names::TopicName;
+use crate::{
+    audit::{Ledger, Recorder},
+    nsq::names::TopicName,
+};
 
 /// A topic somebody published to or created.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub struct Topic {
     exists: AtomicBool,
     /// Brokers said they do not have it, though it was seen.
     missed: AtomicBool,
+    /// What is counted for the audit; none before something is.
+    ledger: OnceLock<Arc<Ledger>>,
     held_bytes: AtomicUsize,
     messages: AtomicU64,
     bytes: AtomicU64,
@@ -41,6 +46,7 @@ impl Topic {
             label: OnceLock::new(),
             exists: AtomicBool::default(),
             missed: AtomicBool::default(),
+            ledger: OnceLock::new(),
             held_bytes: AtomicUsize::default(),
             messages: AtomicU64::default(),
             bytes: AtomicU64::default(),
@@ -83,6 +89,10 @@ impl Topic {
 
     pub(super) fn label(&self) -> Option<&Arc<String>> {
         self.label.get()
+    }
+
+    pub(super) fn ledger(&self, recorder: &Recorder) -> &Ledger {
+        self.ledger.get_or_init(|| recorder.topic(&self.name))
     }
 
     /// Bytes of requests that wait for it.

@@ -145,6 +145,13 @@ pub(super) fn payload(
     Ok(Payload { body: body.freeze(), properties: Properties::default(), is_batch: true })
 }
 
+/// How long a broker of any line may hold a message back that is to be held back for `delay`.
+#[must_use]
+pub fn longest_delay(delay: Duration) -> Duration {
+    let level = delay_level(delay).ok().map(|level| Duration::from_secs(DELAY_LEVELS[level - 1]));
+    level.unwrap_or(delay)
+}
+
 /// The lowest level that waits at least this long.
 fn delay_level(delay: Duration) -> Result<usize, Illegal> {
     let level = DELAY_LEVELS.iter().position(|&seconds| Duration::from_secs(seconds) >= delay);

@@ -80,6 +80,25 @@ impl Cluster {
         Ok(Bounds { min, max })
     }
 
+    /// About the first offset that was stored at `ms` (milliseconds since 1970) or later, by the broker's clock; within the queue's bounds.
+    ///
+    /// 4.x gives the message nearest to that time, so one that was stored a little earlier may be met.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked or refuses.
+    pub async fn offset_at(&self, queue: &Queue, ms: i64) -> Result<i64, ClusterError> {
+        let asked = format!("the offset of {queue} at a time");
+        let address = self.master_of(queue).await?;
+        let command = Command::request(request::SEARCH_OFFSET_BY_TIMESTAMP)
+            .field("topic", &queue.topic)
+            .field("queueId", queue.id)
+            .field("timestamp", ms);
+        let answer = self.ask(&address, &asked, command).await?;
+        let offset: i64 = answer.number("offset").map_err(|error| malformed(&address, &asked, error))?;
+        let bounds = self.queue_bounds(queue).await?;
+        Ok(offset.clamp(bounds.min, bounds.max.max(bounds.min)))
+    }
+
     async fn bound(&self, queue: &Queue, code: i32) -> Result<i64, ClusterError> {
         let asked = format!("a bound of {queue}");
         let address = self.master_of(queue).await?;

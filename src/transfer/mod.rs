@@ -8,6 +8,7 @@
 //!           ├ window        what is in flight, how far may be committed
 //!           ├ undrained     what is in which nsqd and could still be lost there
 //!           ├ replay        relays that again when that nsqd is gone
+//!           ├ audited       what went where, written down before it is committed
 //!           ├ batch         what nsqd takes in one request
 //!           └ deliver       until nsqd has answered OK, at the pace allowed
 //!               ├ destinations   which nsqd is ready: topic and every channel exist, with room
@@ -28,6 +29,7 @@
 //! Batches go over nsqd's TCP protocol, not HTTP. The two are equally fast (`cargo bench --bench transport`: 1.05 to 1, within
 //! the noise); but a TCP connection of our own is bound to one nsqd process, and a batch cannot reach one that came up empty in its place ([`crate::nsq::tcp`]).
 
+mod audited;
 mod batch;
 pub mod commands;
 pub mod control;
@@ -60,10 +62,18 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub use self::{batch::Limits, destinations::Choice, fleet::Source, held::OnGap, topics::Topics};
 use self::{fleet::Fleet, memory::Memory, metrics::Metrics};
-use crate::{mapping::Names, rocketmq::Cluster};
+use crate::{
+    audit::{Pace, Recorder},
+    mapping::Names,
+    rocketmq::Cluster,
+};
 
 /// So many topics are looked after as often as one; more, less often each.
 const AS_OFTEN_AS_ONE: usize = 40;
+/// A topic's audit records follow each other no faster; offsets are committed behind them.
+const AUDITED_EVERY: Duration = Duration::from_secs(1);
+/// A stop waits this long for the last audit records.
+const LAST_RECORDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// What to relay, and where to.
 #[derive(Debug, Clone)]
@@ -94,6 +104,8 @@ pub struct TransferConfig {
     pub ordered: bool,
     /// Relay again what an nsqd had when it went.
     pub replay: bool,
+    /// Write down what was relayed, for `nsqbridge verify`.
+    pub audit: bool,
     /// How long a graceful stop waits for nsqd to answer. Locks are not renewed meanwhile: below 10 s.
     pub drain_timeout: Duration,
 }
@@ -105,6 +117,7 @@ struct Shared {
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
     memory: Arc<Memory>,
+    recorder: Option<Recorder>,
     /// Topics relayed now.
     topics: AtomicUsize,
 }
@@ -131,13 +144,19 @@ impl Shared {
 pub async fn run(cluster: Cluster, config: TransferConfig, metrics: Arc<Metrics>, drain: CancellationToken) {
     let fleet = Fleet::new(config.source.clone());
     let _looking = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&fleet).keep_looking()));
-    let shared = Shared {
+    let pace = Pace { every: AUDITED_EVERY, spread: false };
+    let recorder = || Recorder::new(cluster.clone(), config.names.clone(), "nsqbridge-transfer", pace);
+    let shared = Arc::new(Shared {
+        recorder: config.audit.then(recorder),
         cluster,
         fleet,
         metrics,
         memory: Arc::new(Memory::new(config.max_bytes)),
         config: Arc::new(config),
         topics: AtomicUsize::default(),
-    };
-    topics::relay_all(Arc::new(shared), drain).await;
+    });
+    topics::relay_all(Arc::clone(&shared), drain).await;
+    if let Some(recorder) = &shared.recorder {
+        recorder.drain(LAST_RECORDS_WITHIN).await;
+    }
 }

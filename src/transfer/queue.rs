@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
+    audited::Audited,
     batch::{Batch, held_bytes},
     deliver::Delivery,
     destinations::Fate,
@@ -30,6 +31,7 @@ use super::{
     window::{Confirmed, Proof, Window},
 };
 use crate::{
+    audit::Ledger,
     retry::Backoff,
     rocketmq::{
         Cluster, ClusterError, Queue, QueueReader,
@@ -89,13 +91,15 @@ pub(super) struct QueueRelay {
     pub(super) park_unreadable: bool,
     /// Where it is written down what the nsqds may still lose; `None` when that is not to be relayed again.
     pub(super) journal: Option<Arc<Journal>>,
+    /// Where it is written down what was relayed; `None` without an audit.
+    pub(super) ledger: Option<Arc<Ledger>>,
 }
 
 impl QueueRelay {
     /// Relays until asked to drain, or until the queue must be held.
     pub(super) async fn run(mut self) -> Result<Ended, Held> {
         let start = self.start_offset().await?;
-        let mut work = Work::new(start);
+        let mut work = Work::new(start, Audited::new(self.ledger.clone(), self.queue.clone(), start));
         if let Some(journal) = &self.journal {
             // Asked before: the landings of others are seen by the next look at the earliest.
             let look = self.delivery.destinations.looks();
@@ -106,6 +110,7 @@ impl QueueRelay {
         let mut reads = ReadAhead::new(reader, self.queue.clone(), start, self.lanes);
         let ended = self.relay(&mut reads, &mut work).await;
         if matches!(ended, Ok(Ended::LeaseLost)) {
+            work.audited.hand_over(work.window.committable());
             return ended;
         }
         self.finish(work).await;
@@ -278,6 +283,7 @@ impl QueueRelay {
         let confirmed = confirmed
             .map_err(|error| Held::DeliveryFailed { queue: self.queue.clone(), error: error.to_string() })?;
         let landings = work.window.confirm(confirmed);
+        landings.iter().for_each(|landing| work.audited.landed(landing));
         if self.journal.is_some() {
             landings.into_iter().for_each(|landing| work.undrained.landed(landing));
         }
@@ -292,7 +298,8 @@ impl QueueRelay {
     ) -> Result<Result<(), ClusterError>, Held> {
         let replayed = replayed
             .map_err(|error| Held::DeliveryFailed { queue: self.queue.clone(), error: error.to_string() })?;
-        Ok(replayed.map(|Replayed { process, from, to, landings }| {
+        Ok(replayed.map(|Replayed { process, from, to, landings, sent }| {
+            work.audited.replayed(&sent);
             work.undrained.replayed(&process, from, to);
             landings.into_iter().for_each(|landing| work.undrained.landed(landing));
         }))
@@ -335,7 +342,7 @@ impl QueueRelay {
                 Err(error) => return Ok(Err(error.to_string())),
             }
         }
-        let offset = work.window.committable();
+        let offset = work.audited.committable(work.window.committable());
         if offset <= work.committed {
             return Ok(Ok(()));
         }
@@ -368,6 +375,7 @@ impl QueueRelay {
         }
         work.in_flight.abort_all();
         work.replaying.abort_all();
+        work.audited.finish(work.window.committable()).await;
         let owned = self.lease.borrow().is_some_and(|until| Instant::now() < until);
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
         for _ in 0..LAST_COMMIT_TRIES {
@@ -428,6 +436,7 @@ struct Work {
     waiting_bytes: usize,
     in_flight: JoinSet<Confirmed>,
     undrained: Undrained,
+    audited: Audited,
     /// A piece of what an nsqd may have lost, on its way once more.
     replaying: JoinSet<Result<Replayed, ClusterError>>,
     /// The process whose share is being relayed again.
@@ -437,8 +446,9 @@ struct Work {
 }
 
 impl Work {
-    fn new(start: i64) -> Self {
+    fn new(start: i64, audited: Audited) -> Self {
         Self {
+            audited,
             window: Window::new(start),
             committed: start,
             waiting: VecDeque::new(),
@@ -475,6 +485,7 @@ impl Work {
         {
             self.waiting_bytes -= batch.held_bytes();
             let claim = self.window.claim(batch.messages(), batch.held_bytes(), batch.stored_ms());
+            self.audited.sent(claim.start(), &batch);
             let delivery = Arc::clone(&relay.delivery);
             let queue = relay.queue.clone();
             let lease = relay.lease.clone();

@@ -9,6 +9,7 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{error, warn};
 
 use super::{
+    audited::Sent,
     batch::{Batch, held_bytes},
     deliver::Delivery,
     undrained::{Landing, Process},
@@ -37,6 +38,8 @@ pub(super) struct Replayed {
     pub(super) to: i64,
     /// Where its messages are now.
     pub(super) landings: Vec<Landing>,
+    /// The messages, for the audit.
+    pub(super) sent: Sent,
 }
 
 /// Relays the beginning of a piece again, until nsqd has answered `OK` to all that was read.
@@ -91,13 +94,17 @@ pub(super) async fn replay(
         }
     }
     let mut window = Window::new(from);
+    let mut sent = Sent::default();
     let mut landings = Vec::new();
     let messages = waiting.len();
     while let Some(batch) = Batch::cut(&mut waiting, delivery.limits) {
         let claim = window.claim(batch.messages(), batch.held_bytes(), batch.stored_ms());
+        sent.batch(claim.start(), &batch);
         let confirmed = delivery.until_confirmed(queue, lease.clone(), claim, batch).await;
-        landings.extend(window.confirm(confirmed));
+        let landed = window.confirm(confirmed);
+        landed.iter().for_each(|landing| sent.landed(landing));
+        landings.extend(landed);
     }
     delivery.metrics.replayed(process.nsqd.as_str(), messages);
-    Ok(Replayed { process, from, to: next, landings })
+    Ok(Replayed { process, from, to: next, landings, sent })
 }

@@ -27,6 +27,7 @@ use super::{
     undrained::journal::Journal,
 };
 use crate::{
+    audit::Ledger,
     nsq::names::TopicName,
     retry::Backoff,
     rocketmq::{
@@ -57,6 +58,7 @@ pub(super) struct TopicRelay {
     group: String,
     delivery: Arc<Delivery>,
     journal: Option<Arc<Journal>>,
+    ledger: Option<Arc<Ledger>>,
     state: Arc<TopicState>,
     shared: Arc<Shared>,
     owned: HashMap<Queue, Owned>,
@@ -100,6 +102,7 @@ impl TopicRelay {
             cluster: cluster.clone(),
             rocketmq_topic: config.names.rocketmq_topic(&topic),
             journal: config.replay.then(journal),
+            ledger: shared.recorder.as_ref().map(|recorder| recorder.topic(&topic)),
             group,
             topic,
             config: Arc::clone(config),
@@ -244,6 +247,7 @@ impl TopicRelay {
             lanes: self.shared.lanes(),
             park_unreadable: self.config.park_unreadable,
             journal: self.journal.clone(),
+            ledger: self.ledger.clone(),
         };
         self.owned.insert(queue.clone(), Owned { lease, drain, begun: Instant::now() });
         self.loops.spawn(async move { (queue, relay.run().await) });

@@ -36,15 +36,26 @@ fn assert_absent(under: &str, words: &[&str]) {
 fn layers_import_only_downward() {
     assert_absent(
         "rocketmq",
-        &["crate::nsq", "crate::mapping", "crate::gateway", "crate::transfer", "crate::run"],
+        &["crate::nsq", "crate::mapping", "crate::audit", "crate::gateway", "crate::transfer", "crate::run"],
     );
     assert_absent(
         "nsq",
-        &["crate::rocketmq", "crate::mapping", "crate::gateway", "crate::transfer", "crate::run"],
+        &[
+            "crate::rocketmq",
+            "crate::mapping",
+            "crate::audit",
+            "crate::gateway",
+            "crate::transfer",
+            "crate::run",
+        ],
     );
     assert_absent(
         "mapping.rs",
-        &["crate::gateway", "crate::transfer", "crate::run", "crate::cli", "crate::config"],
+        &["crate::audit", "crate::gateway", "crate::transfer", "crate::run", "crate::cli", "crate::config"],
+    );
+    assert_absent(
+        "audit",
+        &["crate::gateway", "crate::transfer", "crate::doctor", "crate::run", "crate::cli", "crate::config"],
     );
     assert_absent("gateway", &["crate::transfer", "crate::run", "crate::cli", "crate::config"]);
     assert_absent(
@@ -55,7 +66,14 @@ fn layers_import_only_downward() {
     for low in ["retry.rs", "shutdown.rs", "pem.rs", "excerpt.rs", "observe"] {
         assert_absent(
             low,
-            &["crate::nsq", "crate::rocketmq", "crate::mapping", "crate::gateway", "crate::transfer"],
+            &[
+                "crate::nsq",
+                "crate::rocketmq",
+                "crate::mapping",
+                "crate::audit",
+                "crate::gateway",
+                "crate::transfer",
+            ],
         );
     }
 }
@@ -104,4 +122,7 @@ fn what_only_turns_bytes_into_values_has_no_async() {
     assert_absent("nsq/query.rs", &["async", "tokio"]);
     assert_absent("nsq/frames.rs", &["async", "tokio"]);
     assert_absent("mapping.rs", &["async", "tokio"]);
+    for file in ["sketch.rs", "record.rs", "entry.rs", "coverage.rs", "reconcile.rs", "report.rs"] {
+        assert_absent(&format!("audit/{file}"), &["async", "tokio"]);
+    }
 }

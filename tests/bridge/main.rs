@@ -24,6 +24,7 @@ macro_rules! on_both_lines {
 }
 
 mod admin;
+mod audit;
 mod bridge;
 mod client_faults;
 mod config;

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     gateway::{
+        audited,
         lane::{BATCH_BYTES, BATCH_MESSAGES},
         publish::Publisher,
         store,
@@ -103,11 +104,9 @@ impl Draining<'_> {
         for item in items {
             let after = item.after();
             match item {
-                Item::Message { mut spooled, .. } => {
+                Item::Message { spooled, .. } => {
                     // What is due by now needs no holding back.
-                    spooled.message.deliver_at =
-                        spooled.message.deliver_at.filter(|due| *due > unix_millis());
-                    if spooled.message.deliver_at.is_none() {
+                    if spooled.message.deliver_at.is_none_or(|due| due <= unix_millis()) {
                         run.push(*spooled);
                     } else {
                         self.store(&mut run, done).await?;
@@ -145,7 +144,16 @@ impl Draining<'_> {
 
     /// Sends messages until RocketMQ has them; the inner error is its word that it never will.
     async fn until_stored(&self, part: &[Spooled]) -> Result<Result<(), Failure>, Ended> {
-        let messages: Vec<Message> = part.iter().map(|spooled| spooled.message.clone()).collect();
+        let now = unix_millis();
+        let message = |spooled: &Spooled| {
+            let deliver_at = spooled.message.deliver_at.filter(|due| *due > now);
+            Message { deliver_at, ..spooled.message.clone() }
+        };
+        let messages: Vec<Message> = part.iter().map(message).collect();
+        let (deferred, plain): (Vec<&Spooled>, Vec<_>) =
+            part.iter().partition(|spooled| spooled.message.deliver_at.is_some());
+        let [deferred, plain]: [Vec<Message>; 2] =
+            [deferred, plain].map(|some| some.into_iter().map(message).collect());
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         let mut unknown = false;
         loop {
@@ -153,7 +161,9 @@ impl Draining<'_> {
                 return Err(Ended::Stopped);
             }
             let deadline = Instant::now() + self.publisher.budget();
-            match store::deliver(self.publisher, self.topic, &messages, None, deadline).await {
+            let outcome = store::send(self.publisher, self.topic, &messages, None, deadline).await;
+            audited::unspooled(self.publisher, self.topic, &plain, &deferred, &outcome);
+            match outcome {
                 Outcome::Delivered(receipt) => {
                     store::count(self.publisher, self.topic, &messages, &receipt);
                     if unknown && !receipt.perhaps_twice {

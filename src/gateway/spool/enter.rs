@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     gateway::{
+        audited,
         lane::{Publish, parts},
         publish::{PublishError, Publisher},
         store,
@@ -120,7 +121,10 @@ async fn keep_from(
         publisher.spawn(drain(Arc::clone(publisher), Arc::clone(topic), Arc::clone(spool)));
     }
     match appended {
-        Ok(()) => store::acknowledge(group, &messages),
+        Ok(()) => {
+            audited::spooled(publisher, topic, &messages[stored..]);
+            store::acknowledge(group, &messages);
+        }
         Err(error) => {
             let why = format!("{reason}; {error}");
             let error = if perhaps_there || stored > 0 {

@@ -12,6 +12,8 @@ pub const WAIT: &str = "WAIT";
 pub const DELAY: &str = "DELAY";
 /// How long to hold a message back, in milliseconds; RocketMQ 5 only, 4 ignores it.
 pub const TIMER_DELAY_MS: &str = "TIMER_DELAY_MS";
+/// Until when to hold it back, in milliseconds since 1970; RocketMQ 5 only, as other clients say it.
+pub const TIMER_DELIVER_MS: &str = "TIMER_DELIVER_MS";
 
 /// Every name of `MessageConst` in 4.9.7 and 5.5.0, less those of [`RESERVED_PREFIXES`]. Sorted.
 const RESERVED: &[&str] = &[

@@ -27,7 +27,8 @@ fn verify(rig: &Rig, topic: &str, flags: &[&str]) -> (i32, Value) {
 
 /// The ids of every finding of this kind, sorted, and how many messages it is about.
 fn found(answer: &Value, what: &str) -> (Vec<String>, u64) {
-    let of_kind = || answer["findings"].as_array().unwrap().iter().filter(|finding| finding["what"] == what);
+    let all = || answer["findings"].as_array().into_iter().flatten();
+    let of_kind = || all().filter(|finding| finding["what"] == what);
     let ids = of_kind().flat_map(|finding| finding["ids"].as_array().unwrap());
     let mut ids: Vec<String> = ids.map(|id| id.as_str().unwrap().to_owned()).collect();
     ids.sort_unstable();
@@ -93,14 +94,15 @@ async fn a_clean_run_is_clean_whatever_was_killed(line: Line) {
     gateway.post(&format!("/pub?topic={topic}&defer=1"), "at once").await.unwrap();
     consumer.wait_for(3_020).await;
     let (code, answer) = until(rig, &topic, "all is accounted for", |answer| {
+        // The deferred one is held back, or is there by now.
         answer["totals"]["accepted"] == 3_022
-            && answer["totals"]["relayed"] == 3_020
+            && answer["totals"]["relayed"].as_u64().unwrap_or(0) + found(answer, "held-back").1 == 3_021
             && answer["totals"]["parked"] == 1
     })
     .await;
     assert_eq!((code, &answer["verdict"]), (0, &Value::from("clean")), "{answer}");
-    assert_eq!(found(&answer, "held-back").1, 1, "{answer}");
-    assert_eq!(answer["findings"].as_array().unwrap().len(), 1, "{answer}");
+    let held_back = found(&answer, "held-back").1;
+    assert_eq!(answer["findings"].as_array().unwrap().len() as u64, held_back, "{answer}");
     // Without --until it ends two minutes ago, and nothing is old enough.
     assert_eq!(run(rig, &["verify", &topic, "-o", "json"]).status.code(), Some(0));
 

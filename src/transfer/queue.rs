@@ -57,6 +57,8 @@ const UNREADABLE_TRIES: usize = 3;
 const LEAST_BYTES: usize = 64 * 1024;
 /// What has left the nsqds, and what they may have lost, is looked after this often.
 const TEND_EVERY: Duration = Duration::from_secs(1);
+/// A record that has not changed is written again after this long: brokers keep it no longer than messages.
+const RECORD_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 /// Batches of one queue on their way to nsqd at a time.
 const BATCHES_IN_FLIGHT: usize = 2;
 
@@ -346,9 +348,9 @@ impl QueueRelay {
 
     /// Writes down that everything below `offset` is relayed, and what the nsqds may still lose of it.
     async fn record(&self, work: &mut Work, offset: i64) -> Result<(), JournalError> {
-        if offset > work.recorded || work.undrained.changed() {
+        if work.record_due(offset) {
             work.page.write(Entry { relayed: offset, undrained: work.undrained.snapshot() }).await?;
-            work.recorded = offset;
+            (work.recorded, work.recorded_at) = (offset, Instant::now());
             work.undrained.written();
             self.state.undrained(&self.queue, work.undrained.messages());
         }
@@ -439,6 +441,7 @@ struct Work {
     page: Page,
     /// Up to where the record says that everything is relayed.
     recorded: i64,
+    recorded_at: Instant,
     committed: i64,
     committed_at: Instant,
     /// Read, and not yet on its way to nsqd.
@@ -460,6 +463,7 @@ impl Work {
             window: Window::new(offset),
             page,
             recorded: offset,
+            recorded_at: Instant::now(),
             committed: offset,
             committed_at: Instant::now(),
             waiting: VecDeque::new(),
@@ -481,7 +485,12 @@ impl Work {
     }
 
     fn commit_due(&self) -> bool {
-        self.window.committable() > self.committed || self.undrained.changed()
+        let offset = self.window.committable();
+        offset > self.committed || self.record_due(offset)
+    }
+
+    fn record_due(&self, offset: i64) -> bool {
+        offset > self.recorded || self.undrained.changed() || self.recorded_at.elapsed() > RECORD_AGAIN_AFTER
     }
 
     fn read_to(&self) -> i64 {

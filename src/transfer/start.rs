@@ -135,22 +135,32 @@ impl Jump {
         let (from, to) = self.missed(bounds);
         let missed = (to - from).max(0);
         match self {
-            Self::Back { relayed, committed, followed: false } => error!(%queue, ?committed, relayed,
+            Self::Back { relayed, committed, followed: false } => error!(
+                %queue, ?committed, relayed,
                 "the committed offset went back behind what is relayed: the broker crashed, a relay did, or it was set; \
-                 refused, going on from what is relayed"),
-            Self::Back { relayed, committed, followed: true } => error!(%queue, ?committed, relayed,
-                "the committed offset went back behind what is relayed; relaying it again"),
-            Self::Ahead { relayed, committed, followed: true } => {
-                error!(%queue, committed, relayed, from, to = to - 1, missed,
-                "the committed offset went ahead of what is relayed; leaving out what lies between")
-            }
-            Self::Ahead { relayed, committed, followed: false } => error!(%queue, committed, relayed,
-                "the committed offset went ahead of what is relayed; refused, going on from what is relayed"),
-            Self::Expired { .. } => error!(%queue, from, to = to - 1, missed,
-                "messages expired before they were relayed; going on behind them"),
-            Self::BeyondEnd { offset } => error!(%queue, offset, oldest = bounds.min, end = bounds.max,
+                 refused, going on from what is relayed"
+            ),
+            Self::Back { relayed, committed, followed: true } => error!(
+                %queue, ?committed, relayed,
+                "the committed offset went back behind what is relayed; relaying it again"
+            ),
+            Self::Ahead { relayed, committed, followed: true } => error!(
+                %queue, committed, relayed, from, to = to - 1, missed,
+                "the committed offset went ahead of what is relayed; leaving out what lies between"
+            ),
+            Self::Ahead { relayed, committed, followed: false } => error!(
+                %queue, committed, relayed,
+                "the committed offset went ahead of what is relayed; refused, going on from what is relayed"
+            ),
+            Self::Expired { .. } => error!(
+                %queue, from, to = to - 1, missed,
+                "messages expired before they were relayed; going on behind them"
+            ),
+            Self::BeyondEnd { offset } => error!(
+                %queue, offset, oldest = bounds.min, end = bounds.max,
                 "where to go on lies beyond the queue's end: the broker lost its newest messages, the topic was made anew, or the \
-                 offset was set; going on as --on-gap says"),
+                 offset was set; going on as --on-gap says"
+            ),
         }
     }
 }

@@ -330,6 +330,28 @@ impl Cluster {
         Ok(pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect())
     }
 
+    /// How long each master keeps messages at least, by its name; those that answer.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub async fn reserves(&self) -> Result<BTreeMap<String, Duration>, ClusterError> {
+        let (mut reserves, mut failure) = (BTreeMap::new(), None);
+        for (broker, address) in self.masters().await? {
+            let told = self.broker_config(&address).await.and_then(|config| {
+                let hours = config.get("fileReservedTime").and_then(|hours| hours.parse::<u32>().ok());
+                hours.ok_or_else(|| malformed(&address, "its configuration", "no fileReservedTime"))
+            });
+            match told {
+                Ok(hours) => drop(reserves.insert(broker, hours * Duration::from_secs(3600))),
+                Err(error) => failure = Some(error),
+            }
+        }
+        match failure {
+            Some(error) if reserves.is_empty() => Err(error),
+            _ => Ok(reserves),
+        }
+    }
+
     /// What a broker counts and says of itself by name: its version, when it started, how full its disk is.
     ///
     /// # Errors

@@ -25,9 +25,10 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    fleet::{self, Fleet, Seen, View},
+    fleet::{Fleet, Seen, TopicSeen, View},
     state::NsqdReport,
-    undrained::{Process, drain::DrainWatch},
+    undrained::Process,
+    watched::{Fate, Watched},
 };
 use crate::nsq::{
     address::HttpAddress,
@@ -60,48 +61,25 @@ pub struct Choice {
     pub gone_after: Duration,
 }
 
-/// What is known of an nsqd process that has messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// It runs, or will perhaps be back. What a look of this number has seen in it has left it.
-    There {
-        /// 0 for nothing.
-        drained: u64,
-    },
-    /// Another process has taken its place.
-    Replaced,
-    /// It has not answered for too long.
-    Gone,
-}
-
 /// The destinations of one topic.
 #[derive(Debug)]
 pub(super) struct Destinations {
     topic: TopicName,
     choice: Choice,
     fleet: Arc<Fleet>,
-    begun: Instant,
     state: Mutex<State>,
     /// An nsqd became ready, or has room again.
     changed: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     nodes: BTreeMap<HttpAddress, Node>,
     /// Every channel seen anywhere since the start.
     channels: BTreeSet<ChannelName>,
-    /// Every process that has answered, whether anything may go there or not.
-    watched: BTreeMap<HttpAddress, Watched>,
+    watched: Watched,
     /// Why nothing can be sent now.
     waiting: Option<String>,
-}
-
-#[derive(Debug)]
-struct Watched {
-    start_time: i64,
-    seen: Instant,
-    drain: DrainWatch,
 }
 
 #[derive(Debug)]
@@ -171,8 +149,13 @@ impl Node {
 
 impl Destinations {
     pub(super) fn new(topic: TopicName, fleet: Arc<Fleet>, choice: Choice) -> Self {
-        let begun = Instant::now();
-        Self { topic, choice, fleet, begun, state: Mutex::default(), changed: Notify::new() }
+        let state = Mutex::new(State {
+            nodes: BTreeMap::new(),
+            channels: BTreeSet::new(),
+            watched: Watched::new(choice.longest_in_flight, choice.gone_after),
+            waiting: None,
+        });
+        Self { topic, choice, fleet, state, changed: Notify::new() }
     }
 
     pub(super) fn topic(&self) -> &TopicName {
@@ -186,15 +169,7 @@ impl Destinations {
 
     /// What has become of a process that was given messages.
     pub(super) fn fate(&self, process: &Process) -> Fate {
-        let state = self.state();
-        let watched = state.watched.get(&process.nsqd);
-        match watched {
-            Some(watched) if watched.start_time != process.start_time => Fate::Replaced,
-            _ if watched.map_or(self.begun, |watched| watched.seen).elapsed() > self.choice.gone_after => {
-                Fate::Gone
-            }
-            watched => Fate::There { drained: watched.map_or(0, |watched| watched.drain.drained()) },
-        }
+        self.state().watched.fate(process)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -420,32 +395,20 @@ impl Destinations {
             }
             keep
         });
+        let new = state.watched.look(view.look);
         for Seen { nsqd, process, .. } in view.nsqds.values() {
-            if let Ok(process) = process {
-                state.channels.extend(process.topic(&self.topic).channels);
-                self.watch_drain(&mut state.watched, view.look, nsqd.address(), process);
+            let Ok(process) = process else { continue };
+            let TopicSeen { channels, counters, .. } = process.topic(&self.topic);
+            state.channels.extend(channels);
+            let known = Process { nsqd: nsqd.address().clone(), start_time: process.start_time };
+            if new && state.watched.see(known, &counters) {
+                warn!(topic = %self.topic, nsqd = %nsqd.address(),
+                    "this nsqd has started again; what it may have lost is relayed again");
             }
         }
+        state.watched.tidy();
         let all = state.channels.clone();
         listed.into_iter().filter_map(|seen| self.merge_one(&mut state, seen, &all)).collect()
-    }
-
-    fn watch_drain(
-        &self,
-        watched: &mut BTreeMap<HttpAddress, Watched>,
-        look: u64,
-        address: &HttpAddress,
-        process: &fleet::Process,
-    ) {
-        let (start_time, seen) = (process.start_time, Instant::now());
-        let new = || Watched { start_time, seen, drain: DrainWatch::new(self.choice.longest_in_flight) };
-        let known = watched.entry(address.clone()).or_insert_with(new);
-        if known.start_time != start_time {
-            warn!(topic = %self.topic, nsqd = %address, "this nsqd has started again; what it may have lost is relayed again");
-            *known = new();
-        }
-        known.seen = seen;
-        known.drain.see(look, &process.topic(&self.topic).counters, seen.into_std());
     }
 
     fn merge_one(&self, state: &mut State, seen: &Seen, all: &BTreeSet<ChannelName>) -> Option<Todo> {
@@ -481,6 +444,11 @@ impl Destinations {
             // A channel came up elsewhere, or another process is there: nothing goes there until it has them all.
             node.prepared = None;
             node.idle.clear();
+        }
+        if !state.watched.is_told_apart(address) {
+            node.trouble = Some("has just started".to_owned());
+            self.fleet.look_soon();
+            return None;
         }
         if let Some(prepared) = &mut node.prepared {
             node.trouble = None;

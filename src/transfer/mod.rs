@@ -4,16 +4,20 @@
 //! topics  which topics are relayed, found while running
 //!   └ topic   which of its queues are mine: membership, allocation, locks
 //!       └ queue   one loop a queue: confirmed? commit. Room? read.
+//!           ├ start         where it begins, and what is made of an offset that is not where it was left
 //!           ├ read_ahead    several pulls at a time, in order
 //!           ├ window        what is in flight, how far may be committed
-//!           ├ undrained     what is in which nsqd and could still be lost there
+//!           ├ undrained     what is in which nsqd and could still be lost there; the record of what is relayed
 //!           ├ replay        relays that again when that nsqd is gone
 //!           ├ audited       what went where, written down before it is committed
 //!           ├ batch         what nsqd takes in one request
 //!           └ deliver       until nsqd has answered OK, at the pace allowed
+//!               ├ watched        which nsqd processes there are, and what has become of them
 //!               ├ destinations   which nsqd is ready: topic and every channel exist, with room
 //!               └ parking        what nsqd will never take
 //! fleet   the nsqds, looked at for all topics at once
+//! committed   what the brokers hold as committed, looked at for all queues of a topic at once
+//! retention   whether messages are relayed well before they expire
 //! state   how each topic stands, for metrics, and for control, which other programs ask through the brokers
 //! ```
 //!
@@ -25,6 +29,7 @@
 //! - What nsqd has in memory when it dies, or in flight when it stops, is relayed again: that nsqd's share, and no more than its
 //!   counters leave in doubt.
 //! - A queue that cannot go on (unreadable record, offset out of range) is held and named, never skipped.
+//! - A committed offset that this bridge has not committed is noticed, and what is made of it is somebody's choice ([`OnGap`]).
 //!
 //! Batches go over nsqd's TCP protocol, not HTTP. The two are equally fast (`cargo bench --bench transport`: 1.05 to 1, within
 //! the noise); but a TCP connection of our own is bound to one nsqd process, and a batch cannot reach one that came up empty in its place ([`crate::nsq::tcp`]).
@@ -32,6 +37,7 @@
 mod audited;
 mod batch;
 pub mod commands;
+mod committed;
 pub mod control;
 mod deliver;
 mod destinations;
@@ -44,10 +50,13 @@ pub mod parking;
 mod queue;
 mod read_ahead;
 mod replay;
+mod retention;
+mod start;
 pub mod state;
 mod topic;
 mod topics;
 pub(crate) mod undrained;
+mod watched;
 mod window;
 
 use std::{
@@ -58,10 +67,11 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub use self::{batch::Limits, destinations::Choice, fleet::Source, held::OnGap, topics::Topics};
-use self::{fleet::Fleet, memory::Memory, metrics::Metrics};
+use self::{fleet::Fleet, memory::Memory, metrics::Metrics, retention::Reserves};
 use crate::{
     audit::{Pace, Recorder},
     mapping::Names,
@@ -96,7 +106,7 @@ pub struct TransferConfig {
     pub max_bytes_per_queue: usize,
     /// Bytes of messages held in memory for all of them.
     pub max_bytes: usize,
-    /// What to do at an offset a queue does not have.
+    /// What to do at an offset a queue does not have, or that is not where it was left.
     pub on_gap: OnGap,
     /// Park what cannot be read, and go on behind it; otherwise its queue is held.
     pub park_unreadable: bool,
@@ -118,6 +128,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     memory: Arc<Memory>,
     recorder: Option<Recorder>,
+    /// How long the brokers keep messages.
+    reserves: watch::Sender<Reserves>,
     /// Topics relayed now.
     topics: AtomicUsize,
 }
@@ -146,9 +158,13 @@ pub async fn run(cluster: Cluster, config: TransferConfig, metrics: Arc<Metrics>
     let _looking = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&fleet).keep_looking()));
     let pace = Pace { every: AUDITED_EVERY, spread: false };
     let recorder = || Recorder::new(cluster.clone(), config.names.clone(), "nsqbridge-transfer", pace);
+    let reserves = watch::Sender::new(Reserves::new());
+    let asking = retention::keep_asking(cluster.clone(), reserves.clone());
+    let _asking = AbortOnDropHandle::new(tokio::spawn(asking));
     let shared = Arc::new(Shared {
         recorder: config.audit.then(recorder),
         cluster,
+        reserves,
         fleet,
         metrics,
         memory: Arc::new(Memory::new(config.max_bytes)),

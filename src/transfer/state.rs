@@ -9,7 +9,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{destinations::Destinations, metrics::TopicMetrics, pace::Pace, undrained::Process};
+use super::{
+    destinations::Destinations, metrics::TopicMetrics, pace::Pace, retention::Retention, undrained::Process,
+};
 use crate::{
     nsq::names::TopicName,
     rocketmq::{Queue, producer::unix_millis},
@@ -24,6 +26,7 @@ pub(super) struct TopicState {
     pub(super) metrics: Arc<TopicMetrics>,
     queues: Mutex<BTreeMap<Queue, QueueState>>,
     undrained: Mutex<BTreeMap<Queue, BTreeMap<String, u64>>>,
+    retention: Mutex<Retention>,
     rate: Mutex<Rate>,
 }
 
@@ -36,6 +39,8 @@ pub(super) struct QueueState {
     pub(super) end: i64,
     /// When the oldest message that is on its way was stored, in milliseconds since 1970.
     pub(super) oldest_ms: Option<i64>,
+    /// The lowest offset an nsqd may still lose.
+    pub(super) undrained: Option<i64>,
     /// Why it does not go on.
     pub(super) held: Option<String>,
 }
@@ -62,6 +67,19 @@ pub struct TopicReport {
     pub rate: f64,
     /// Messages since it began: read, relayed, sent again, parked, perhaps doubled.
     pub totals: [u64; 5],
+    /// How long the brokers keep messages at least, and until the oldest that nsqd does not have yet may expire; none while it is not
+    /// known.
+    #[serde(default)]
+    pub retention_seconds: Option<f64>,
+    /// See there.
+    #[serde(default)]
+    pub expires_in_seconds: Option<f64>,
+    /// The same for the oldest that an nsqd may still lose.
+    #[serde(default)]
+    pub undrained_expires_in_seconds: Option<f64>,
+    /// Why somebody should see that messages are relayed sooner.
+    #[serde(default)]
+    pub expiring: Option<String>,
     /// Its queues.
     pub queues: Vec<QueueReport>,
     /// Where it sends to.
@@ -122,8 +140,8 @@ impl TopicState {
         metrics: Arc<TopicMetrics>,
     ) -> Self {
         let rate = Mutex::new(Rate { at: Instant::now(), relayed: 0, per_second: 0.0 });
-        let (queues, undrained) = Default::default();
-        Self { topic, destinations, pace, metrics, queues, undrained, rate }
+        let (queues, undrained, retention) = Default::default();
+        Self { topic, destinations, pace, metrics, queues, undrained, retention, rate }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Queue, QueueState>> {
@@ -145,6 +163,20 @@ impl TopicState {
     pub(super) fn forget(&self, queue: &Queue) {
         self.lock().remove(queue);
         self.undrained.lock().unwrap_or_else(PoisonError::into_inner).remove(queue);
+    }
+
+    /// Why queues do not go on.
+    pub(super) fn held(&self) -> Vec<String> {
+        self.lock().values().filter_map(|queue| queue.held.clone()).collect()
+    }
+
+    /// How old messages may get, and are.
+    pub(super) fn retention(&self) -> Retention {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_retention(&self, retention: Retention) {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner) = retention;
     }
 
     /// Takes note of what of a queue each nsqd process may still lose.
@@ -218,7 +250,7 @@ impl TopicState {
 
     pub(super) fn report(&self) -> TopicReport {
         let now = unix_millis();
-        let wish = self.pace.wish();
+        let (wish, retention) = (self.pace.wish(), self.retention());
         let queues = self.queues().into_iter().map(|(queue, state)| QueueReport {
             relayed: state.relayed,
             lag: state.lag(),
@@ -234,6 +266,13 @@ impl TopicState {
             max_rate: wish.rate,
             rate: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second,
             totals: self.metrics.totals(),
+            retention_seconds: retention.reserve.as_ref().map(Duration::as_secs_f64),
+            expires_in_seconds: retention.expires_in().as_ref().map(Duration::as_secs_f64),
+            undrained_expires_in_seconds: retention
+                .undrained_expires_in()
+                .as_ref()
+                .map(Duration::as_secs_f64),
+            expiring: retention.warning(),
             queues: queues.collect(),
             nsqds: self.nsqds(),
         }

@@ -146,6 +146,11 @@ pub fn table(statuses: &[TopicStatus]) -> String {
 }
 
 fn state(report: &TopicReport, lag: i64) -> String {
+    let doing = doing(report, lag);
+    report.expiring.as_ref().map_or_else(|| doing.clone(), |expiring| format!("{doing}; {expiring}"))
+}
+
+fn doing(report: &TopicReport, lag: i64) -> String {
     let held: Vec<&str> = report.queues.iter().filter_map(|queue| queue.held.as_deref()).collect();
     match (&report.waiting, held.first()) {
         (_, Some(first)) => format!("HELD {} queues: {first}", held.len()),
@@ -191,6 +196,10 @@ mod tests {
             max_rate: 0,
             rate: 100.0,
             totals: [0; 5],
+            retention_seconds: Some(259_200.0),
+            expires_in_seconds: Some(80_000.0),
+            undrained_expires_in_seconds: None,
+            expiring: waiting.map(|_| "the oldest expires in 22h 13m".to_owned()),
             queues: vec![super::super::super::state::QueueReport {
                 broker: "b".to_owned(),
                 queue: 0,
@@ -219,7 +228,7 @@ mod tests {
         };
         let expected = "\
 TOPIC   INSTANCE  QUEUES  LAG  OLDEST  RATE/S  ETA  STATE
-orders  host-a    1       300  1m1s    100     3s   waiting: nsqd-3: depth 12000 of at most 10000
+orders  host-a    1       300  1m1s    100     3s   waiting: nsqd-3: depth 12000 of at most 10000; the oldest expires in 22h 13m
 orders  b         ?       ?    ?       ?       ?    no answer: timed out
 ";
         assert_eq!(table(&[status]), expected);

@@ -2,6 +2,7 @@
 
 mod instances;
 mod nsqds;
+mod offsets;
 mod parked;
 mod queues;
 mod replay;

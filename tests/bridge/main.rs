@@ -35,6 +35,7 @@ mod group_commit;
 mod guarded;
 mod http_clients;
 mod layers;
+mod matrix;
 mod pressure;
 mod program;
 mod relay;

@@ -17,8 +17,8 @@
 
 mod faults;
 mod front;
-mod ledger;
-mod load;
+pub mod ledger;
+pub mod load;
 mod scene;
 mod table;
 mod witnesses;
@@ -100,6 +100,7 @@ fn share(line: Line) -> Plan {
                 &process(Part::Transfer, How::Stopped),
                 &process(Part::Transfer, How::Killed),
                 &process(Part::Master, How::Frozen),
+                &process(Part::Master, How::Stopped),
                 &process(Part::MasterWithSlave, How::Killed),
                 &process(Part::NameServer, How::Stopped),
                 &process(Part::Nsqd, How::Killed),
@@ -116,7 +117,7 @@ fn share(line: Line) -> Plan {
                 &process(Part::Master, How::Stopped),
                 &process(Part::Master, How::Frozen),
                 &process(Part::Nsqd, How::Stopped),
-                &process(Part::NameServer, How::Killed),
+                &process(Part::NameServer, How::Stopped),
                 &refused(11),
             ]),
         ),

@@ -120,5 +120,6 @@ undoes it, and then compares every byte of every message on both sides.
 - **longest stall**: the longest a producer waited for `OK`, its own repeats included.
 - **longest delivery**: the longest from an `OK` to the slower of the consumers.
 - **recovered**: from the end of the fault until nothing acknowledged was missing anywhere; from its beginning for a transfer
-  daemon that was killed or frozen, whose queues' locks RocketMQ holds for 60 s.
+  daemon that was killed, whose queues' locks RocketMQ holds for 60 s, or frozen, which RocketMQ takes for a member of its group
+  for 120 s. A relay learns of a master that is back with its next look at the routes, every 30 s.
 ";

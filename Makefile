@@ -7,7 +7,7 @@ TEST_THREADS ?= 2
 CARGO_DENY := 0.20.2
 
 .DEFAULT_GOAL := help
-.PHONY: help brokers demo test fuzz lint audit clean
+.PHONY: help brokers demo test fuzz soak lint audit clean
 
 help: ## Show this.
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: brokers ## Run every test, on real brokers, and fuzz for a short time.
 
 fuzz: ## Feed every decoder with made-up input, FUZZ_SECONDS (20) each.
 	@fuzz/run.sh
+
+soak: brokers ## Every fault on both lines with both ways to flush, then NSQBRIDGE_SOAK_MINUTES of random pairs; writes docs/soak.md.
+	NSQBRIDGE_SOAK=$(or $(NSQBRIDGE_SOAK),all) $(CARGO) test --test bridge no_acknowledged_message_is_lost_whatever_fails -- --test-threads=1 --nocapture
 
 lint: ## Check format and lints.
 	$(CARGO) fmt --all --check

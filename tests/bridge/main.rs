@@ -40,6 +40,7 @@ mod health;
 mod hostile;
 mod http_clients;
 mod layers;
+mod matrix;
 mod pressure;
 mod program;
 mod relay;

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf};
 
 pub use crate::rocketmq::compression::{Compressor, MAX_DECOMPRESSED_BYTES, decompress};
-use crate::{config, nsq::nsqlookupd, rocketmq::group, rocketmq::route, transfer::undrained};
+use crate::{config, gateway::spool, nsq::nsqlookupd, rocketmq::group, rocketmq::route, transfer::undrained};
 
 /// Reads a configuration file for `nsqbridge run`; whether it may run.
 #[must_use]
@@ -34,4 +34,16 @@ pub fn of_group(answer: &[u8]) -> usize {
 #[must_use]
 pub fn undrained(record: &[u8]) -> Option<Vec<u8>> {
     undrained::rewritten(record)
+}
+
+/// Reads the bytes of a spool's file to their end; how many bytes were messages, and how many damage.
+#[must_use]
+pub fn spool(file: &[u8]) -> (usize, usize) {
+    spool::scan(file)
+}
+
+/// Reads a spooled message whose checksums are right, and writes it again.
+#[must_use]
+pub fn spooled(payload: &[u8]) -> Option<Vec<u8>> {
+    spool::rewritten(payload)
 }

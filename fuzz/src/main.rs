@@ -50,6 +50,8 @@ const TARGETS: &[Target] = &[
     target("group_answers", rocketmq::group_answers, 32, 4 * KIB),
     target("configuration", files::configuration, 512, 8 * MIB),
     target("undrained", files::undrained, 64, 16 * KIB),
+    target("spool", files::spool, 16, 4 * KIB),
+    target("audit_records", files::audit_records, 256, 64 * KIB),
 ];
 
 static CHOSEN: LazyLock<&Target> = LazyLock::new(|| {

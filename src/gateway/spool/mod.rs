@@ -27,6 +27,9 @@ mod metrics;
 mod record;
 mod topic;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::record::{rewritten, scan};
+
 use std::{
     collections::BTreeMap,
     fs::{self, File, TryLockError},

@@ -131,6 +131,34 @@ fn decode(mut payload: Bytes) -> Option<Spooled> {
     Some(Spooled { message, spooled_ms })
 }
 
+/// Reads bytes to their end; how many were messages, and how many damage.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn scan(bytes: &[u8]) -> (usize, usize) {
+    let (mut rest, mut messages, mut damaged) = (Bytes::copy_from_slice(bytes), 0, 0);
+    loop {
+        match next(&rest, true) {
+            Found::Message { bytes, .. } => {
+                messages += bytes;
+                rest.advance(bytes);
+            }
+            Found::Damaged { bytes, .. } => {
+                damaged += bytes;
+                rest.advance(bytes);
+            }
+            Found::End => return (messages, damaged),
+        }
+    }
+}
+
+/// Reads a payload, and writes it again.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn rewritten(payload: &[u8]) -> Option<Vec<u8>> {
+    let spooled = decode(Bytes::copy_from_slice(payload))?;
+    let mut out = BytesMut::new();
+    encode(0, &spooled, &mut out);
+    Some(out[HEAD..].to_vec())
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use proptest::prelude::*;

@@ -59,6 +59,11 @@ impl Batch {
         self.0.first().map_or(0, |message| message.store_timestamp)
     }
 
+    /// When its last message was stored.
+    pub(super) fn last_stored_ms(&self) -> Option<i64> {
+        self.0.last().map(|message| message.store_timestamp)
+    }
+
     /// What they take in memory.
     pub(super) fn held_bytes(&self) -> usize {
         self.0.iter().map(held_bytes).sum()

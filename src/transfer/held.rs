@@ -59,6 +59,23 @@ pub(super) enum Held {
         /// What is committed.
         committed: i64,
     },
+    /// Other messages stand where the relay's record says.
+    #[error(
+        "{queue}: other messages stand where those below {relayed} were relayed: the topic was made anew, or the broker lost its newest \
+         messages and has others in their place. The committed offset is {committed}, and the queue holds {} to {}. Start the relay once \
+         with --on-gap replay to relay all of them, or with --on-gap continue to go on at the committed offset",
+        bounds.min, bounds.max
+    )]
+    Renewed {
+        /// The queue.
+        queue: Queue,
+        /// Everything below was relayed, by the record.
+        relayed: i64,
+        /// What is committed.
+        committed: i64,
+        /// What the queue holds.
+        bounds: Bounds,
+    },
     /// The committed offset changed under a running relay; it begins anew, and --on-gap decides.
     #[error(
         "{queue}: the relay committed {committed}, and the broker holds {}: it crashed, another client commits for the group, or \
@@ -100,7 +117,7 @@ impl Held {
             | Held::Moved { .. }
             | Held::Reset { .. }
             | Held::DeliveryFailed { .. } => false,
-            Held::OutOfRange { .. } | Held::Ahead { .. } | Held::Unreadable(_) => true,
+            Held::OutOfRange { .. } | Held::Ahead { .. } | Held::Renewed { .. } | Held::Unreadable(_) => true,
         }
     }
 }

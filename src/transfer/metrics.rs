@@ -82,7 +82,7 @@ impl Metrics {
         );
         registry.register(
             "offset_jumps",
-            "Offsets that were not where this bridge left them: back, ahead, expired or beyond_end",
+            "Offsets that were not where this bridge left them: back, ahead, expired, renewed or beyond_end",
             self.jumps.clone(),
         );
         registry.register(

@@ -358,7 +358,8 @@ impl QueueRelay {
     /// Writes down that everything below `offset` is relayed, and what the nsqds may still lose of it.
     async fn record(&self, work: &mut Work, offset: i64) -> Result<(), JournalError> {
         if work.record_due(offset) {
-            work.page.write(Entry { relayed: offset, undrained: work.undrained.snapshot() }).await?;
+            let (stored_ms, undrained) = (work.window.stored_before(offset), work.undrained.snapshot());
+            work.page.write(Entry { relayed: offset, stored_ms, undrained }).await?;
             (work.recorded, work.recorded_at) = (offset, Instant::now());
             work.undrained.written();
             self.state.undrained(&self.queue, work.undrained.messages());
@@ -469,10 +470,10 @@ struct Work {
 }
 
 impl Work {
-    fn new(Begun { offset, page, undrained }: Begun, audited: Audited) -> Self {
+    fn new(Begun { offset, stored_ms, page, undrained }: Begun, audited: Audited) -> Self {
         Self {
             audited,
-            window: Window::new(offset),
+            window: Window::new(offset).behind(stored_ms),
             page,
             recorded: offset,
             recorded_at: Instant::now(),
@@ -518,6 +519,7 @@ impl Work {
             self.waiting_bytes -= batch.held_bytes();
             let claim = self.window.claim(batch.messages(), batch.held_bytes(), batch.stored_ms());
             self.audited.sent(claim.start(), &batch);
+            self.window.ends_with(&claim, batch.last_stored_ms());
             let delivery = Arc::clone(&relay.delivery);
             let queue = relay.queue.clone();
             let lease = relay.lease.clone();

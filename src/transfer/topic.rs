@@ -203,7 +203,10 @@ impl TopicRelay {
 
     async fn round(&mut self, member: &Member) {
         let share = match self.share(member).await {
-            Ok(share) => share,
+            Ok(share) => {
+                self.give_up_held(&share);
+                share
+            }
             Err(error) => {
                 debug!(topic = %self.topic, %error, "membership unknown; keeping the queues there are");
                 self.owned.keys().cloned().collect()
@@ -214,14 +217,6 @@ impl TopicRelay {
                 owned.drain.cancel();
             }
         }
-        // A held queue that is another's now is that one's to report.
-        self.failures.retain(|queue, _| {
-            let mine = share.contains(queue) || self.owned.contains_key(queue);
-            if !mine {
-                self.state.forget(queue);
-            }
-            mine
-        });
         let now = Instant::now();
         let due = |queue: &&Queue| match self.owned.get(*queue) {
             Some(owned) => owned.lease.borrow().is_none_or(|until| until < now + RENEW_BEFORE),
@@ -247,6 +242,17 @@ impl TopicRelay {
                 owned.lease.send_replace(None);
             }
         }
+    }
+
+    /// A held queue that is another's now is that one's to report.
+    fn give_up_held(&mut self, share: &[Queue]) {
+        self.failures.retain(|queue, _| {
+            let mine = share.contains(queue) || self.owned.contains_key(queue);
+            if !mine {
+                self.state.forget(queue);
+            }
+            mine
+        });
     }
 
     /// The queues that are this instance's to relay.

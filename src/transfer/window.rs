@@ -35,6 +35,8 @@ pub(super) struct At {
 #[derive(Debug)]
 pub(super) struct Window {
     low: i64,
+    /// When the message before `low` was stored, if that is known.
+    low_stored_ms: Option<i64>,
     next: i64,
     /// Claimed runs by first offset: where they end, and whether they are confirmed.
     runs: BTreeMap<i64, Run>,
@@ -46,6 +48,7 @@ struct Run {
     end: i64,
     bytes: usize,
     stored_ms: i64,
+    last_stored_ms: Option<i64>,
     confirmed: bool,
 }
 
@@ -107,7 +110,12 @@ impl Proof {
 impl Window {
     /// A window in which everything below `offset` is done.
     pub(super) fn new(offset: i64) -> Self {
-        Self { low: offset, next: offset, runs: BTreeMap::new(), in_flight_bytes: 0 }
+        Self { low: offset, low_stored_ms: None, next: offset, runs: BTreeMap::new(), in_flight_bytes: 0 }
+    }
+
+    /// Says when the message before its offset was stored.
+    pub(super) fn behind(self, stored_ms: Option<i64>) -> Self {
+        Self { low_stored_ms: stored_ms, ..self }
     }
 
     /// Claims the next `messages` offsets; the first was stored at `stored_ms`.
@@ -115,9 +123,17 @@ impl Window {
         let start = self.next;
         // A pull has at most a few thousand messages.
         self.next += messages as i64;
-        self.runs.insert(start, Run { end: self.next, bytes, stored_ms, confirmed: false });
+        let run = Run { end: self.next, bytes, stored_ms, last_stored_ms: None, confirmed: false };
+        self.runs.insert(start, run);
         self.in_flight_bytes += bytes;
         Claim { start, messages }
+    }
+
+    /// Says when the last message of a run was stored.
+    pub(super) fn ends_with(&mut self, claim: &Claim, stored_ms: Option<i64>) {
+        if let Some(run) = self.runs.get_mut(&claim.start) {
+            run.last_stored_ms = stored_ms;
+        }
     }
 
     /// Takes a confirmed run out of flight; returns where it went.
@@ -127,7 +143,8 @@ impl Window {
             self.in_flight_bytes -= run.bytes;
         }
         while let Some(first) = self.runs.first_entry().filter(|first| first.get().confirmed) {
-            self.low = first.remove().end;
+            let run = first.remove();
+            (self.low, self.low_stored_ms) = (run.end, run.last_stored_ms);
         }
         landings
     }
@@ -135,6 +152,11 @@ impl Window {
     /// The offset that may be committed: everything below it is in nsqd.
     pub(super) fn committable(&self) -> i64 {
         self.low
+    }
+
+    /// When the last message below an offset was stored, if that is known.
+    pub(super) fn stored_before(&self, offset: i64) -> Option<i64> {
+        self.low_stored_ms.filter(|_| offset == self.low)
     }
 
     /// The offset the next claim begins at.
@@ -183,6 +205,19 @@ mod tests {
             window.confirm(lost.confirm(Proof::for_tests()));
             prop_assert_eq!((window.committable(), window.in_flight_bytes()), (end, 0));
         }
+    }
+
+    #[test]
+    fn the_last_message_below_what_may_be_committed_is_known() {
+        let mut window = Window::new(10).behind(Some(3));
+        assert_eq!((window.stored_before(10), window.stored_before(9)), (Some(3), None));
+        let (first, second) = (window.claim(5, 5, 0), window.claim(5, 5, 0));
+        window.ends_with(&first, Some(4));
+        window.ends_with(&second, Some(5));
+        window.confirm(second.confirm(Proof::for_tests()));
+        assert_eq!(window.stored_before(10), Some(3));
+        window.confirm(first.confirm(Proof::for_tests()));
+        assert_eq!((window.stored_before(20), window.stored_before(15)), (Some(5), None));
     }
 
     #[test]

@@ -30,6 +30,9 @@ const LONGEST_DELAY: Duration = Duration::from_secs(3600);
 /// A message is on its way from one count to the next for less than this, so looks closer to each other count as one.
 const HAND_OVER: Duration = Duration::from_secs(1);
 
+/// nsqd looks now and then for messages whose time in flight is over.
+const NOTICED_WITHIN: Duration = Duration::from_secs(5);
+
 /// While one mark waits for what is in flight, so many are taken.
 const MARKS: u32 = 16;
 
@@ -160,6 +163,7 @@ enum Stage {
 impl DrainWatch {
     /// `longest_in_flight` is how long a consumer may keep a message.
     pub(in crate::transfer) fn new(longest_in_flight: Duration) -> Self {
+        let longest_in_flight = longest_in_flight + NOTICED_WITHIN;
         Self { longest_in_flight, drained: 0, seen: None, marks: VecDeque::new() }
     }
 
@@ -403,8 +407,8 @@ mod tests {
             let mut published = vec![0];
             for step in steps {
                 if matches!(step, Step::Look) {
+                    model.take(Step::Wait(HAND_OVER.as_secs()));
                     published.push(model.published);
-                    model.now += HAND_OVER.as_secs();
                     let look = published.len() as u64 - 1;
                     watch.see(look, &model.counters(), begun + Duration::from_secs(model.now));
                     // One that follows at once sees the same, and tells nothing new.

@@ -61,6 +61,8 @@ struct Record {
 pub(in crate::transfer) struct Entry {
     /// Every message below is in nsqd, or parked, or was given up by somebody's decision.
     pub(in crate::transfer) relayed: i64,
+    /// When the last of them was stored, by which it is known again.
+    pub(in crate::transfer) stored_ms: Option<i64>,
     pub(in crate::transfer) undrained: Snapshot,
 }
 
@@ -374,7 +376,8 @@ mod tests {
                     let writer = &mut self.writers[nth];
                     let (End::At(place), None) = (writer.end, writer.waits) else { return None };
                     self.flights += 1;
-                    let entry = Entry { relayed: writer.knows + 1, undrained: Snapshot::default() };
+                    let entry =
+                        Entry { relayed: writer.knows + 1, stored_ms: None, undrained: Snapshot::default() };
                     (writer.end, writer.waits) = (End::From(place), Some(self.flights));
                     let record = Record { place, writer: nth as u64, entry };
                     self.in_the_air.push(Flight { number: self.flights, writer: nth, record });

@@ -292,7 +292,52 @@ async fn another_client_that_commits_for_the_group_is_noticed(line: Line) {
     assert_eq!(scene.consumer.count(), 40, "nothing came twice");
 }
 
+async fn a_topic_made_anew_is_not_taken_for_the_one_that_was_relayed(line: Line) {
+    const DELETE_TOPIC_IN_BROKER: i32 = 215;
+    const DELETE_TOPIC_IN_NAME_SERVER: i32 = 216;
+    let rig = shared(line);
+    let scene = Scene::set(rig, "anew").await;
+    let name = &scene.queue.topic;
+    scene.store(&numbered(0..30)).await;
+    let relay = scene.relay(&[]);
+    scene.consumer.wait_for(30).await;
+    scene.committed_is(30).await;
+    stop(relay);
+
+    let delete = |code: i32| Command::request(code).field("topic", name);
+    for broker in &rig.brokers {
+        let asked = delete(DELETE_TOPIC_IN_BROKER);
+        scene.cluster.ask(&broker.addr().to_string(), "to delete a topic", asked).await.unwrap();
+    }
+    let asked = delete(DELETE_TOPIC_IN_NAME_SERVER);
+    scene.cluster.ask(&rig.name_server.addr().to_string(), "to forget a topic", asked).await.unwrap();
+    scene.cluster.create_topic(name, 1).await.unwrap();
+    eventually("it is empty", SOON, async || {
+        scene.cluster.queue_bounds(&scene.queue).await.is_ok_and(|bounds| bounds.max == 0)
+    })
+    .await;
+    // More than were relayed, so that no offset shows it.
+    let anew = numbered(100..150);
+    scene.store(&anew).await;
+    let relay = match line {
+        // The broker has forgotten the committed offset with the topic.
+        Line::V5 => scene.relay(&[]),
+        Line::V4 => {
+            let relay = scene.relay(&[]);
+            scene.held(&relay, "other messages stand where those below 30 were relayed").await;
+            assert_eq!(scene.consumer.count(), 30);
+            stop(relay);
+            scene.relay(&["--on-gap", "replay"])
+        }
+    };
+    assert_eq!(scene.consumer.wait_for(80).await[30..], anew);
+    logs(&relay, "other messages stand where these were relayed").await;
+    scene.committed_is(50).await;
+    assert_eq!(scene.consumer.count(), 80, "nothing came twice");
+}
+
 on_both_lines!(
+    a_topic_made_anew_is_not_taken_for_the_one_that_was_relayed,
     messages_skipped_by_hand_hold_the_queue_until_somebody_decides,
     a_rewind_by_hand_doubles_nothing_unless_it_is_asked_for,
     a_broker_that_forgets_commits_in_a_crash_doubles_nothing,

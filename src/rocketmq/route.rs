@@ -301,7 +301,7 @@ pub(crate) fn decode(topic: &str, body: &[u8]) -> Result<Route, String> {
             let queue = |id| Queue { topic: topic.to_owned(), broker: broker.to_owned(), id };
             let ids = i32::try_from(count).ok().filter(few).map(|count| 0..count);
             ids.map(|ids| ids.map(queue)).ok_or_else(|| {
-                format!("{count} queues of {broker}, and at most {MAX_QUEUES} are read of a topic")
+                format!("it has {count} queues of {broker}, and at most {MAX_QUEUES} are read of a topic")
             })
         };
         if perm & PERM_READ != 0 {

@@ -5,13 +5,16 @@
 //! [`Confirmed`], which only proofs can make of it, nsqd's `OK` or a broker's for what was parked: there is no way to commit what
 //! nobody has answered for. A claim that is dropped stays open, and the window never moves past it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::{
     parking::Parked,
     undrained::{Landing, Process},
 };
 use crate::nsq::nsqd::Published;
+
+/// So many of the offsets that could be committed lately are remembered.
+const LOWS: usize = 1_024;
 
 /// Why messages need not be relayed again.
 #[derive(Debug)]
@@ -35,8 +38,8 @@ pub(super) struct At {
 #[derive(Debug)]
 pub(super) struct Window {
     low: i64,
-    /// When the message before `low` was stored, if that is known.
-    low_stored_ms: Option<i64>,
+    /// Where `low` was lately, and when the message before it was stored; the newest last.
+    lows: VecDeque<(i64, Option<i64>)>,
     next: i64,
     /// Claimed runs by first offset: where they end, and whether they are confirmed.
     runs: BTreeMap<i64, Run>,
@@ -110,12 +113,14 @@ impl Proof {
 impl Window {
     /// A window in which everything below `offset` is done.
     pub(super) fn new(offset: i64) -> Self {
-        Self { low: offset, low_stored_ms: None, next: offset, runs: BTreeMap::new(), in_flight_bytes: 0 }
+        let (lows, runs) = Default::default();
+        Self { low: offset, lows, next: offset, runs, in_flight_bytes: 0 }
     }
 
     /// Says when the message before its offset was stored.
-    pub(super) fn behind(self, stored_ms: Option<i64>) -> Self {
-        Self { low_stored_ms: stored_ms, ..self }
+    pub(super) fn behind(mut self, stored_ms: Option<i64>) -> Self {
+        self.lows.push_back((self.low, stored_ms));
+        self
     }
 
     /// Claims the next `messages` offsets; the first was stored at `stored_ms`.
@@ -144,7 +149,11 @@ impl Window {
         }
         while let Some(first) = self.runs.first_entry().filter(|first| first.get().confirmed) {
             let run = first.remove();
-            (self.low, self.low_stored_ms) = (run.end, run.last_stored_ms);
+            self.low = run.end;
+            self.lows.push_back((run.end, run.last_stored_ms));
+            if self.lows.len() > LOWS {
+                self.lows.pop_front();
+            }
         }
         landings
     }
@@ -156,7 +165,7 @@ impl Window {
 
     /// When the last message below an offset was stored, if that is known.
     pub(super) fn stored_before(&self, offset: i64) -> Option<i64> {
-        self.low_stored_ms.filter(|_| offset == self.low)
+        self.lows.iter().rev().find(|(low, _)| *low == offset).and_then(|(_, stored_ms)| *stored_ms)
     }
 
     /// The offset the next claim begins at.
@@ -217,7 +226,13 @@ mod tests {
         window.confirm(second.confirm(Proof::for_tests()));
         assert_eq!(window.stored_before(10), Some(3));
         window.confirm(first.confirm(Proof::for_tests()));
-        assert_eq!((window.stored_before(20), window.stored_before(15)), (Some(5), None));
+        // What is committed may lag behind.
+        assert_eq!((window.stored_before(20), window.stored_before(15)), (Some(5), Some(4)));
+        for _ in 0..2 * LOWS {
+            let claim = window.claim(1, 1, 0);
+            window.confirm(claim.confirm(Proof::for_tests()));
+        }
+        assert_eq!((window.lows.len(), window.stored_before(20)), (LOWS, None));
     }
 
     #[test]

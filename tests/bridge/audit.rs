@@ -243,7 +243,7 @@ async fn what_was_relayed_or_stored_twice_is_named(line: Line) {
     blocking(|| relay.signal("TERM").and_then(|()| relay.wait(SOON))).unwrap();
     let cluster = cluster(rig);
     let queues = move_offsets(&cluster, &topic, |_, _| 0).await;
-    let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &[]);
+    let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &["--on-gap", "replay"]);
     consumer.wait_for(12).await;
     all_relayed(rig, &topic).await;
     let (code, answer) =

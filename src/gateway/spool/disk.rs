@@ -1,9 +1,9 @@
 //! What the spool asks of a disk, so that a test can stand in for one that loses what was not synced.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::FileExt as _,
+    os::unix::fs::{DirBuilderExt as _, FileExt as _},
     path::Path,
 };
 
@@ -29,6 +29,18 @@ pub(super) trait Disk: Send {
     fn remove(&mut self, file: &str) -> io::Result<()>;
 }
 
+/// Makes a folder for this user alone, with those above it, and sees that it is there after a crash.
+pub(super) fn make(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().unwrap_or(Path::new(""));
+    make(parent)?;
+    DirBuilder::new().mode(0o700).create(path)?;
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    File::open(parent)?.sync_all()
+}
+
 /// A folder of the file system.
 #[derive(Debug)]
 pub(super) struct Folder(std::path::PathBuf);
@@ -36,12 +48,7 @@ pub(super) struct Folder(std::path::PathBuf);
 impl Folder {
     /// Makes the folder if it is not there.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        if !path.is_dir() {
-            fs::create_dir_all(path)?;
-            if let Some(parent) = path.parent() {
-                File::open(parent)?.sync_all()?;
-            }
-        }
+        make(path)?;
         Ok(Self(path.to_owned()))
     }
 

@@ -31,6 +31,8 @@ const DAMAGED: &str = "damaged";
 const REFUSED: &str = "refused";
 /// Messages in one request; a few requests' worth is as fast as a large one.
 const MESSAGES: usize = 2_000;
+/// While no broker answers, that is looked at this often.
+const HEALTH_EVERY: Duration = Duration::from_millis(500);
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 /// Why a drain ends before all is done.
@@ -177,8 +179,15 @@ impl Draining<'_> {
                 Outcome::Rejected(_) | Outcome::NotSent(_) => {}
                 Outcome::Unknown(_) => unknown = true,
             }
+            // A broker that is frozen may store each try when it goes on: while none answers there is no next one.
+            let again = async {
+                backoff.wait().await;
+                while unknown && self.publisher.health().is_err() {
+                    tokio::time::sleep(HEALTH_EVERY).await;
+                }
+            };
             // The stop is looked at again before the next try.
-            let _ = self.publisher.stopping().run_until_cancelled(backoff.wait()).await;
+            let _ = self.publisher.stopping().run_until_cancelled(again).await;
         }
     }
 

@@ -293,9 +293,11 @@ impl<D: Disk> Log<D> {
     pub(super) fn advance(&mut self, to: Place) -> io::Result<()> {
         let mut done = to.sequence.to_be_bytes().to_vec();
         done.extend_from_slice(&crc32fast::hash(&done).to_be_bytes());
-        self.disk.replace(DONE, &done)?;
+        // What is done with is not sent again by this process, whatever the disk says; and files go first, for a full disk needs the room.
         self.place = to;
-        self.take_away_done()
+        let taken_away = self.take_away_done();
+        self.disk.replace(DONE, &done)?;
+        taken_away
     }
 
     /// Takes files away that nothing is left of.

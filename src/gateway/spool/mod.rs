@@ -144,7 +144,7 @@ impl Spool {
             let path = path.to_owned();
             move |error| SpoolError::Disk { path, error }
         };
-        fs::create_dir_all(&root).map_err(failed(&root))?;
+        disk::make(&root).map_err(failed(&root))?;
         let lock = root.join("lock");
         let file = File::create(&lock).map_err(failed(&lock))?;
         match file.try_lock() {

@@ -69,8 +69,8 @@ struct ProcessSnapshot {
 #[cfg(feature = "fuzzing")]
 pub(crate) fn rewritten(record: &[u8]) -> Option<Vec<u8>> {
     let read: journal::Entry = serde_json::from_slice(record).ok()?;
-    let undrained = Undrained::restore(read.undrained, 0).snapshot();
-    serde_json::to_vec(&journal::Entry { relayed: read.relayed, undrained }).ok()
+    let undrained = Undrained::restore(read.undrained.clone(), 0).snapshot();
+    serde_json::to_vec(&journal::Entry { undrained, ..read }).ok()
 }
 
 impl Undrained {

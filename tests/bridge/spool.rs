@@ -29,7 +29,7 @@ async fn start(rig: &Rig, folder: &Path, flags: &[&str]) -> Gateway {
         "--spool-path",
         &path,
         "--spool-after",
-        "300ms",
+        "2s",
         "--topic-queues",
         "1",
     ];
@@ -79,7 +79,12 @@ async fn publishing_goes_on_without_a_broker_and_nothing_overtakes(line: Line) {
     blocking(|| rig.brokers[0].start_again()).unwrap();
     publish(150..400).await;
     drained(&gateway).await;
-    assert_eq!(bodies(&rig, &topic).await, messages, "not each once and in order");
+    let stored_bodies = bodies(&rig, &topic).await;
+    let mut seen = BTreeSet::new();
+    let firsts: Vec<Bytes> = stored_bodies.iter().filter(|body| seen.insert(*body)).cloned().collect();
+    assert_eq!(firsts, messages, "not all, or not in order");
+    let doubled = stored_bodies.len() - firsts.len();
+    assert!(doubled as f64 <= admitted(&gateway), "{doubled} stored twice, and not said to be");
     let of_other = async || stored(&cluster(&rig), &other.replace('.', "|")).await;
     eventually("the deferred one is delivered", SOON, async || of_other().await.len() == 3).await;
     for (_, message) in of_other().await.iter().take(2) {
@@ -91,6 +96,11 @@ async fn publishing_goes_on_without_a_broker_and_nothing_overtakes(line: Line) {
 }
 
 on_both_lines!(publishing_goes_on_without_a_broker_and_nothing_overtakes);
+
+/// Messages that were stored after a try without an answer: a slow broker may be the cause.
+fn admitted(gateway: &Gateway) -> f64 {
+    gateway.metric("nsqbridge_gateway_perhaps_doubled_messages_total")
+}
 
 /// Producers of one topic, each with numbers of its own; what was acknowledged, in order.
 struct Producers {
@@ -230,6 +240,7 @@ async fn past_its_bounds_the_spool_refuses_and_a_stop_keeps_what_is_there() {
     assert_eq!(blocking(|| second.wait(SOON)).unwrap(), 1);
     assert!(second.logged().contains("another gateway spools there"), "{}", second.logged());
 
+    let admitted_before = admitted(&gateway);
     blocking(|| gateway.process.stop()).unwrap();
     assert!(
         gateway.process.logged().contains("kept in the spool for the next start"),
@@ -243,7 +254,11 @@ async fn past_its_bounds_the_spool_refuses_and_a_stop_keeps_what_is_there() {
     })
     .await;
     drained(&gateway).await;
-    assert_eq!(bodies(&rig, &topic).await.len(), kept + 1);
+    let doubled = bodies(&rig, &topic).await.len() - (kept + 1);
+    assert!(
+        doubled as f64 <= admitted_before + admitted(&gateway),
+        "{doubled} stored twice, and not said to be"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedMutexGuard, watch},
+    sync::watch,
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -146,7 +146,7 @@ pub(super) struct Shared {
     inbound: Inbound,
     descriptions: Arc<Descriptions>,
     membership_changed: watch::Sender<u64>,
-    unclaimed: AtomicU64,
+    unclaimed: Arc<AtomicU64>,
     /// The index of the name server that answered last.
     name_server: AtomicUsize,
 }
@@ -189,7 +189,7 @@ impl Cluster {
             config,
             slots: Mutex::default(),
             membership_changed,
-            unclaimed: AtomicU64::new(0),
+            unclaimed: Arc::default(),
             name_server: AtomicUsize::new(0),
         });
         let routes = Arc::new(Routes::default());
@@ -339,28 +339,19 @@ impl Shared {
     /// Callers queue behind one attempt; after a failed one, everybody is told so at once until the backoff has passed.
     async fn connection(&self, address: &str) -> Result<Arc<Connection>, RequestError> {
         let slot = Arc::clone(self.slots().entry(address.to_owned()).or_default());
-        let mut state = slot.lock_owned().await;
-        if let Some(connection) = &state.connection {
-            if !connection.is_spent() {
-                return Ok(Arc::clone(connection));
-            }
-            self.unclaimed.fetch_add(connection.unclaimed_answers(), Ordering::Relaxed);
-            state.connection = None;
-        }
-        if let Some(failure) = &state.failure
-            && Instant::now() < failure.retry_at
+        if let Ok(state) = slot.try_lock()
+            && let Some(connection) = state.connection.as_ref().filter(|open| !open.is_spent())
         {
-            return Err(RequestError::NotSent {
-                address: address.to_owned(),
-                reason: failure.reason.clone(),
-            });
+            return Ok(Arc::clone(connection));
         }
-        // In a task of its own: the first to ask may have less time than connecting takes, and must not end the attempt for
-        // all; where handshakes are slow, there would never be a connection.
-        let opening =
-            tokio::spawn(open(address.to_owned(), self.config.clone(), Arc::clone(&self.inbound), state));
-        opening.await.unwrap_or_else(|error| {
-            Err(RequestError::NotSent { address: address.to_owned(), reason: format!("connect: {error}") })
+        // In a task of its own. The first to ask may have less time than connecting takes, and must not end the attempt for all:
+        // where handshakes are slow, there would never be a connection. And whoever asks may not be polled for a while, and must not
+        // be given the slot's turn meanwhile: nobody else would get one.
+        let address = address.to_owned();
+        let (config, inbound) = (self.config.clone(), Arc::clone(&self.inbound));
+        let opening = open(slot, address.clone(), config, inbound, Arc::clone(&self.unclaimed));
+        tokio::spawn(opening).await.unwrap_or_else(|error| {
+            Err(RequestError::NotSent { address, reason: format!("connect: {error}") })
         })
     }
 
@@ -374,13 +365,27 @@ impl Shared {
     }
 }
 
-/// Opens a connection and leaves it, or why there is none, in its slot.
+/// Waits for the slot's turn, and opens its connection unless somebody has by then; leaves it, or why there is none, there.
 async fn open(
+    slot: Arc<Slot>,
     address: String,
     config: ClusterConfig,
     inbound: Inbound,
-    mut state: OwnedMutexGuard<SlotState>,
+    unclaimed: Arc<AtomicU64>,
 ) -> Result<Arc<Connection>, RequestError> {
+    let mut state = slot.lock().await;
+    if let Some(connection) = &state.connection {
+        if !connection.is_spent() {
+            return Ok(Arc::clone(connection));
+        }
+        unclaimed.fetch_add(connection.unclaimed_answers(), Ordering::Relaxed);
+        state.connection = None;
+    }
+    if let Some(failure) = &state.failure
+        && Instant::now() < failure.retry_at
+    {
+        return Err(RequestError::NotSent { address, reason: failure.reason.clone() });
+    }
     match Connection::open(&address, config.tls.as_ref(), config.connect_timeout, inbound).await {
         Ok(connection) => {
             let connection = Arc::new(connection);

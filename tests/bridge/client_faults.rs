@@ -416,3 +416,24 @@ async fn locks_are_had_while_other_brokers_are_frozen_and_only_those_asked_for()
     // One second for each of the five questions, not for each frozen broker.
     assert!(started.elapsed() < 10 * SECOND, "{:?}", started.elapsed());
 }
+
+#[tokio::test]
+async fn whoever_is_not_polled_keeps_nobody_from_a_connection() {
+    let peer = Peer::start(1, |_, asked| Reply::Answer(stored(asked, 0))).await;
+    let cluster = peer.cluster();
+    let ask = || cluster.ask(&peer.address, "anything", Command::request(request::GET_MAX_OFFSET));
+    let (opens, mut waits) = (Box::pin(ask()), Box::pin(ask()));
+    // The second is polled once, while the first opens the connection, and then left alone.
+    let second = async {
+        tokio::select! {
+            biased;
+            _ = &mut waits => panic!("there is no connection yet"),
+            () = std::future::ready(()) => {}
+        }
+    };
+    let (opened, ()) = tokio::join!(opens, second);
+    opened.unwrap();
+    let third = tokio::time::timeout(SOON, ask()).await;
+    third.expect("the second has the turn, and does nothing with it").unwrap();
+    drop(waits);
+}

@@ -19,11 +19,12 @@
 //!
 //! ```text
 //! main, cli, config            the program: words, settings
-//! run │ questions              wiring, for what goes on and for what is asked once; exit codes
+//! run │ questions, migrating   wiring, for what goes on and for what is asked once; exit codes
+//! migration                    plans; asks what doctor finds and how running relays stand
 //! gateway │ transfer │ doctor  the roles; they never name each other
 //! mapping                      NSQ's names in RocketMQ: the only module that knows both
 //! nsq │ rocketmq               the two sides; they never name each other
-//! retry, shutdown, observe     what everything needs
+//! retry, shutdown, observe, problems, table   what everything needs
 //! ```
 //!
 //! # Invariants, as absences
@@ -33,7 +34,7 @@
 //! - There is no unbounded channel.
 //! - No message body is written to a log.
 //! - What only turns bytes into values has no `async`: `rocketmq::{command, record, properties, message}`, `nsq::mpub`,
-//!   `nsq::query`, `mapping`.
+//!   `nsq::query`, `mapping`; nor has what judges a plan: `migration::{plan, checks, steps}`.
 //!
 //! `tests/bridge/layers.rs` holds these.
 
@@ -42,11 +43,15 @@ pub mod config;
 pub mod doctor;
 pub mod gateway;
 pub mod mapping;
+pub mod migrating;
+pub mod migration;
 pub mod nsq;
 pub mod observe;
+pub mod problems;
 pub mod questions;
 pub mod retry;
 pub mod rocketmq;
 pub mod run;
 pub mod shutdown;
+pub mod table;
 pub mod transfer;

@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod gateway;
+mod migration;
 mod shared;
 mod tools;
 mod transfer;
 
 pub use gateway::*;
+pub use migration::*;
 pub use shared::{AdminAddress, AdminArgs, NamesArgs, Output, RocketmqArgs};
 pub use tools::*;
 pub use transfer::*;
@@ -129,6 +131,19 @@ pub enum Command {
         nsqbridge parked show orders broker-a:3:1712 --namesrv rmq-1:9876\n  \
         nsqbridge parked retry orders --nsqd-http-address nsqd-1:4151 --namesrv rmq-1:9876")]
     Parked(Box<ParkedArgs>),
+    /// Show what a running NSQ has: topics, channels, rates, producers and consumers; and draft a plan from it.
+    ///
+    /// Changes nothing.
+    #[command(after_help = "Examples:\n  \
+        nsqbridge scan --lookupd-http-address lookup-1:4161\n  \
+        nsqbridge scan --lookupd-http-address lookup-1:4161 -n rmq-1:9876 --write-plan orders.toml")]
+    Scan(Box<ScanArgs>),
+    /// Hold a plan against the world: what blocks it, what to know, and what it would create and change.
+    ///
+    /// Changes nothing. Exits with 2 when something blocks.
+    #[command(after_help = "Example:\n  \
+        nsqbridge plan -f orders.toml     (migration-plans/ has examples)")]
+    Plan(Box<PlanArgs>),
 }
 
 /// `nsqbridge run`.

@@ -51,8 +51,16 @@ fn layers_import_only_downward() {
         "doctor",
         &["crate::gateway", "crate::transfer", "crate::run", "crate::cli", "crate::config"],
     );
+    // It asks what the doctor finds and how running relays stand; it holds nothing that runs.
+    assert_absent(
+        "migration",
+        &["crate::gateway", "crate::run", "crate::cli", "crate::config", "crate::questions"],
+    );
+    for role in ["gateway", "transfer", "doctor", "mapping.rs"] {
+        assert_absent(role, &["crate::migration", "crate::migrating"]);
+    }
     assert_absent("transfer", &["crate::gateway", "crate::run", "crate::cli", "crate::config"]);
-    for low in ["retry.rs", "shutdown.rs", "observe"] {
+    for low in ["retry.rs", "shutdown.rs", "observe", "problems.rs", "table.rs"] {
         assert_absent(
             low,
             &["crate::nsq", "crate::rocketmq", "crate::mapping", "crate::gateway", "crate::transfer"],
@@ -78,7 +86,7 @@ fn libraries_stay_where_they_belong() {
     only_in("hyper", &["src/gateway", "src/observe/admin.rs"]);
     only_in("reqwest", &["src/nsq"]);
     only_in("backoff::", &["src/retry.rs"]);
-    only_in("toml::", &["src/config.rs"]);
+    only_in("toml::", &["src/config.rs", "src/problems.rs", "src/migration/plan"]);
     only_in("prometheus_client", &["src/observe", "src/gateway", "src/transfer/metrics.rs", "src/run.rs"]);
 }
 
@@ -103,4 +111,7 @@ fn what_only_turns_bytes_into_values_has_no_async() {
     assert_absent("nsq/mpub.rs", &["async", "tokio"]);
     assert_absent("nsq/query.rs", &["async", "tokio"]);
     assert_absent("mapping.rs", &["async", "tokio"]);
+    for judged in ["plan", "checks", "steps.rs", "scan/inventory.rs"] {
+        assert_absent(&format!("migration/{judged}"), &["async fn", "async move", "await", "tokio"]);
+    }
 }

@@ -11,7 +11,6 @@
 
 use std::{
     ffi::OsString,
-    fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -19,8 +18,11 @@ use std::{
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, error::ContextKind};
 use toml::{Table, Value};
 
-use crate::cli::{
-    AdminAddress, AdminArgs, Cli, Command, GatewayArgs, LogArgs, NamesArgs, RocketmqArgs, TransferArgs,
+use crate::{
+    cli::{
+        AdminAddress, AdminArgs, Cli, Command, GatewayArgs, LogArgs, NamesArgs, RocketmqArgs, TransferArgs,
+    },
+    problems::{Listed, Problem, read_toml, unknown},
 };
 
 /// What the process is to do.
@@ -93,24 +95,6 @@ pub enum Refusal {
     NoRoles,
 }
 
-/// One thing wrong with a file.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// `section.key`.
-    pub key: String,
-    /// What is wrong, and what is accepted.
-    pub reason: String,
-}
-
-struct Listed<'a>(&'a [Problem]);
-
-impl fmt::Display for Listed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} problem{}", self.0.len(), if self.0.len() == 1 { "" } else { "s" })?;
-        self.0.iter().try_for_each(|Problem { key, reason }| write!(f, "\n  {key} {reason}"))
-    }
-}
-
 /// Reads the command line, the environment and the configuration file they name.
 ///
 /// # Errors
@@ -166,8 +150,7 @@ pub(crate) fn with_file(
 
 fn read(path: &Path) -> Result<Table, Refusal> {
     let unreadable = |reason: String| Refusal::Unreadable { path: path.to_owned(), reason };
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    text.parse().map_err(|error: toml::de::Error| unreadable(error.to_string()))
+    read_toml(path).map_err(unreadable)
 }
 
 /// A value of the file, and the flag it is the default of.
@@ -248,19 +231,6 @@ fn check(file: &Table) -> Result<Vec<Setting>, Vec<Problem>> {
     if problems.is_empty() { Ok(settings) } else { Err(problems) }
 }
 
-fn unknown(what: &str, name: &str, known: impl Iterator<Item = String>) -> String {
-    let known: Vec<String> = known.collect();
-    let near = known
-        .iter()
-        .map(|known| (strsim::jaro_winkler(name, known), known))
-        .filter(|(similarity, _)| *similarity > 0.7)
-        .max_by(|one, two| one.0.total_cmp(&two.0));
-    match near {
-        Some((_, near)) => format!("is no {what}; did you mean {near}?"),
-        None => format!("is no {what}; there are {}", known.join(", ")),
-    }
-}
-
 /// The texts a flag would have been given, each one accepted by it.
 fn checked(arg: &Arg, value: &Value) -> Result<Vec<String>, Vec<String>> {
     let several = matches!(arg.get_action(), ArgAction::Append);
@@ -323,9 +293,12 @@ fn with_default(command: clap::Command, setting: Setting) -> clap::Command {
         "transfer" => name == "doctor" && !id.starts_with("max_"),
         _ => true,
     };
+    // A plan names its own cluster.
+    let follows_plan = |command: &clap::Command| command.get_arguments().any(|arg| arg.get_id() == "plan");
+    let takes = |command: &clap::Command| has(command) && (id != "namesrv" || !follows_plan(command));
     let names: Vec<String> = command
         .get_subcommands()
-        .filter(|role_command| role(role_command.get_name()) && has(role_command))
+        .filter(|role_command| role(role_command.get_name()) && takes(role_command))
         .map(|role_command| role_command.get_name().to_owned())
         .collect();
     names.into_iter().fold(command, |command, name| command.mut_subcommand(name, set))

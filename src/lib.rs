@@ -19,13 +19,16 @@
 //!
 //! ```text
 //! main, cli, config            the program: words, settings
-//! run │ questions, verifying   wiring, for what goes on and for what is asked once; exit codes
+//! run │ questions, verifying,  wiring, for what goes on and for what is asked once; exit codes
+//!       migrating
+//! migration                    plans; asks what doctor finds and how running relays stand
 //! gateway │ transfer │ doctor  the roles; they never name each other
 //! audit                        what each hop counts, and whether it adds up
 //! mapping                      NSQ's names in RocketMQ: the only module that knows both
 //! nsq │ rocketmq               the two sides; they never name each other
 //! retry, shutdown, pem,        what everything needs
-//!   excerpt, observe
+//!   excerpt, observe,
+//!   problems, table
 //! ```
 //!
 //! # Invariants, as absences
@@ -35,7 +38,8 @@
 //! - There is no unbounded channel.
 //! - No message body is written to a log.
 //! - What only turns bytes into values has no `async`: `rocketmq::{command, record, properties, message}`,
-//!   `nsq::{mpub, query, frames}`, `mapping`, `audit::{sketch, record, reconcile}`. What reads a peer's bytes or a file has a fuzz target in `fuzz/`.
+//!   `nsq::{mpub, query, frames}`, `mapping`, `audit::{sketch, record, reconcile}`; nor has what judges a plan:
+//!   `migration::{plan, checks, steps}`. What reads a peer's bytes or a file has a fuzz target in `fuzz/`.
 //!
 //! `tests/bridge/layers.rs` holds these.
 
@@ -48,13 +52,17 @@ pub mod excerpt;
 pub mod fuzzing;
 pub mod gateway;
 pub mod mapping;
+pub mod migrating;
+pub mod migration;
 pub mod nsq;
 pub mod observe;
 pub mod pem;
+pub mod problems;
 pub mod questions;
 pub mod retry;
 pub mod rocketmq;
 pub mod run;
 pub mod shutdown;
+pub mod table;
 pub mod transfer;
 pub mod verifying;

@@ -102,11 +102,17 @@ impl Names {
         if errors.is_empty() { Ok(Self { renamed, back }) } else { Err(errors) }
     }
 
+    /// What an operator renamed the topic to.
+    #[must_use]
+    pub fn rename_of(&self, topic: &TopicName) -> Option<&str> {
+        self.renamed.get(topic).map(String::as_str)
+    }
+
     /// The RocketMQ topic that holds an NSQ topic's messages; unrenamed at most 69 characters.
     #[must_use]
     pub fn rocketmq_topic(&self, topic: &TopicName) -> String {
-        if let Some(name) = self.renamed.get(topic) {
-            return name.clone();
+        if let Some(name) = self.rename_of(topic) {
+            return name.to_owned();
         }
         let name = topic.as_str().replace(EPHEMERAL, EPHEMERAL_HERE).replace('.', "|");
         let taken = is_reserved(&name) || self.back.contains_key(&name);
@@ -157,11 +163,39 @@ impl Names {
     }
 }
 
+/// RocketMQ's limit for the name of a consumer group.
+pub const MAX_GROUP_BYTES: usize = 120;
+
+impl Names {
+    /// The group whose committed offsets are a channel's barrier: its old consumer has what lies below. Nobody consumes with it.
+    #[must_use]
+    pub fn barrier_group(&self, topic: &TopicName, channel: &ChannelName) -> String {
+        format!("nsqbridge-barrier-{}", self.channel_group(topic, channel))
+    }
+
+    /// The group that says, by being there, that a channel is done with and is not to be created again.
+    #[must_use]
+    pub fn completed_group(&self, topic: &TopicName, channel: &ChannelName) -> String {
+        format!("nsqbridge-completed-{}", self.channel_group(topic, channel))
+    }
+
+    /// What the names of all these groups of a topic begin with; the channel follows.
+    #[must_use]
+    pub fn completed_prefix(&self, topic: &TopicName) -> String {
+        format!("nsqbridge-completed-{}%%", self.rocketmq_topic(topic))
+    }
+
+    /// The group in whose name queues are locked by whoever moves one of a topic's channels.
+    #[must_use]
+    pub fn driver_group(&self, topic: &TopicName) -> String {
+        format!("nsqbridge-driver-{}", self.rocketmq_topic(topic))
+    }
+}
+
 /// Whether an operator may name a topic so: RocketMQ accepts it, and means nothing by it.
 fn may_be_chosen(name: &str) -> bool {
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"%|-_".contains(&byte);
     (1..=127).contains(&name.len())
-        && name.bytes().all(legal)
+        && name.bytes().all(is_legal)
         && !name.contains("%%")
         && !name.ends_with('%')
         && [RESERVED_PREFIX, PARKING_PREFIX, JOURNAL_PREFIX, AUDIT_PREFIX]
@@ -170,6 +204,24 @@ fn may_be_chosen(name: &str) -> bool {
         && !name.starts_with("%RETRY%")
         && !name.starts_with("%DLQ%")
         && !is_reserved(name)
+}
+
+/// A consumer group RocketMQ does not accept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a consumer group is named with 1 to {MAX_GROUP_BYTES} of letters, digits, '%', '|', '-', '_'")]
+pub struct InvalidGroup;
+
+/// Whether RocketMQ accepts a consumer group of this name.
+///
+/// # Errors
+/// [`InvalidGroup`].
+pub fn check_group(name: &str) -> Result<(), InvalidGroup> {
+    let fits = (1..=MAX_GROUP_BYTES).contains(&name.len()) && name.bytes().all(is_legal);
+    if fits { Ok(()) } else { Err(InvalidGroup) }
+}
+
+fn is_legal(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"%|-_".contains(&byte)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cli::{Command, DoctorArgs, Output, ParkedAction, ParkedArgs, RelayAction, RelayArgs, StatusArgs},
     doctor::{self, DoctorConfig},
+    migrating,
     nsq::{nsqd::Nsqd, nsqlookupd::Nsqlookupd},
     rocketmq::ClusterError,
     run::{self, RunError},
@@ -33,11 +34,13 @@ pub async fn answer(question: Command, stop: &CancellationToken) -> Result<ExitC
         Command::Relay(args) => change(*args).await,
         Command::Parked(args) => handle_parked(*args).await,
         Command::Verify(args) => verifying::answer(*args).await,
+        Command::Scan(args) => migrating::scan(*args).await,
+        Command::Plan(args) => migrating::plan(*args).await,
         Command::Gateway(_) | Command::Transfer(_) | Command::Run(_) => Ok(ExitCode::SUCCESS),
     }
 }
 
-fn failed(error: impl ToString) -> RunError {
+pub(crate) fn failed(error: impl ToString) -> RunError {
     RunError::Failed(error.to_string())
 }
 
@@ -55,6 +58,7 @@ async fn examine(args: DoctorArgs) -> Result<ExitCode, RunError> {
         names,
         max_msg_size: args.max_msg_size,
         max_req_timeout: args.max_req_timeout,
+        retention: doctor::RETENTION,
         timeout: args.timeout,
     })
     .await;

@@ -8,12 +8,14 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod gateway;
+mod migration;
 mod shared;
 mod tools;
 mod transfer;
 mod verify;
 
 pub use gateway::*;
+pub use migration::*;
 pub use shared::{AdminAddress, AdminArgs, NamesArgs, Output, RocketmqArgs};
 pub use tools::*;
 pub use transfer::*;
@@ -140,6 +142,19 @@ pub enum Command {
         nsqbridge verify orders --namesrv rmq-1:9876 --window 1d --lookupd-http-address lookup-1:4161\n  \
         nsqbridge verify orders --namesrv rmq-1:9876 --nsqd-http-address nsqd-1:4151 --repair")]
     Verify(Box<VerifyArgs>),
+    /// Show what a running NSQ has: topics, channels, rates, producers and consumers; and draft a plan from it.
+    ///
+    /// Changes nothing.
+    #[command(after_help = "Examples:\n  \
+        nsqbridge scan --lookupd-http-address lookup-1:4161\n  \
+        nsqbridge scan --lookupd-http-address lookup-1:4161 -n rmq-1:9876 --write-plan orders.toml")]
+    Scan(Box<ScanArgs>),
+    /// Hold a plan against the world: what blocks it, what to know, and what it would create and change.
+    ///
+    /// Changes nothing. Exits with 2 when something blocks.
+    #[command(after_help = "Example:\n  \
+        nsqbridge plan -f orders.toml     (migration-plans/ has examples)")]
+    Plan(Box<PlanArgs>),
 }
 
 /// `nsqbridge run`.

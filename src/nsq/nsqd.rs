@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     address::HttpAddress,
+    clients::ClientStats,
     names::{ChannelName, TopicName},
 };
 use crate::excerpt::excerpt;
@@ -121,6 +122,9 @@ pub struct Stats {
     /// The topics, by name. nsqd writes `null` when a filter matches none.
     #[serde(default, deserialize_with = "null_as_empty")]
     pub topics: Vec<TopicStats>,
+    /// Who has published over TCP and is still connected, when clients were asked for; over HTTP nobody is.
+    #[serde(default, deserialize_with = "null_as_empty")]
+    pub producers: Vec<ClientStats>,
 }
 
 /// One topic of [`Stats`].
@@ -162,6 +166,9 @@ pub struct ChannelStats {
     pub timeout_count: u64,
     /// Whether delivery is stopped.
     pub paused: bool,
+    /// Its consumers, when clients were asked for.
+    #[serde(default, deserialize_with = "null_as_empty")]
+    pub clients: Vec<ClientStats>,
 }
 
 pub(super) fn null_as_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
@@ -261,10 +268,22 @@ impl Nsqd {
     /// # Errors
     /// See [`HttpError`]; repeating is safe.
     pub async fn stats(&self, topic: Option<&TopicName>) -> Result<Stats, HttpError> {
+        self.ask_stats(topic, false).await
+    }
+
+    /// As [`Self::stats`], with who is connected.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn stats_with_clients(&self, topic: Option<&TopicName>) -> Result<Stats, HttpError> {
+        self.ask_stats(topic, true).await
+    }
+
+    async fn ask_stats(&self, topic: Option<&TopicName>, clients: bool) -> Result<Stats, HttpError> {
         const ASKED: &str = "GET /stats";
         let filter = topic.map(|topic| format!("&topic={}", escape(topic.as_str()))).unwrap_or_default();
         let url = format!(
-            "http://{}/stats?format=json&include_clients=false&include_mem=false{filter}",
+            "http://{}/stats?format=json&include_clients={clients}&include_mem=false{filter}",
             self.address
         );
         let answer = exchange(self.http.get(url).timeout(TIMEOUT), &self.address, ASKED).await?;

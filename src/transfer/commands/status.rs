@@ -2,7 +2,7 @@
 //!
 //! The running instances are asked, and the brokers, which know how far the group is in queues nobody relays.
 
-use std::{collections::BTreeMap, fmt::Write, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::future::join_all;
 use serde::Serialize;
@@ -12,6 +12,7 @@ use crate::{
     mapping::Names,
     nsq::names::TopicName,
     rocketmq::{Cluster, ClusterError, Queue, admin::Progress},
+    table::align,
 };
 
 /// One topic, everywhere it is relayed.
@@ -164,23 +165,6 @@ fn doing(report: &TopicReport, lag: i64) -> String {
 fn span(seconds: f64) -> String {
     let whole = Duration::from_secs(seconds.clamp(0.0, 1e9) as u64);
     humantime::format_duration(whole).to_string().replace(' ', "")
-}
-
-/// Columns as wide as they must be; the last one is free.
-pub(super) fn align<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        for (column, cell) in row.iter().enumerate() {
-            if column + 1 == N {
-                let _ = writeln!(text, "{cell}");
-            } else {
-                let _ = write!(text, "{cell:<width$}  ", width = widths[column]);
-            }
-        }
-    }
-    text
 }
 
 #[cfg(test)]

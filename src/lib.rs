@@ -19,7 +19,8 @@
 //!
 //! ```text
 //! main, cli, config            the program: words, settings
-//! run │ questions              wiring, for what goes on and for what is asked once; exit codes
+//! run │ questions, moves       wiring, for what goes on and for what is asked or done once; exit codes
+//! migration                    moves consumers; asks the relays as other programs do (`transfer::control`)
 //! gateway │ transfer │ doctor  the roles; they never name each other
 //! mapping                      NSQ's names in RocketMQ: the only module that knows both
 //! nsq │ rocketmq               the two sides; they never name each other
@@ -42,6 +43,8 @@ pub mod config;
 pub mod doctor;
 pub mod gateway;
 pub mod mapping;
+pub mod migration;
+pub mod moves;
 pub mod nsq;
 pub mod observe;
 pub mod questions;

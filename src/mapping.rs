@@ -146,6 +146,35 @@ impl Names {
     }
 }
 
+/// RocketMQ's limit for the name of a consumer group.
+pub const MAX_GROUP_BYTES: usize = 120;
+
+impl Names {
+    /// The group whose committed offsets are a channel's barrier: its old consumer has what lies below. Nobody consumes with it.
+    #[must_use]
+    pub fn barrier_group(&self, topic: &TopicName, channel: &ChannelName) -> String {
+        format!("nsqbridge-barrier-{}", self.channel_group(topic, channel))
+    }
+
+    /// The group that says, by being there, that a channel is done with and is not to be created again.
+    #[must_use]
+    pub fn completed_group(&self, topic: &TopicName, channel: &ChannelName) -> String {
+        format!("nsqbridge-completed-{}", self.channel_group(topic, channel))
+    }
+
+    /// What the names of all these groups of a topic begin with; the channel follows.
+    #[must_use]
+    pub fn completed_prefix(&self, topic: &TopicName) -> String {
+        format!("nsqbridge-completed-{}%%", self.rocketmq_topic(topic))
+    }
+
+    /// The group in whose name queues are locked by whoever moves one of a topic's channels.
+    #[must_use]
+    pub fn driver_group(&self, topic: &TopicName) -> String {
+        format!("nsqbridge-driver-{}", self.rocketmq_topic(topic))
+    }
+}
+
 /// Whether an operator may name a topic so: RocketMQ accepts it, and means nothing by it.
 fn may_be_chosen(name: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"%|-_".contains(&byte);

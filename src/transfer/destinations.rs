@@ -25,10 +25,12 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
+    completed::Completed,
     fleet::{self, Fleet, Seen, View},
     state::NsqdReport,
     undrained::{Process, drain::DrainWatch},
 };
+use crate::mapping::Names;
 use crate::nsq::{
     address::HttpAddress,
     names::{ChannelName, TopicName},
@@ -81,6 +83,8 @@ pub(super) struct Destinations {
     choice: Choice,
     fleet: Arc<Fleet>,
     begun: Instant,
+    names: Names,
+    completed: Arc<Completed>,
     state: Mutex<State>,
     /// An nsqd became ready, or has room again.
     changed: Notify,
@@ -89,7 +93,7 @@ pub(super) struct Destinations {
 #[derive(Debug, Default)]
 struct State {
     nodes: BTreeMap<HttpAddress, Node>,
-    /// Every channel seen anywhere since the start.
+    /// Every channel seen anywhere since the start, but for those that are done with.
     channels: BTreeSet<ChannelName>,
     /// Every process that has answered, whether anything may go there or not.
     watched: BTreeMap<HttpAddress, Watched>,
@@ -170,9 +174,31 @@ impl Node {
 }
 
 impl Destinations {
-    pub(super) fn new(topic: TopicName, fleet: Arc<Fleet>, choice: Choice) -> Self {
-        let begun = Instant::now();
-        Self { topic, choice, fleet, begun, state: Mutex::default(), changed: Notify::new() }
+    pub(super) fn new(
+        topic: TopicName,
+        fleet: Arc<Fleet>,
+        choice: Choice,
+        names: Names,
+        completed: Arc<Completed>,
+    ) -> Self {
+        let (begun, state) = (Instant::now(), Mutex::default());
+        Self { topic, choice, fleet, begun, names, completed, state, changed: Notify::new() }
+    }
+
+    /// Creates this channel no more.
+    pub(super) fn complete(&self, channel: &ChannelName) {
+        info!(topic = %self.topic, %channel, "this channel is done with, and will not be created again");
+        self.completed.add(self.names.completed_group(&self.topic, channel));
+        self.state().channels.remove(channel);
+    }
+
+    fn is_completed(&self, channel: &ChannelName) -> bool {
+        self.completed.has(&self.names.completed_group(&self.topic, channel))
+    }
+
+    /// The channels it does not create.
+    pub(super) fn completed(&self) -> Vec<String> {
+        self.completed.of_topic(&self.names.completed_prefix(&self.topic))
     }
 
     pub(super) fn topic(&self) -> &TopicName {
@@ -352,6 +378,7 @@ impl Destinations {
         let mut warned = false;
         // A look that was under way when this topic was first asked for may not have asked for it.
         let too_early = self.fleet.looks();
+        self.completed.known().await;
         loop {
             let view = Arc::clone(&views.borrow_and_update());
             if view.look <= too_early {
@@ -398,9 +425,9 @@ impl Destinations {
             match answer {
                 Ok(channels) => {
                     answered = true;
-                    self.state()
-                        .channels
-                        .extend(channels.into_iter().filter(|channel| !channel.is_ephemeral()));
+                    let wanted =
+                        |channel: &ChannelName| !channel.is_ephemeral() && !self.is_completed(channel);
+                    self.state().channels.extend(channels.into_iter().filter(wanted));
                 }
                 Err(error) => debug!(topic = %self.topic, %error, "channels not asked"),
             }
@@ -420,14 +447,20 @@ impl Destinations {
             }
             keep
         });
+        let mut paused = BTreeSet::new();
+        state.channels.retain(|channel| !self.is_completed(channel));
         for Seen { nsqd, process, .. } in view.nsqds.values() {
             if let Ok(process) = process {
-                state.channels.extend(process.topic(&self.topic).channels);
+                let seen = process.topic(&self.topic);
+                state
+                    .channels
+                    .extend(seen.channels.into_iter().filter(|channel| !self.is_completed(channel)));
+                paused.extend(seen.paused);
                 self.watch_drain(&mut state.watched, view.look, nsqd.address(), process);
             }
         }
         let all = state.channels.clone();
-        listed.into_iter().filter_map(|seen| self.merge_one(&mut state, seen, &all)).collect()
+        listed.into_iter().filter_map(|seen| self.merge_one(&mut state, seen, &all, &paused)).collect()
     }
 
     fn watch_drain(
@@ -448,7 +481,13 @@ impl Destinations {
         known.drain.see(look, &process.topic(&self.topic).counters, seen.into_std());
     }
 
-    fn merge_one(&self, state: &mut State, seen: &Seen, all: &BTreeSet<ChannelName>) -> Option<Todo> {
+    fn merge_one(
+        &self,
+        state: &mut State,
+        seen: &Seen,
+        all: &BTreeSet<ChannelName>,
+        paused: &BTreeSet<ChannelName>,
+    ) -> Option<Todo> {
         let address = seen.nsqd.address();
         let node = state.nodes.entry(address.clone()).or_insert_with(|| {
             info!(topic = %self.topic, nsqd = %address, "destination found");
@@ -490,6 +529,7 @@ impl Destinations {
         }
         Some(Todo {
             nsqd: node.nsqd.clone(),
+            paused: missing.iter().filter(|channel| paused.contains(channel)).cloned().collect(),
             missing,
             prepared: Prepared {
                 channels: all.clone(),
@@ -500,11 +540,15 @@ impl Destinations {
     }
 
     /// Creates what an nsqd lacks.
-    async fn prepare(&self, Todo { nsqd, missing, prepared }: Todo) {
+    async fn prepare(&self, Todo { nsqd, missing, paused, prepared }: Todo) {
         let created = async {
             nsqd.create_topic(&self.topic).await?;
             for channel in &missing {
                 nsqd.create_channel(&self.topic, channel).await?;
+                // Paused elsewhere, it is paused here before its first message: its consumer may have moved.
+                if paused.contains(channel) {
+                    nsqd.pause_channel(&self.topic, channel).await?;
+                }
                 info!(topic = %self.topic, nsqd = %nsqd.address(), %channel, "channel created");
             }
             nsqd.info().await
@@ -534,5 +578,7 @@ fn weight(key: &Queue, nsqd: &HttpAddress) -> u32 {
 struct Todo {
     nsqd: Nsqd,
     missing: Vec<ChannelName>,
+    /// Those of them that are paused on other nsqds.
+    paused: BTreeSet<ChannelName>,
     prepared: Prepared,
 }

@@ -78,7 +78,10 @@ pub(super) struct Process {
 pub(super) struct TopicSeen {
     /// Ephemeral channels come and go with their consumers and are left out.
     pub(super) channels: BTreeSet<ChannelName>,
-    /// Messages that wait there: the topic's own, and those of its fullest channel.
+    /// Those of them that are paused.
+    pub(super) paused: BTreeSet<ChannelName>,
+    /// Messages that wait there: the topic's own, and those of its fullest channel. A paused one waits for nobody, and must not keep
+    /// the others waiting.
     pub(super) depth: u64,
     pub(super) counters: Counters,
 }
@@ -260,11 +263,19 @@ async fn process(seen: &Seen, topics: &BTreeSet<TopicName>) -> Result<Arc<Proces
     // Of one that was replaced between two questions, the older answers count for nothing.
     answers.retain(|stats| stats.start_time == start_time);
     let topics = answers.into_iter().flat_map(|stats| stats.topics).map(|topic| {
-        let fullest = topic.channels.iter().map(|channel| channel.depth).max().unwrap_or(0);
-        let channels = topic.channels.iter().filter_map(|channel| channel.channel_name.parse().ok());
-        let channels = channels.filter(|channel: &ChannelName| !channel.is_ephemeral()).collect();
+        let running = topic.channels.iter().filter(|channel| !channel.paused);
+        let fullest = running.map(|channel| channel.depth).max().unwrap_or(0);
+        let (mut channels, mut paused) = (BTreeSet::new(), BTreeSet::new());
+        for channel in &topic.channels {
+            let name: Option<ChannelName> = channel.channel_name.parse().ok();
+            let Some(name) = name.filter(|name| !name.is_ephemeral()) else { continue };
+            if channel.paused {
+                paused.insert(name.clone());
+            }
+            channels.insert(name);
+        }
         let counters = Counters::from(&topic);
-        (topic.topic_name, TopicSeen { channels, depth: topic.depth + fullest, counters })
+        (topic.topic_name, TopicSeen { channels, paused, depth: topic.depth + fullest, counters })
     });
     Ok(Arc::new(Process { start_time, tcp_address, topics: topics.collect() }))
 }

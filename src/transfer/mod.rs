@@ -13,6 +13,7 @@
 //!               ├ destinations   which nsqd is ready: topic and every channel exist, with room
 //!               └ parking        what nsqd will never take
 //! fleet   the nsqds, looked at for all topics at once
+//! fence   how far a topic may be relayed while one of its consumers is moved; completed, which channels are done with
 //! state   how each topic stands, for metrics, and for control, which other programs ask through the brokers
 //! ```
 //!
@@ -30,9 +31,11 @@
 
 mod batch;
 pub mod commands;
+mod completed;
 pub mod control;
 mod deliver;
 mod destinations;
+pub mod fence;
 mod fleet;
 mod held;
 mod memory;
@@ -59,7 +62,7 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub use self::{batch::Limits, destinations::Choice, fleet::Source, held::OnGap, topics::Topics};
-use self::{fleet::Fleet, memory::Memory, metrics::Metrics};
+use self::{completed::Completed, fleet::Fleet, memory::Memory, metrics::Metrics};
 use crate::{mapping::Names, rocketmq::Cluster};
 
 /// So many topics are looked after as often as one; more, less often each.
@@ -105,6 +108,7 @@ struct Shared {
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
     memory: Arc<Memory>,
+    completed: Arc<Completed>,
     /// Topics relayed now.
     topics: AtomicUsize,
 }
@@ -131,8 +135,12 @@ impl Shared {
 pub async fn run(cluster: Cluster, config: TransferConfig, metrics: Arc<Metrics>, drain: CancellationToken) {
     let fleet = Fleet::new(config.source.clone());
     let _looking = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&fleet).keep_looking()));
+    let completed = Arc::<Completed>::default();
+    let _completed =
+        AbortOnDropHandle::new(tokio::spawn(Arc::clone(&completed).keep_reading(cluster.clone())));
     let shared = Shared {
         cluster,
+        completed,
         fleet,
         metrics,
         memory: Arc::new(Memory::new(config.max_bytes)),

@@ -52,6 +52,13 @@ fn layers_import_only_downward() {
         &["crate::gateway", "crate::transfer", "crate::run", "crate::cli", "crate::config"],
     );
     assert_absent("transfer", &["crate::gateway", "crate::run", "crate::cli", "crate::config"]);
+    assert_absent(
+        "migration",
+        &["crate::gateway", "crate::doctor", "crate::run", "crate::cli", "crate::config"],
+    );
+    for role in ["gateway", "doctor", "transfer"] {
+        assert_absent(role, &["crate::migration"]);
+    }
     for low in ["retry.rs", "shutdown.rs", "observe"] {
         assert_absent(
             low,

@@ -1,0 +1,39 @@
+//! Moves an NSQ channel's consumer to a RocketMQ consumer group, exactly, and back.
+//!
+//! ```text
+//! cutover  rollback  complete  rehearse     what is done, step by step, as the model has it
+//!    └────────┼─────────┴────────┘
+//!  driver     what they have in hand, and how they wait
+//!    ├ lock       one driver at a time
+//!    ├ fence      the relay, held still
+//!    ├ nsqds      what nsqd counts
+//!    └ group      offsets, and what consumers have in hand
+//! subject  what is moved, and how far it is as the world tells it
+//! status, refusal, progress          what is told
+//! ```
+//!
+//! What it promises:
+//! - At the end of a cutover every message of the topic was finished by the channel's old consumer, or will be given to the group, and to
+//!   one of them only. A rollback of healthy consumers does the same in the other direction.
+//! - Wherever a driver dies, nothing is lost, the relay goes on by itself, and running the command once more finishes or undoes it.
+//! - Nothing waits for longer than the pause allowed; then what was begun is undone.
+//! - Only [`complete`] cannot be taken back.
+//!
+//! `tests/bridge/cutover_model.rs` checks the protocol exhaustively.
+
+pub mod complete;
+pub mod cutover;
+mod driver;
+mod fence;
+mod group;
+mod lock;
+mod nsqds;
+pub mod progress;
+pub mod refusal;
+pub mod rehearse;
+pub mod rollback;
+pub mod status;
+mod subject;
+
+pub use driver::{Done, Options};
+pub use subject::{Places, Stage, Subject};

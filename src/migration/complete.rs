@@ -74,6 +74,7 @@ async fn delete(subject: &Subject, world: &World, progress: &Progress) -> Result
         return Err(Trouble::new(Reason::NsqdUnavailable, detail));
     }
     progress.step(Step::Deleted, "no nsqd and no nsqlookupd has the channel any more")?;
+    subject.forget_returning().await?;
     Ok(subject.cluster.delete_group(&subject.barrier_group()).await?)
 }
 

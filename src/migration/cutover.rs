@@ -17,6 +17,7 @@ use super::{
     fence::Fence,
     lock::Lock,
     progress::{Progress, Step},
+    recover::{half_done, recover},
     refusal::{Left, Reason, Refusal, Trouble},
     subject::{Stage, Subject, World},
 };
@@ -38,10 +39,10 @@ pub async fn cut_over(
     let world = subject.read().await.map_err(Refusal::untouched)?;
     may_begin(subject, &world).map_err(Refusal::untouched)?;
     with_lock(subject, progress, stop, async |lock| {
-        let world = match tidy(subject, progress).await? {
-            Tidied::Done(done) => return Ok(done),
-            Tidied::Active(world) => world,
-        };
+        let world = recover(subject, progress).await?;
+        if world.stage() == Stage::CutOver {
+            return Ok(Done::at_once(format!("{} is cut over already", subject.path())));
+        }
         may_begin(subject, &world).map_err(Refusal::untouched)?;
         let began = Instant::now();
         let mut driver = drive(subject, options, progress, stop, lock, &world);
@@ -93,44 +94,6 @@ pub(super) fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble>
     }
 }
 
-enum Tidied {
-    Done(Done),
-    Active(Box<World>),
-}
-
-/// Finishes or undoes what another run left, by what the world says.
-async fn tidy(subject: &Subject, progress: &Progress) -> Result<Tidied, Refusal> {
-    loop {
-        let world = subject.read().await.map_err(Refusal::untouched)?;
-        let tidied = match world.stage() {
-            Stage::CutOver => return Ok(Tidied::Done(Done::at_once("it is cut over already"))),
-            Stage::Opening => finish_opening(subject, &world, progress).await,
-            Stage::HalfDone | Stage::HalfPaused => unpause(&world, progress).await,
-            Stage::Active | Stage::Missing | Stage::Completed => return Ok(Tidied::Active(Box::new(world))),
-        };
-        tidied.map_err(|trouble| Refusal { trouble, left: half_done() })?;
-    }
-}
-
-/// The group was opened somewhere, so everything before that was as it must be.
-pub(super) async fn finish_opening(
-    subject: &Subject,
-    world: &World,
-    progress: &Progress,
-) -> Result<(), Trouble> {
-    world.is_ours()?;
-    see_through(progress, async || world.nsqds.pause(&world.look).await).await?;
-    see_through(progress, async || Ok(subject.cluster.set_consuming(&subject.group, true).await?)).await?;
-    progress.step(Step::Opened, "an interrupted cutover is finished: the group is open")
-}
-
-/// Whatever was consumed before the pause, nobody knows it any more: the channel goes on.
-async fn unpause(world: &World, progress: &Progress) -> Result<(), Trouble> {
-    world.is_ours()?;
-    see_through(progress, async || world.nsqds.unpause(&world.look).await).await?;
-    progress.step(Step::Undone, "what an interrupted run left is undone: the channel delivers again")
-}
-
 /// The protocol, up to the last step that can be undone.
 async fn up_to_the_same(driver: &mut Driver<'_>) -> Result<Proof, Trouble> {
     let Driver { subject, progress, .. } = *driver;
@@ -153,6 +116,7 @@ async fn up_to_the_same(driver: &mut Driver<'_>) -> Result<Proof, Trouble> {
     subject.has_no_members().await?;
     subject.place(&subject.group, &proof.places).await?;
     subject.forget_retries().await?;
+    subject.forget_returning().await?;
     subject.has_no_members().await?;
     progress.step(Step::OffsetsSet, "the group stands at the barrier on every queue, and is closed")?;
 
@@ -200,10 +164,6 @@ fn half_open(subject: &Subject) -> Left {
     ))
 }
 
-fn half_done() -> Left {
-    Left::InForce("the channel is paused on some nsqds; run it again to finish".to_owned())
-}
-
 /// Takes everything back.
 async fn undo(driver: &Driver<'_>, world: &World, trouble: Trouble) -> Refusal {
     if matches!(trouble.reason, Reason::Stopped | Reason::AnotherDriver) {
@@ -235,7 +195,7 @@ pub async fn preview(subject: &Subject, options: Options) -> Result<Vec<String>,
         Stage::CutOver => lines.push("nothing is to be done".to_owned()),
         Stage::Opening => lines.push("an interrupted cutover would be finished: the group opened".to_owned()),
         Stage::HalfDone | Stage::HalfPaused => {
-            lines.push("an interrupted run would be undone first: the channel unpaused".to_owned());
+            lines.push("what an interrupted run left would be finished or undone first".to_owned());
         }
         Stage::Active | Stage::Missing | Stage::Completed => {}
     }

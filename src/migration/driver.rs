@@ -148,6 +148,38 @@ impl Driver<'_> {
         Ok(())
     }
 
+    /// Where the closed group stands, once its consumers have finished all they had: seen twice, for what a broker has just answered
+    /// is nowhere for a moment.
+    ///
+    /// # Errors
+    /// When they have not in time.
+    pub(super) async fn until_put_down(&self) -> Result<Places, Trouble> {
+        let mut first: Option<(Instant, Places)> = None;
+        loop {
+            let seen = async {
+                self.lock.renew().await?;
+                self.fence.renew().await?;
+                self.subject.has_nothing_in_hand().await?;
+                self.subject.places_of(&self.subject.group).await
+            };
+            match seen.await {
+                Ok(places) => match &first {
+                    Some((at, before)) if *before == places => {
+                        if at.elapsed() >= APART {
+                            return Ok(places);
+                        }
+                    }
+                    _ => first = Some((Instant::now(), places)),
+                },
+                Err(trouble) => {
+                    first = None;
+                    self.wait(trouble).await?;
+                }
+            }
+            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+        }
+    }
+
     /// Waits until `holds`, with the relay fenced.
     pub(super) async fn until(&self, holds: impl AsyncFn() -> Result<(), Trouble>) -> Result<(), Trouble> {
         loop {

@@ -105,6 +105,14 @@ impl Subject {
         Ok(())
     }
 
+    /// No rollback has begun.
+    pub(super) async fn forget_returning(&self) -> Result<(), Trouble> {
+        if self.cluster.groups().await?.contains(&self.returning_group()) {
+            self.cluster.delete_group(&self.returning_group()).await?;
+        }
+        Ok(())
+    }
+
     /// Leaves out what an earlier life of the group wanted to try again: the channel had it.
     pub(super) async fn forget_retries(&self) -> Result<(), Trouble> {
         for (queue, at, end) in self.retries().await? {

@@ -3,6 +3,7 @@
 //! ```text
 //! cutover  rollback  complete  rehearse     what is done, step by step, as the model has it
 //!    └────────┼─────────┴────────┘
+//!  recover    finishes or undoes what an interrupted run left
 //!  driver     what they have in hand, and how they wait
 //!    ├ lock       one driver at a time
 //!    ├ fence      the relay, held still
@@ -29,6 +30,7 @@ mod group;
 mod lock;
 mod nsqds;
 pub mod progress;
+mod recover;
 pub mod refusal;
 pub mod rehearse;
 pub mod rollback;

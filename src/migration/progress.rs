@@ -31,6 +31,8 @@ pub enum Step {
     Opened,
     /// The new consumers have what the relay has sent.
     Reached,
+    /// It is written down that a rollback has begun.
+    Returning,
     /// The group may not consume any more.
     Closed,
     /// The relay stands where the group does.
@@ -69,6 +71,7 @@ impl std::str::FromStr for Step {
             Step::Same,
             Step::Opened,
             Step::Reached,
+            Step::Returning,
             Step::Closed,
             Step::Followed,
             Step::Emptied,

@@ -203,7 +203,7 @@ async fn clean_up(subject: &Subject) -> Result<(), Trouble> {
         let deleted = nsqlookupd.delete_channel(&subject.topic, &subject.channel).await;
         deleted.map_err(|error| Trouble::new(Reason::NsqlookupdUnavailable, error.to_string()))?;
     }
-    for group in [&subject.group, &subject.barrier_group()] {
+    for group in [&subject.group, &subject.barrier_group(), &subject.returning_group()] {
         subject.cluster.delete_group(group).await?;
     }
     Ok(())

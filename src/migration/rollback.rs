@@ -1,7 +1,7 @@
 //! The way back, from the group to the channel.
 //!
 //! ```text
-//! healthy    fence at R ─ group at R? ─ close the group, it stands at S ─ relay up to S ─ empty the channel ─ same? ─ unpause ─ unfence
+//! healthy    fence at R ─ group at R? ─ write down ─ close the group, at S ─ relay up to S ─ empty the channel ─ same? ─ unpause ─ unfence
 //! broken     close the group ─ unpause
 //! ```
 //!
@@ -14,11 +14,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    cutover::{drive, finish_opening},
+    cutover::drive,
     driver::{Done, Driver, Options, see_through, with_lock},
     group::reaches,
     nsqds::Look,
     progress::{Progress, Step},
+    recover::{half_done, recover, reopen},
     refusal::{Left, Reason, Refusal, Trouble},
     subject::{Places, Stage, Subject, World},
 };
@@ -66,18 +67,19 @@ pub async fn roll_back(
     let world = subject.read().await.map_err(Refusal::untouched)?;
     may_begin(subject, &world).map_err(Refusal::untouched)?;
     with_lock(subject, progress, stop, async |lock| {
-        let world = match tidy(subject, mode, progress).await? {
-            Ok(done) => return Ok(done),
-            Err(world) => world,
-        };
-        if mode == Mode::Broken {
-            return give_up_group(subject, &world, progress).await;
+        let world = recover(subject, progress).await?;
+        if world.stage() != Stage::CutOver {
+            return Ok(Done::at_once(format!("the consumers of {} are NSQ's", subject.path())));
         }
         let began = Instant::now();
         let mut driver = drive(subject, options, progress, stop, lock, &world);
-        match up_to_the_same(&mut driver).await {
+        if mode == Mode::Broken {
+            return give_up_group(&driver, &world).await;
+        }
+        let mut emptied = false;
+        match up_to_the_same(&mut driver, &mut emptied).await {
             Ok(()) => unpause(&driver, &world, began).await,
-            Err(trouble) => Err(undo(&driver, trouble).await),
+            Err(trouble) => Err(undo(&driver, emptied, trouble).await),
         }
     })
     .await
@@ -94,52 +96,19 @@ fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble> {
     }
 }
 
-/// Finishes or takes back what another run left; done, or the world to go on from.
-async fn tidy(
-    subject: &Subject,
-    mode: Mode,
-    progress: &Progress,
-) -> Result<Result<Done, Box<World>>, Refusal> {
-    loop {
-        let world = subject.read().await.map_err(Refusal::untouched)?;
-        may_begin(subject, &world).map_err(Refusal::untouched)?;
-        let tidied = match world.stage() {
-            Stage::Active => return Ok(Ok(Done::at_once("the channel's consumers are NSQ's already"))),
-            Stage::Opening if mode == Mode::Healthy => finish_opening(subject, &world, progress).await,
-            // Only the end of a rollback, or the beginning of a cutover, pauses some and not others with the group closed.
-            Stage::HalfPaused => {
-                let done = see_through(progress, async || world.nsqds.unpause(&world.look).await).await;
-                done.and_then(|()| progress.step(Step::Unpaused, "an interrupted run is finished"))
-            }
-            // Closed with the channel still paused: only the group knows where it stands. It goes on, and all begins anew.
-            Stage::HalfDone if mode == Mode::Healthy => reopen(subject, progress).await,
-            _ => return Ok(Err(Box::new(world))),
-        };
-        tidied.map_err(|trouble| Refusal { trouble, left: half_done() })?;
-    }
-}
-
-async fn reopen(subject: &Subject, progress: &Progress) -> Result<(), Trouble> {
-    see_through(progress, async || Ok(subject.cluster.set_consuming(&subject.group, true).await?)).await?;
-    progress.step(Step::Undone, "the group may consume again")
-}
-
 /// The protocol, up to the last step that can be undone.
-async fn up_to_the_same(driver: &mut Driver<'_>) -> Result<(), Trouble> {
+async fn up_to_the_same(driver: &mut Driver<'_>, emptied: &mut bool) -> Result<(), Trouble> {
     let Driver { subject, progress, .. } = *driver;
     subject.has_no_retries().await?;
-    driver.fence.renew().await?;
-    progress.step(Step::Fenced, "the relay sends nothing new; producers notice nothing")?;
+    until_reached(driver).await?;
 
-    let reached = driver.until_proved(Look::is_copied_at).await?.places;
-    driver.until(async || reaches(&subject.places_of(&subject.group).await?, &reached)).await?;
-    progress.step(Step::Reached, "the group has come as far as the relay")?;
+    subject.cluster.set_consuming(&subject.returning_group(), false).await?;
+    progress.step(Step::Returning, "it is written down that a rollback has begun")?;
 
     subject.cluster.set_consuming(&subject.group, false).await?;
     progress.step(Step::Closed, "the group is closed; its consumers finish what they have in hand")?;
-    driver.until(async || subject.has_nothing_in_hand().await).await?;
+    let stands = driver.until_put_down().await?;
     subject.has_no_retries().await?;
-    let stands = subject.places_of(&subject.group).await?;
 
     driver.fence.follow(&stands);
     driver.fence.renew().await?;
@@ -148,11 +117,22 @@ async fn up_to_the_same(driver: &mut Driver<'_>) -> Result<(), Trouble> {
     let proof = driver.until_proved(followed).await?;
     progress.step(Step::Followed, "the relay stands where the group does")?;
 
+    *emptied = true;
     driver.nsqds.empty(&proof.look).await?;
     progress.step(Step::Emptied, "the channel has nothing of what the group consumed")?;
 
     driver.is_same(&proof).await?;
     progress.step(Step::Same, "nothing was published meanwhile")
+}
+
+/// Waits until the group has all that was ever relayed.
+async fn until_reached(driver: &Driver<'_>) -> Result<(), Trouble> {
+    let Driver { subject, progress, .. } = *driver;
+    driver.fence.renew().await?;
+    progress.step(Step::Fenced, "the relay sends nothing new; producers notice nothing")?;
+    let reached = driver.until_proved(Look::is_copied_at).await?.places;
+    driver.until(async || reaches(&subject.places_of(&subject.group).await?, &reached)).await?;
+    progress.step(Step::Reached, "the group has come as far as the relay")
 }
 
 fn follows(places: &Places, stands: &Places) -> Result<(), Trouble> {
@@ -178,7 +158,7 @@ async fn unpause(driver: &Driver<'_>, world: &World, began: Instant) -> Result<D
         return Err(Refusal { trouble, left: half_done() });
     }
     driver.fence.lift().await;
-    forget_barrier(subject).await;
+    forget(subject).await;
     let message = format!("{} is rolled back: nothing was lost, nothing comes twice", subject.path());
     let done = Done::after(message, began);
     let released = format!("the relay goes on, after {:.2} s", began.elapsed().as_secs_f64());
@@ -188,23 +168,26 @@ async fn unpause(driver: &Driver<'_>, world: &World, began: Instant) -> Result<D
     }
 }
 
-/// Without it nothing the channel does later is taken for a cutover's.
-async fn forget_barrier(subject: &Subject) {
-    if let Err(error) = subject.cluster.delete_group(&subject.barrier_group()).await {
-        tracing::warn!(%error, group = subject.barrier_group(), "left behind; the next cutover writes it anew");
+/// Without these nothing the channel does later is taken for a cutover's or a rollback's.
+async fn forget(subject: &Subject) {
+    for group in [subject.returning_group(), subject.barrier_group()] {
+        if let Err(error) = subject.cluster.delete_group(&group).await {
+            tracing::warn!(%error, group, "left behind; the next cutover sees to it");
+        }
     }
-}
-
-fn half_done() -> Left {
-    Left::InForce("the channel may be paused with its group closed; run it again to finish".to_owned())
 }
 
 /// Lets the group go on.
-async fn undo(driver: &Driver<'_>, trouble: Trouble) -> Refusal {
+async fn undo(driver: &Driver<'_>, emptied: bool, trouble: Trouble) -> Refusal {
     if matches!(trouble.reason, Reason::Stopped | Reason::AnotherDriver) {
         return Refusal { trouble, left: half_done() };
     }
-    let reopened = reopen(driver.subject, driver.progress).await;
+    let reopened = async {
+        reopen(driver.subject, driver.progress).await?;
+        // What was dropped from the channel only the group has: it stays written down.
+        if emptied { Ok(()) } else { driver.subject.forget_returning().await }
+    };
+    let reopened = reopened.await;
     driver.fence.lift().await;
     let left = match reopened {
         Ok(()) => Left::Undone,
@@ -214,17 +197,30 @@ async fn undo(driver: &Driver<'_>, trouble: Trouble) -> Refusal {
 }
 
 /// Closes the group where it stands, and lets the channel deliver all it collected.
-async fn give_up_group(subject: &Subject, world: &World, progress: &Progress) -> Result<Done, Refusal> {
-    let failed = |trouble| Refusal { trouble, left: half_done() };
-    let cluster = &subject.cluster;
-    see_through(progress, async || Ok(cluster.set_consuming(&subject.group, false).await?))
-        .await
-        .map_err(failed)?;
-    progress.step(Step::Closed, "the group is closed where it stands").map_err(failed)?;
-    let doubled = doubled(subject).await.map_err(failed)?;
-    see_through(progress, async || world.nsqds.unpause(&world.look).await).await.map_err(failed)?;
-    progress.step(Step::Unpaused, "the channel delivers all it has collected").map_err(failed)?;
-    forget_barrier(subject).await;
+async fn give_up_group(driver: &Driver<'_>, world: &World) -> Result<Done, Refusal> {
+    let Driver { subject, progress, .. } = *driver;
+    if world.returning {
+        // An earlier rollback may have dropped messages from the channel that only the group has: first it must have consumed them.
+        if let Err(trouble) = until_reached(driver).await {
+            driver.fence.lift().await;
+            return Err(Refusal { trouble, left: Left::Undone });
+        }
+    }
+    let given_up = async {
+        let cluster = &subject.cluster;
+        see_through(progress, async || Ok(cluster.set_consuming(&subject.group, false).await?)).await?;
+        progress.step(Step::Closed, "the group is closed where it stands")?;
+        let doubled = doubled(subject).await?;
+        see_through(progress, async || driver.nsqds.unpause(&world.look).await).await?;
+        progress.step(Step::Unpaused, "the channel delivers all it has collected")?;
+        Ok(doubled)
+    };
+    let given_up: Result<Doubled, Trouble> = given_up.await;
+    if world.returning {
+        driver.fence.lift().await;
+    }
+    let doubled = given_up.map_err(|trouble| Refusal { trouble, left: half_done() })?;
+    forget(subject).await;
     Ok(Done::at_once(format!(
         "{} is rolled back: nothing was lost, {} messages the group had consumed come again",
         subject.path(),

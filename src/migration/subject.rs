@@ -1,7 +1,7 @@
 //! What is moved, and how far it is, as the world tells it.
 //!
 //! There is no state file. Where a channel stands is read from the channel (active, paused, gone), the group (open, closed, its offsets)
-//! and two groups that say something by being there: the barrier, and that a channel is completed.
+//! and three groups that say something by being there: the barrier, that a rollback has begun, and that a channel is completed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,6 +76,8 @@ pub(super) struct World {
     pub(super) members: BTreeSet<String>,
     /// Where the old consumer ended; none when there was no cutover.
     pub(super) barrier: Option<Places>,
+    /// A rollback has begun since the last cutover, and may have emptied the channel.
+    pub(super) returning: bool,
     pub(super) completed: bool,
 }
 
@@ -113,6 +115,10 @@ impl Subject {
         self.names.barrier_group(&self.topic, &self.channel)
     }
 
+    pub(super) fn returning_group(&self) -> String {
+        self.names.returning_group(&self.topic, &self.channel)
+    }
+
     pub(super) fn completed_group(&self) -> String {
         self.names.completed_group(&self.topic, &self.channel)
     }
@@ -146,6 +152,7 @@ impl Subject {
             group: cluster.consuming(&self.group).await?,
             members: cluster.members_of(&self.group).await?.into_keys().collect(),
             barrier,
+            returning: groups.contains(&self.returning_group()),
             completed: groups.contains(&self.completed_group()),
         })
     }

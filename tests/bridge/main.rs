@@ -36,6 +36,7 @@ mod group_commit;
 mod guarded;
 mod http_clients;
 mod layers;
+mod migration;
 mod pressure;
 mod program;
 mod relay;

@@ -85,6 +85,9 @@ pub(super) fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble>
     if world.instances.is_empty() {
         return Err(Trouble::new(Reason::RelayMissing, format!("no instance relays {}", subject.topic)));
     }
+    if let Some(queue) = &world.unrelayed {
+        return Err(Trouble::new(Reason::RelayMissing, format!("{queue} is relayed by nobody now")));
+    }
     match world.members.first() {
         Some(first) => {
             let detail = format!("{} of {}: {first}", world.members.len(), subject.group);

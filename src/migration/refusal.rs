@@ -106,7 +106,9 @@ impl Reason {
             }
             Reason::NsqdRestarted | Reason::QueuesChanged | Reason::RelayAhead => "try again",
             Reason::RelayHeld => "see `nsqbridge status TOPIC`: a person must look at the queue",
-            Reason::RelayMissing => "start `nsqbridge transfer` for the topic",
+            Reason::RelayMissing => {
+                "start `nsqbridge transfer` for the topic; after an instance has died its queues are taken over within a minute"
+            }
             Reason::RehearsalMiscounted => {
                 "see whether a consumer's connection broke; rehearse again, and cut nothing over before it counts right"
             }

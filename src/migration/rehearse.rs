@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{
     complete::tell_relays,
     cutover::{cut_over, drive},
-    driver::{Done, Options, with_lock},
+    driver::{Done, Driver, Options, with_lock},
     nsqds::Look,
     progress::Progress,
     refusal::{Left, Reason, Refusal, Trouble},
@@ -56,7 +56,7 @@ pub fn preview(subject: &Subject, options: Options) -> Vec<String> {
             subject.group
         ),
         format!(
-            "six times the relay of {} is held, each time for at most {}; producers notice nothing",
+            "five times the relay of {} is held, each time for at most {}; producers notice nothing",
             subject.topic,
             humantime::format_duration(options.max_pause)
         ),
@@ -97,7 +97,9 @@ async fn play(
     progress: &Progress,
     stop: &CancellationToken,
 ) -> Result<String, Trouble> {
-    let begin = create(subject, options, progress, stop).await?;
+    // The channel appears where the relay stands.
+    let created = async |driver: &Driver<'_>| driver.nsqds.create().await;
+    let (begin, ()) = fenced(subject, options, progress, stop, Look::is_copied_at, created).await?;
     let nsqds = subject.read().await?.nsqds;
     let old = Finisher::start(nsqds.all(), &subject.path()).await?;
     let mut expected = 0;
@@ -127,9 +129,11 @@ async fn play(
     let new = GroupReader::start(subject).await?;
     tokio::time::sleep(ACT).await;
     roll_back(subject, Mode::Broken, options, progress, stop).await.map_err(|refusal| refusal.trouble)?;
-    let end = drained(subject, options, progress, stop).await?;
+    let empty = |look: &Look, _: &Places| look.is_empty();
+    let (end, finished) =
+        fenced(subject, options, progress, stop, empty, async |_| Ok(old.finished())).await?;
     expected += between(&barrier, &end);
-    check("the old consumer", expected, old.finished())?;
+    check("the old consumer", expected, finished)?;
     Ok(format!(
         "rehearsed on {}: {expected} messages to the old consumer and {} more to the new one, none lost; {} came twice, as told, when it was \
          taken for broken",
@@ -139,47 +143,27 @@ async fn play(
     ))
 }
 
-/// The channel, where the relay stands.
-async fn create(
-    subject: &Subject,
-    options: Options,
-    progress: &Progress,
-    stop: &CancellationToken,
-) -> Result<Places, Trouble> {
-    fenced(subject, options, progress, stop, Look::is_copied_at, true).await
-}
-
-/// Where the relay stands when the old consumer has everything.
-async fn drained(
-    subject: &Subject,
-    options: Options,
-    progress: &Progress,
-    stop: &CancellationToken,
-) -> Result<Places, Trouble> {
-    fenced(subject, options, progress, stop, |look, _| look.is_empty(), false).await
-}
-
-async fn fenced(
+/// Where the relay stands with all nsqds as they must be, and what `act` comes to before it goes on.
+async fn fenced<T>(
     subject: &Subject,
     options: Options,
     progress: &Progress,
     stop: &CancellationToken,
     holds: impl Fn(&Look, &Places) -> Result<(), Trouble>,
-    create: bool,
-) -> Result<Places, Trouble> {
-    let places = with_lock(subject, progress, stop, async |lock| {
+    act: impl AsyncFnOnce(&Driver<'_>) -> Result<T, Trouble>,
+) -> Result<(Places, T), Trouble> {
+    let done = with_lock(subject, progress, stop, async |lock| {
         let world = subject.read().await.map_err(Refusal::untouched)?;
         let driver = drive(subject, options, progress, stop, lock, &world);
-        let proof = driver.until_proved(holds).await;
-        let created = match &proof {
-            Ok(_) if create => driver.nsqds.create().await,
-            _ => Ok(()),
+        let acted = async {
+            let proof = driver.until_proved(holds).await?;
+            Ok((proof.places, act(&driver).await?))
         };
+        let acted: Result<_, Trouble> = acted.await;
         driver.fence.lift().await;
-        created.map_err(Refusal::untouched)?;
-        Ok(proof.map_err(Refusal::untouched)?.places)
+        acted.map_err(Refusal::untouched)
     });
-    places.await.map_err(|refusal| refusal.trouble)
+    done.await.map_err(|refusal| refusal.trouble)
 }
 
 fn between(from: &Places, to: &Places) -> i64 {

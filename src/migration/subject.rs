@@ -71,6 +71,8 @@ pub(super) struct World {
     pub(super) nsqds: Nsqds,
     pub(super) look: Look,
     pub(super) instances: Vec<Instance>,
+    /// A queue no instance relays.
+    pub(super) unrelayed: Option<Queue>,
     pub(super) group: Consuming,
     /// The group's members.
     pub(super) members: BTreeSet<String>,
@@ -137,7 +139,12 @@ impl Subject {
         let cluster = &self.cluster;
         let instances = control::ask(cluster, &self.names, &self.group_prefix, &self.topic, None).await?;
         let reports = instances.iter().filter_map(|instance| instance.report.as_ref().ok());
-        let known = reports.flat_map(|report| &report.nsqds).filter_map(|nsqd| nsqd.nsqd.parse().ok());
+        let known =
+            reports.clone().flat_map(|report| &report.nsqds).filter_map(|nsqd| nsqd.nsqd.parse().ok());
+        let relayed: BTreeSet<(&str, i32)> =
+            reports.flat_map(|report| &report.queues).map(|queue| (&*queue.broker, queue.queue)).collect();
+        let unrelayed =
+            self.queues().await?.into_iter().find(|queue| !relayed.contains(&(&*queue.broker, queue.id)));
         let nsqds = Nsqds::find(&self.topic, &self.channel, &self.nsqds, &self.nsqlookupds, known).await?;
         let look = nsqds.look().await?;
         let groups = cluster.groups().await?;
@@ -148,6 +155,7 @@ impl Subject {
         Ok(World {
             nsqds,
             look,
+            unrelayed,
             instances,
             group: cluster.consuming(&self.group).await?,
             members: cluster.members_of(&self.group).await?.into_keys().collect(),

@@ -62,7 +62,7 @@ impl Lock {
         if locked.granted.len() == self.queues.len() {
             return Ok(());
         }
-        if let Some(queue) = locked.refused.iter().next() {
+        if let Some(queue) = locked.refused.iter().min() {
             // Two that each have some would wait for each other.
             self.member.unlock(&Vec::from_iter(locked.granted.iter().cloned())).await;
             let detail = format!("somebody else moves a channel of this topic ({queue} is locked)");

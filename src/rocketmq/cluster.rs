@@ -146,7 +146,7 @@ pub(super) struct Shared {
     inbound: Inbound,
     descriptions: Arc<Descriptions>,
     membership_changed: watch::Sender<u64>,
-    unclaimed: AtomicU64,
+    unclaimed: Arc<AtomicU64>,
     /// The index of the name server that answered last.
     name_server: AtomicUsize,
 }
@@ -190,7 +190,7 @@ impl Cluster {
             config,
             slots: Mutex::default(),
             membership_changed,
-            unclaimed: AtomicU64::new(0),
+            unclaimed: Arc::default(),
             name_server: AtomicUsize::new(0),
         });
         let routes = Arc::new(Routes::default());
@@ -334,46 +334,17 @@ impl Shared {
     /// Callers queue behind one attempt; after a failed one, everybody is told so at once until the backoff has passed.
     async fn connection(&self, address: &str) -> Result<Arc<Connection>, RequestError> {
         let slot = Arc::clone(self.slots().entry(address.to_owned()).or_default());
-        let mut state = slot.0.lock().await;
-        if let Some(connection) = &state.connection {
-            if !connection.is_spent() {
-                return Ok(Arc::clone(connection));
-            }
-            self.unclaimed.fetch_add(connection.unclaimed_answers(), Ordering::Relaxed);
-            state.connection = None;
-        }
-        if let Some(failure) = &state.failure
-            && Instant::now() < failure.retry_at
+        if let Ok(state) = slot.0.try_lock()
+            && let Some(connection) = state.connection.as_ref().filter(|open| !open.is_spent())
         {
-            return Err(RequestError::NotSent {
-                address: address.to_owned(),
-                reason: failure.reason.clone(),
-            });
+            return Ok(Arc::clone(connection));
         }
-        let opened = Connection::open(
-            address,
-            self.config.tls.as_ref(),
-            self.config.connect_timeout,
-            Arc::clone(&self.inbound),
-        )
-        .await;
-        match opened {
-            Ok(connection) => {
-                let connection = Arc::new(connection);
-                *state = SlotState { connection: Some(Arc::clone(&connection)), failure: None };
-                Ok(connection)
-            }
-            Err(error) => {
-                let (RequestError::NotSent { reason, .. } | RequestError::Unknown { reason, .. }) = &error;
-                let mut backoff = state.failure.take().map_or_else(
-                    || Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
-                    |failure| failure.backoff,
-                );
-                let retry_at = Instant::now() + backoff.next_delay();
-                state.failure = Some(ConnectFailure { reason: reason.clone(), backoff, retry_at });
-                Err(error)
-            }
-        }
+        // In a task of its own: whoever asks may not be polled for a while, and must not have the slot's turn meanwhile.
+        let address = address.to_owned();
+        let (config, inbound) = (self.config.clone(), Arc::clone(&self.inbound));
+        let opening = open(slot, address.clone(), config, inbound, Arc::clone(&self.unclaimed));
+        let opened = tokio::spawn(opening).await;
+        opened.unwrap_or_else(|error| Err(RequestError::NotSent { address, reason: error.to_string() }))
     }
 
     /// The peers with an open connection.
@@ -385,6 +356,46 @@ impl Shared {
                 .is_ok_and(|state| state.connection.as_ref().is_some_and(|open| !open.is_spent()))
         });
         open.map(|(address, _)| address.clone()).collect()
+    }
+}
+
+/// Waits for the slot's turn, and opens its connection unless somebody has by then.
+async fn open(
+    slot: Arc<Slot>,
+    address: String,
+    config: ClusterConfig,
+    inbound: Inbound,
+    unclaimed: Arc<AtomicU64>,
+) -> Result<Arc<Connection>, RequestError> {
+    let mut state = slot.0.lock().await;
+    if let Some(connection) = &state.connection {
+        if !connection.is_spent() {
+            return Ok(Arc::clone(connection));
+        }
+        unclaimed.fetch_add(connection.unclaimed_answers(), Ordering::Relaxed);
+        state.connection = None;
+    }
+    if let Some(failure) = &state.failure
+        && Instant::now() < failure.retry_at
+    {
+        return Err(RequestError::NotSent { address, reason: failure.reason.clone() });
+    }
+    match Connection::open(&address, config.tls.as_ref(), config.connect_timeout, inbound).await {
+        Ok(connection) => {
+            let connection = Arc::new(connection);
+            *state = SlotState { connection: Some(Arc::clone(&connection)), failure: None };
+            Ok(connection)
+        }
+        Err(error) => {
+            let (RequestError::NotSent { reason, .. } | RequestError::Unknown { reason, .. }) = &error;
+            let mut backoff = state.failure.take().map_or_else(
+                || Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
+                |failure| failure.backoff,
+            );
+            let retry_at = Instant::now() + backoff.next_delay();
+            state.failure = Some(ConnectFailure { reason: reason.clone(), backoff, retry_at });
+            Err(error)
+        }
     }
 }
 

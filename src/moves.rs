@@ -77,7 +77,7 @@ pub async fn roll_back(args: RollbackArgs, stop: &CancellationToken) -> Result<E
     let (options, moving) = (options(&args.pause), &args.moving);
     let mode = match args.mode {
         RollbackMode::Healthy => rollback::Mode::Healthy,
-        RollbackMode::Broken => rollback::Mode::Broken,
+        RollbackMode::Broken => rollback::Mode::Broken { accept_missing: args.accept_missing },
     };
     let subject = moved(args.channel, args.group, moving)?;
     let preview = rollback::preview(&subject, mode, options).await;

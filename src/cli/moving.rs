@@ -79,6 +79,9 @@ pub struct RollbackArgs {
     /// How the new consumers are.
     #[arg(long, value_enum, value_name = "MODE", default_value = "healthy", env = "NSQBRIDGE_MODE")]
     pub mode: RollbackMode,
+    /// With --mode broken: even when the channel holds less than was relayed since the cutover, because an nsqd died and took some.
+    #[arg(long, env = "NSQBRIDGE_ACCEPT_MISSING")]
+    pub accept_missing: bool,
     /// How long the relay may be held.
     #[command(flatten)]
     pub pause: PauseArgs,

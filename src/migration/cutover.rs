@@ -17,7 +17,7 @@ use super::{
     fence::Fence,
     lock::Lock,
     progress::{Progress, Step},
-    recover::{half_done, recover},
+    recover::{forget, half_done, recover},
     refusal::{Left, Reason, Refusal, Trouble},
     subject::{Stage, Subject, World},
 };
@@ -176,7 +176,10 @@ async fn undo(driver: &Driver<'_>, world: &World, trouble: Trouble) -> Refusal {
     let unpaused = see_through(driver.progress, async || driver.nsqds.unpause(&world.look).await).await;
     driver.fence.lift().await;
     let left = match unpaused {
-        Ok(()) => Left::Undone,
+        Ok(()) => {
+            forget(driver.subject).await;
+            Left::Undone
+        }
         Err(failed) => Left::InForce(format!("the channel is paused on some nsqds ({failed}); run it again")),
     };
     let _ = driver.progress.step(Step::Undone, "the relay goes on, and the channel delivers as before");

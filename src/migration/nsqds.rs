@@ -117,6 +117,11 @@ impl Look {
         })
     }
 
+    /// Messages of the channel in whatever state, and those on their way to it.
+    pub(super) fn held(&self) -> u64 {
+        self.messages().iter().sum::<u64>() + self.topics().map(|(_, topic)| topic.depth).sum::<u64>()
+    }
+
     /// Whether everything was copied to the channels.
     pub(super) fn is_copied(&self) -> Result<(), Trouble> {
         for (nsqd, topic) in self.topics() {

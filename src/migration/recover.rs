@@ -23,7 +23,7 @@ pub(super) async fn recover(subject: &Subject, progress: &Progress) -> Result<Wo
             Stage::Opening => finish_opening(subject, &world, progress).await,
             Stage::HalfDone if world.returning => reopen(subject, progress).await,
             // Paused here and not there: the last step of a rollback, or a cutover that did not come to its own last one.
-            Stage::HalfDone | Stage::HalfPaused => unpause(&world, progress).await,
+            Stage::HalfDone | Stage::HalfPaused => unpause(subject, &world, progress).await,
         };
         recovered.map_err(|trouble| Refusal { trouble, left: half_done() })?;
     }
@@ -37,9 +37,10 @@ async fn finish_opening(subject: &Subject, world: &World, progress: &Progress) -
     progress.step(Step::Opened, "an interrupted run is finished: the group may consume everywhere")
 }
 
-async fn unpause(world: &World, progress: &Progress) -> Result<(), Trouble> {
+async fn unpause(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
     world.is_ours()?;
     see_through(progress, async || world.nsqds.unpause(&world.look).await).await?;
+    forget(subject).await;
     progress.step(Step::Undone, "what an interrupted run left is undone: the channel delivers again")
 }
 
@@ -47,6 +48,15 @@ async fn unpause(world: &World, progress: &Progress) -> Result<(), Trouble> {
 pub(super) async fn reopen(subject: &Subject, progress: &Progress) -> Result<(), Trouble> {
     see_through(progress, async || Ok(subject.cluster.set_consuming(&subject.group, true).await?)).await?;
     progress.step(Step::Undone, "the group may consume again")
+}
+
+/// Without these nothing the channel does later is taken for a cutover's or a rollback's.
+pub(super) async fn forget(subject: &Subject) {
+    for group in [subject.returning_group(), subject.barrier_group()] {
+        if let Err(error) = subject.cluster.delete_group(&group).await {
+            tracing::warn!(%error, group, "left behind; the next cutover sees to it");
+        }
+    }
 }
 
 /// What is in force between two stable states.

@@ -19,6 +19,8 @@ pub enum Reason {
     ChannelNotCutOver,
     /// Somebody paused the channel, and no cutover did.
     ChannelPaused,
+    /// The channel holds less than was relayed since the cutover: an nsqd lost some, or somebody emptied it.
+    ChannelIncomplete,
     /// Consumers put messages back for later.
     DeferredMessagesPending,
     /// An ephemeral channel vanishes with its last consumer.
@@ -82,6 +84,9 @@ impl Reason {
             Reason::ChannelMissingOnNsqd => "see the spelling, and that the relay of the topic runs",
             Reason::ChannelNotCutOver => "cut it over first",
             Reason::ChannelPaused => "unpause it in nsqadmin, or leave it alone",
+            Reason::ChannelIncomplete => {
+                "roll back with --mode healthy; or with --accept-missing, when the new consumers have had what is missing"
+            }
             Reason::DeferredMessagesPending => {
                 "wait until consumers have put nothing back for a while, or give more --max-pause"
             }

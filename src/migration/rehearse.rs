@@ -128,7 +128,9 @@ async fn play(
     progress.note("the new consumer consumes, and is taken for broken");
     let new = GroupReader::start(subject).await?;
     tokio::time::sleep(ACT).await;
-    roll_back(subject, Mode::Broken, options, progress, stop).await.map_err(|refusal| refusal.trouble)?;
+    roll_back(subject, Mode::Broken { accept_missing: false }, options, progress, stop)
+        .await
+        .map_err(|refusal| refusal.trouble)?;
     let empty = |look: &Look, _: &Places| look.is_empty();
     let (end, finished) =
         fenced(subject, options, progress, stop, empty, async |_| Ok(old.finished())).await?;

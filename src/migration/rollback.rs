@@ -10,6 +10,8 @@
 //! nothing is lost or doubled. *Broken* is for new consumers that do not: the channel delivers all it collected, and
 //! whatever the group had consumed since the barrier comes again; nothing is lost, and how much is doubled is told beforehand.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -19,10 +21,14 @@ use super::{
     group::reaches,
     nsqds::Look,
     progress::{Progress, Step},
-    recover::{half_done, recover, reopen},
+    recover::{forget, half_done, recover, reopen},
     refusal::{Left, Reason, Refusal, Trouble},
     subject::{Places, Stage, Subject, World},
 };
+
+/// The channel is counted so often before it counts as incomplete.
+const COUNTED: usize = 5;
+const COUNT_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// How the new consumers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +36,10 @@ pub enum Mode {
     /// They consume, and come as far as the relay.
     Healthy,
     /// They do not.
-    Broken,
+    Broken {
+        /// Even when the channel holds less than was relayed since the cutover.
+        accept_missing: bool,
+    },
 }
 
 /// What would come twice.
@@ -73,7 +82,10 @@ pub async fn roll_back(
         }
         let began = Instant::now();
         let mut driver = drive(subject, options, progress, stop, lock, &world);
-        if mode == Mode::Broken {
+        if let Mode::Broken { accept_missing } = mode {
+            if !accept_missing {
+                until_complete(&driver).await.map_err(Refusal::untouched)?;
+            }
             return give_up_group(&driver, &world).await;
         }
         let mut emptied = false;
@@ -120,6 +132,8 @@ async fn up_to_the_same(driver: &mut Driver<'_>, emptied: &mut bool) -> Result<(
     *emptied = true;
     driver.nsqds.empty(&proof.look).await?;
     progress.step(Step::Emptied, "the channel has nothing of what the group consumed")?;
+    // From here on the channel collects.
+    subject.place(&subject.barrier_group(), &stands).await?;
 
     driver.is_same(&proof).await?;
     progress.step(Step::Same, "nothing was published meanwhile")
@@ -168,15 +182,6 @@ async fn unpause(driver: &Driver<'_>, world: &World, began: Instant) -> Result<D
     }
 }
 
-/// Without these nothing the channel does later is taken for a cutover's or a rollback's.
-async fn forget(subject: &Subject) {
-    for group in [subject.returning_group(), subject.barrier_group()] {
-        if let Err(error) = subject.cluster.delete_group(&group).await {
-            tracing::warn!(%error, group, "left behind; the next cutover sees to it");
-        }
-    }
-}
-
 /// Lets the group go on.
 async fn undo(driver: &Driver<'_>, emptied: bool, trouble: Trouble) -> Refusal {
     if matches!(trouble.reason, Reason::Stopped | Reason::AnotherDriver) {
@@ -194,6 +199,27 @@ async fn undo(driver: &Driver<'_>, emptied: bool, trouble: Trouble) -> Refusal {
         Err(failed) => Left::InForce(format!("the group is closed on some brokers ({failed}); run it again")),
     };
     Refusal { trouble, left }
+}
+
+/// Whether the channel holds all that was relayed since the barrier. An nsqd that dies takes with it what it had in memory, and for a parked
+/// channel that is not relayed again.
+async fn until_complete(driver: &Driver<'_>) -> Result<(), Trouble> {
+    let Driver { subject, .. } = *driver;
+    let mut short = None;
+    for _ in 0..COUNTED {
+        let relayed = subject.places_of(&subject.relay_group()).await?;
+        let barrier = subject.places_of(&subject.barrier_group()).await?;
+        let since = relayed.iter().map(|(queue, at)| (at - barrier.get(queue).unwrap_or(&0)).max(0)).sum();
+        let held = i64::try_from(driver.nsqds.look().await?.held()).unwrap_or(i64::MAX);
+        if held >= since {
+            return Ok(());
+        }
+        let detail = format!("it holds {held} of {since} messages relayed since the cutover");
+        short = Some(Trouble::new(Reason::ChannelIncomplete, detail));
+        // What is on its way from the topic is in no count for a moment.
+        tokio::time::sleep(COUNT_AGAIN_AFTER).await;
+    }
+    short.map_or(Ok(()), Err)
 }
 
 /// Closes the group where it stands, and lets the channel deliver all it collected.
@@ -256,7 +282,7 @@ pub async fn preview(subject: &Subject, mode: Mode, options: Options) -> Result<
     }
     let doubled = doubled(subject).await.map_err(Refusal::untouched)?;
     match mode {
-        Mode::Broken => {
+        Mode::Broken { .. } => {
             lines.push(format!("{group} is closed where it stands, and the channel delivers the {waiting} messages it collected"));
             lines.push(format!(
                 "nothing is lost; {} messages that the group has consumed since the barrier come again:",

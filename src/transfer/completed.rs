@@ -1,8 +1,9 @@
-//! Which channels are done with, and are not to be created again.
+//! Which channels are done with, and are not to be created again; and which are parked, because their consumer has moved.
 //!
 //! A channel that is missing on an nsqd was lost with it, as far as a relay can tell, and is created there. One whose consumer has moved
 //! for good is deleted with `nsqbridge complete`; that leaves a consumer group in RocketMQ, named after the channel, whose being
-//! there is the word to all relays, running or started later. Nothing is created before the groups were read once.
+//! there is the word to all relays, running or started later. Nothing is created before the groups were read once. A cutover leaves a group
+//! as well, which says in the same way that a paused channel is parked.
 
 use std::{
     collections::BTreeSet,

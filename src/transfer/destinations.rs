@@ -26,7 +26,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     completed::Completed,
-    fleet::{self, Fleet, Seen, View},
+    fleet::{self, Fleet, Seen, TopicSeen, View},
     state::NsqdReport,
     undrained::{Process, drain::DrainWatch},
 };
@@ -194,6 +194,14 @@ impl Destinations {
 
     fn is_completed(&self, channel: &ChannelName) -> bool {
         self.completed.has(&self.names.completed_group(&self.topic, channel))
+    }
+
+    /// The channels whose consumers are RocketMQ's by now: paused behind a barrier. They wait for nobody, so nobody waits for
+    /// them, and what they hold is not relayed again for their sake: every other channel would get it twice.
+    fn parked(&self, seen: &TopicSeen) -> BTreeSet<ChannelName> {
+        let parked =
+            |channel: &&ChannelName| self.completed.has(&self.names.barrier_group(&self.topic, channel));
+        seen.paused.iter().filter(parked).cloned().collect()
     }
 
     /// The channels it does not create.
@@ -478,7 +486,8 @@ impl Destinations {
             *known = new();
         }
         known.seen = seen;
-        known.drain.see(look, &process.topic(&self.topic).counters, seen.into_std());
+        let topic = process.topic(&self.topic);
+        known.drain.see(look, &topic.counters.without(&self.parked(&topic)), seen.into_std());
     }
 
     fn merge_one(
@@ -512,7 +521,7 @@ impl Destinations {
             }
         };
         let topic = process.topic(&self.topic);
-        node.depth = topic.depth;
+        node.depth = topic.waiting(&self.parked(&topic));
         node.sent = 0;
         let missing: Vec<_> = all.difference(&topic.channels).cloned().collect();
         let same = node.prepared.as_ref().is_some_and(|prepared| prepared.start_time == process.start_time);

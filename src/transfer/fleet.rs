@@ -80,15 +80,23 @@ pub(super) struct TopicSeen {
     pub(super) channels: BTreeSet<ChannelName>,
     /// Those of them that are paused.
     pub(super) paused: BTreeSet<ChannelName>,
-    /// Messages that wait there: the topic's own, and those of its fullest channel. A paused one waits for nobody, and must not keep
-    /// the others waiting.
-    pub(super) depth: u64,
+    /// Messages that wait in the topic itself, and in each of its channels.
+    depth: u64,
+    depths: BTreeMap<ChannelName, u64>,
     pub(super) counters: Counters,
 }
 
 impl Process {
     pub(super) fn topic(&self, topic: &TopicName) -> TopicSeen {
         self.topics.get(topic.as_str()).cloned().unwrap_or_default()
+    }
+}
+
+impl TopicSeen {
+    /// Messages that wait there: the topic's own, and those of its fullest channel that is not parked.
+    pub(super) fn waiting(&self, parked: &BTreeSet<ChannelName>) -> u64 {
+        let running = self.depths.iter().filter(|(name, _)| !parked.contains(*name));
+        self.depth + running.map(|(_, depth)| *depth).max().unwrap_or(0)
     }
 }
 
@@ -263,19 +271,20 @@ async fn process(seen: &Seen, topics: &BTreeSet<TopicName>) -> Result<Arc<Proces
     // Of one that was replaced between two questions, the older answers count for nothing.
     answers.retain(|stats| stats.start_time == start_time);
     let topics = answers.into_iter().flat_map(|stats| stats.topics).map(|topic| {
-        let running = topic.channels.iter().filter(|channel| !channel.paused);
-        let fullest = running.map(|channel| channel.depth).max().unwrap_or(0);
-        let (mut channels, mut paused) = (BTreeSet::new(), BTreeSet::new());
+        let mut seen =
+            TopicSeen { depth: topic.depth, counters: Counters::from(&topic), ..TopicSeen::default() };
         for channel in &topic.channels {
-            let name: Option<ChannelName> = channel.channel_name.parse().ok();
-            let Some(name) = name.filter(|name| !name.is_ephemeral()) else { continue };
-            if channel.paused {
-                paused.insert(name.clone());
+            let Ok(name) = channel.channel_name.parse::<ChannelName>() else { continue };
+            seen.depths.insert(name.clone(), channel.depth);
+            if name.is_ephemeral() {
+                continue;
             }
-            channels.insert(name);
+            if channel.paused {
+                seen.paused.insert(name.clone());
+            }
+            seen.channels.insert(name);
         }
-        let counters = Counters::from(&topic);
-        (topic.topic_name, TopicSeen { channels, paused, depth: topic.depth + fullest, counters })
+        (topic.topic_name, seen)
     });
     Ok(Arc::new(Process { start_time, tcp_address, topics: topics.collect() }))
 }

@@ -198,8 +198,14 @@ pub async fn preview(subject: &Subject, options: Options) -> Result<Vec<String>,
     let mut lines =
         vec![format!("{path} is {:?}, and would become the consumer group {group}", world.stage())];
     match world.stage() {
-        Stage::CutOver => lines.push("nothing is to be done".to_owned()),
-        Stage::Opening => lines.push("an interrupted cutover would be finished: the group opened".to_owned()),
+        Stage::CutOver => {
+            lines.push("nothing is to be done".to_owned());
+            return Ok(lines);
+        }
+        Stage::Opening => {
+            lines.push("an interrupted run would be finished: the group opened everywhere".to_owned());
+            return Ok(lines);
+        }
         Stage::HalfDone | Stage::HalfPaused => {
             lines.push("what an interrupted run left would be finished or undone first".to_owned());
         }

@@ -290,6 +290,10 @@ fn with_default(command: clap::Command, setting: Setting) -> clap::Command {
     let role = |name: &str| match &*section {
         "gateway" | "transfer" if name == section => true,
         "gateway" => name == "doctor",
+        // Where nsqds are found, whoever moves a consumer needs to know as well.
+        "transfer" if id.ends_with("d_http_address") => {
+            ["doctor", "status", "cutover", "rollback", "complete", "rehearse"].contains(&name)
+        }
         "transfer" => name == "doctor" && !id.starts_with("max_"),
         _ => true,
     };

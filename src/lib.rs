@@ -19,9 +19,10 @@
 //!
 //! ```text
 //! main, cli, config            the program: words, settings
-//! run │ questions, verifying,  wiring, for what goes on and for what is asked once; exit codes
-//!       migrating
-//! migration                    plans; asks what doctor finds and how running relays stand
+//! run │ questions, verifying,  wiring, for what goes on and for what is asked or done once; exit codes
+//!       migrating, moves
+//! migration                    plans, and moves consumers; asks what doctor finds, and the relays as other programs do
+//!                              (`transfer::control`)
 //! gateway │ transfer │ doctor  the roles; they never name each other
 //! audit                        what each hop counts, and whether it adds up
 //! mapping                      NSQ's names in RocketMQ: the only module that knows both
@@ -54,6 +55,7 @@ pub mod gateway;
 pub mod mapping;
 pub mod migrating;
 pub mod migration;
+pub mod moves;
 pub mod nsq;
 pub mod observe;
 pub mod pem;

@@ -173,6 +173,12 @@ impl Names {
         format!("nsqbridge-barrier-{}", self.channel_group(topic, channel))
     }
 
+    /// The group that says, by being there, that a rollback has begun since the channel's last cutover.
+    #[must_use]
+    pub fn returning_group(&self, topic: &TopicName, channel: &ChannelName) -> String {
+        format!("nsqbridge-returning-{}", self.channel_group(topic, channel))
+    }
+
     /// The group that says, by being there, that a channel is done with and is not to be created again.
     #[must_use]
     pub fn completed_group(&self, topic: &TopicName, channel: &ChannelName) -> String {

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod gateway;
 mod migration;
+mod moving;
 mod shared;
 mod tools;
 mod transfer;
@@ -16,6 +17,7 @@ mod verify;
 
 pub use gateway::*;
 pub use migration::*;
+pub use moving::*;
 pub use shared::{AdminAddress, AdminArgs, NamesArgs, Output, RocketmqArgs};
 pub use tools::*;
 pub use transfer::*;
@@ -155,6 +157,30 @@ pub enum Command {
     #[command(after_help = "Example:\n  \
         nsqbridge plan -f orders.toml     (migration-plans/ has examples)")]
     Plan(Box<PlanArgs>),
+    /// Move a channel's consumer to a RocketMQ consumer group: nothing lost, nothing doubled, and a way back.
+    ///
+    /// Says what it would do, and does it with --execute. The topic's relay is held until the channel's consumers have finished all they
+    /// have; then the channel is paused, and the group begins exactly there. Started again after an interruption, it finishes or
+    /// undoes what was begun.
+    #[command(after_help = "Examples:\n  \
+        nsqbridge cutover orders/billing --namesrv rmq-1:9876\n  \
+        nsqbridge cutover orders/billing --namesrv rmq-1:9876 --execute --max-pause 10s")]
+    Cutover(Box<CutoverArgs>),
+    /// Give a channel that was cut over back to its NSQ consumers.
+    ///
+    /// With --mode healthy nothing comes twice. With --mode broken what the group has consumed since the cutover comes again; how
+    /// much that is, is told before it asks. Nothing is lost either way.
+    #[command(after_help = "Example:\n  \
+        nsqbridge rollback orders/billing --mode broken --namesrv rmq-1:9876 --execute")]
+    Rollback(Box<RollbackArgs>),
+    /// Delete a channel whose consumer has moved for good. There is no way back.
+    #[command(after_help = "Example:\n  \
+        nsqbridge complete orders/billing --namesrv rmq-1:9876 --lookupd-http-address lookup-1:4161 --execute")]
+    Complete(Box<CompleteArgs>),
+    /// Try cutover and rollback on a scratch channel of a topic, with a small consumer on either side that counts.
+    #[command(after_help = "Example:\n  \
+        nsqbridge rehearse orders --namesrv rmq-1:9876 --execute")]
+    Rehearse(Box<RehearseArgs>),
 }
 
 /// `nsqbridge run`.

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod clients;
+pub mod finisher;
 pub mod frames;
 pub mod mpub;
 pub mod names;

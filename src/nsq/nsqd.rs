@@ -263,6 +263,53 @@ impl Nsqd {
         exchange(self.http.post(url).timeout(TIMEOUT), &self.address, "POST /channel/create").await.map(drop)
     }
 
+    /// Stops a channel's deliveries; it goes on collecting.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn pause_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        self.on_channel("/channel/pause", "POST /channel/pause", topic, channel).await
+    }
+
+    /// Lets a channel deliver again.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn unpause_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        self.on_channel("/channel/unpause", "POST /channel/unpause", topic, channel).await
+    }
+
+    /// Drops everything a channel has, what is in flight and deferred included.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; it may have dropped it all the same.
+    pub async fn empty_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        self.on_channel("/channel/empty", "POST /channel/empty", topic, channel).await
+    }
+
+    /// Deletes a channel with everything it has, if it is there.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn delete_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        match self.on_channel("/channel/delete", "POST /channel/delete", topic, channel).await {
+            Err(HttpError::Refused { status: 404, .. }) => Ok(()),
+            answer => answer,
+        }
+    }
+
+    async fn on_channel(
+        &self,
+        path: &str,
+        asked: &'static str,
+        topic: &TopicName,
+        channel: &ChannelName,
+    ) -> Result<(), HttpError> {
+        let (topic, channel) = (escape(topic.as_str()), escape(channel.as_str()));
+        let url = format!("http://{}{path}?topic={topic}&channel={channel}", self.address);
+        exchange(self.http.post(url).timeout(TIMEOUT), &self.address, asked).await.map(drop)
+    }
+
     /// Its statistics, for one topic or for all; no topic in the list when it does not have it.
     ///
     /// # Errors

@@ -142,6 +142,19 @@ impl Nsqlookupd {
         Ok(self.get("/nodes", "GET /nodes").await?.producers.iter().map(Producer::node).collect())
     }
 
+    /// Forgets a channel; nsqds that have it register it again when they next connect.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn delete_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        let (topic, channel) = (escape(topic.as_str()), escape(channel.as_str()));
+        let url = format!("http://{}/channel/delete?topic={topic}&channel={channel}", self.address);
+        match exchange(self.http.post(url).timeout(TIMEOUT), &self.address, "POST /channel/delete").await {
+            Err(HttpError::Refused { status: 404, .. }) => Ok(()),
+            answer => answer.map(drop),
+        }
+    }
+
     async fn get(&self, path: &str, asked: &'static str) -> Result<Answer, HttpError> {
         let url = format!("http://{}{path}", self.address);
         let body = exchange(self.http.get(url).timeout(TIMEOUT), &self.address, asked).await?;

@@ -38,7 +38,7 @@ pub struct Member {
     cluster: Cluster,
     group: String,
     topic: String,
-    _beating: AbortOnDropHandle<()>,
+    _beating: Option<AbortOnDropHandle<()>>,
 }
 
 /// What became of a request for locks. A queue in neither set is one whose broker did not answer.
@@ -98,8 +98,14 @@ impl Member {
             cluster,
             group: group.to_owned(),
             topic: topic.to_owned(),
-            _beating: AbortOnDropHandle::new(beating),
+            _beating: Some(AbortOnDropHandle::new(beating)),
         })
+    }
+
+    /// For locks only: it beats to nobody, and so gets no share of the queues.
+    #[must_use]
+    pub fn unannounced(cluster: Cluster, group: &str, topic: &str) -> Self {
+        Self { cluster, group: group.to_owned(), topic: topic.to_owned(), _beating: None }
     }
 
     /// Everybody in the group now, as all masters that answer know it together; sorted.

@@ -84,6 +84,25 @@ impl Value {
         }
     }
 
+    /// The same in JSON, where every key is a text.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        match self {
+            Self::Null => serde_json::Value::Null,
+            Self::Bool(value) => (*value).into(),
+            Self::Number(number) => number.clone().into(),
+            Self::String(text) => text.clone().into(),
+            Self::Array(items) => items.iter().map(Self::to_json).collect(),
+            Self::Object(entries) => {
+                let key = |key: &Self| match key {
+                    Self::String(text) => text.clone(),
+                    other => other.to_json().to_string(),
+                };
+                entries.iter().map(|(name, value)| (key(name), value.to_json())).collect()
+            }
+        }
+    }
+
     /// The keys and values of an object; none for anything else.
     #[must_use]
     pub fn entries(&self) -> &[(Value, Value)] {

@@ -25,11 +25,13 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
+    completed::Completed,
     fleet::{Fleet, Seen, TopicSeen, View},
     state::NsqdReport,
     undrained::Process,
     watched::{Fate, Watched},
 };
+use crate::mapping::Names;
 use crate::nsq::{
     address::HttpAddress,
     names::{ChannelName, TopicName},
@@ -67,6 +69,8 @@ pub(super) struct Destinations {
     topic: TopicName,
     choice: Choice,
     fleet: Arc<Fleet>,
+    names: Names,
+    completed: Arc<Completed>,
     state: Mutex<State>,
     /// An nsqd became ready, or has room again.
     changed: Notify,
@@ -75,7 +79,7 @@ pub(super) struct Destinations {
 #[derive(Debug)]
 struct State {
     nodes: BTreeMap<HttpAddress, Node>,
-    /// Every channel seen anywhere since the start.
+    /// Every channel seen anywhere since the start, but for those that are done with.
     channels: BTreeSet<ChannelName>,
     watched: Watched,
     /// Why nothing can be sent now.
@@ -148,14 +152,44 @@ impl Node {
 }
 
 impl Destinations {
-    pub(super) fn new(topic: TopicName, fleet: Arc<Fleet>, choice: Choice) -> Self {
+    pub(super) fn new(
+        topic: TopicName,
+        fleet: Arc<Fleet>,
+        choice: Choice,
+        names: Names,
+        completed: Arc<Completed>,
+    ) -> Self {
         let state = Mutex::new(State {
             nodes: BTreeMap::new(),
             channels: BTreeSet::new(),
             watched: Watched::new(choice.longest_in_flight, choice.gone_after),
             waiting: None,
         });
-        Self { topic, choice, fleet, state, changed: Notify::new() }
+        Self { topic, choice, fleet, names, completed, state, changed: Notify::new() }
+    }
+
+    /// Creates this channel no more.
+    pub(super) fn complete(&self, channel: &ChannelName) {
+        info!(topic = %self.topic, %channel, "this channel is done with, and will not be created again");
+        self.completed.add(self.names.completed_group(&self.topic, channel));
+        self.state().channels.remove(channel);
+    }
+
+    fn is_completed(&self, channel: &ChannelName) -> bool {
+        self.completed.has(&self.names.completed_group(&self.topic, channel))
+    }
+
+    /// The channels whose consumers are RocketMQ's by now: paused behind a barrier. They wait for nobody, so nobody waits for
+    /// them, and what they hold is not relayed again for their sake: every other channel would get it twice.
+    fn parked(&self, seen: &TopicSeen) -> BTreeSet<ChannelName> {
+        let parked =
+            |channel: &&ChannelName| self.completed.has(&self.names.barrier_group(&self.topic, channel));
+        seen.paused.iter().filter(parked).cloned().collect()
+    }
+
+    /// The channels it does not create.
+    pub(super) fn completed(&self) -> Vec<String> {
+        self.completed.of_topic(&self.names.completed_prefix(&self.topic))
     }
 
     pub(super) fn topic(&self) -> &TopicName {
@@ -327,6 +361,7 @@ impl Destinations {
         let mut warned = false;
         // A look that was under way when this topic was first asked for may not have asked for it.
         let too_early = self.fleet.looks();
+        self.completed.known().await;
         loop {
             let view = Arc::clone(&views.borrow_and_update());
             if view.look <= too_early {
@@ -373,9 +408,9 @@ impl Destinations {
             match answer {
                 Ok(channels) => {
                     answered = true;
-                    self.state()
-                        .channels
-                        .extend(channels.into_iter().filter(|channel| !channel.is_ephemeral()));
+                    let wanted =
+                        |channel: &ChannelName| !channel.is_ephemeral() && !self.is_completed(channel);
+                    self.state().channels.extend(channels.into_iter().filter(wanted));
                 }
                 Err(error) => debug!(topic = %self.topic, %error, "channels not asked"),
             }
@@ -395,11 +430,15 @@ impl Destinations {
             }
             keep
         });
+        let mut paused = BTreeSet::new();
+        state.channels.retain(|channel| !self.is_completed(channel));
         let new = state.watched.look(view.look);
         for Seen { nsqd, process, .. } in view.nsqds.values() {
             let Ok(process) = process else { continue };
-            let TopicSeen { channels, counters, .. } = process.topic(&self.topic);
-            state.channels.extend(channels);
+            let seen = process.topic(&self.topic);
+            let counters = seen.counters.without(&self.parked(&seen));
+            state.channels.extend(seen.channels.into_iter().filter(|channel| !self.is_completed(channel)));
+            paused.extend(seen.paused);
             let known = Process { nsqd: nsqd.address().clone(), start_time: process.start_time };
             if new && state.watched.see(known, &counters) {
                 warn!(topic = %self.topic, nsqd = %nsqd.address(),
@@ -408,10 +447,16 @@ impl Destinations {
         }
         state.watched.tidy();
         let all = state.channels.clone();
-        listed.into_iter().filter_map(|seen| self.merge_one(&mut state, seen, &all)).collect()
+        listed.into_iter().filter_map(|seen| self.merge_one(&mut state, seen, &all, &paused)).collect()
     }
 
-    fn merge_one(&self, state: &mut State, seen: &Seen, all: &BTreeSet<ChannelName>) -> Option<Todo> {
+    fn merge_one(
+        &self,
+        state: &mut State,
+        seen: &Seen,
+        all: &BTreeSet<ChannelName>,
+        paused: &BTreeSet<ChannelName>,
+    ) -> Option<Todo> {
         let address = seen.nsqd.address();
         let node = state.nodes.entry(address.clone()).or_insert_with(|| {
             info!(topic = %self.topic, nsqd = %address, "destination found");
@@ -436,7 +481,7 @@ impl Destinations {
             }
         };
         let topic = process.topic(&self.topic);
-        node.depth = topic.depth;
+        node.depth = topic.waiting(&self.parked(&topic));
         node.sent = 0;
         let missing: Vec<_> = all.difference(&topic.channels).cloned().collect();
         let same = node.prepared.as_ref().is_some_and(|prepared| prepared.start_time == process.start_time);
@@ -458,6 +503,7 @@ impl Destinations {
         }
         Some(Todo {
             nsqd: node.nsqd.clone(),
+            paused: missing.iter().filter(|channel| paused.contains(channel)).cloned().collect(),
             missing,
             prepared: Prepared {
                 channels: all.clone(),
@@ -468,11 +514,15 @@ impl Destinations {
     }
 
     /// Creates what an nsqd lacks.
-    async fn prepare(&self, Todo { nsqd, missing, prepared }: Todo) {
+    async fn prepare(&self, Todo { nsqd, missing, paused, prepared }: Todo) {
         let created = async {
             nsqd.create_topic(&self.topic).await?;
             for channel in &missing {
                 nsqd.create_channel(&self.topic, channel).await?;
+                // Paused elsewhere, it is paused here before its first message: its consumer may have moved.
+                if paused.contains(channel) {
+                    nsqd.pause_channel(&self.topic, channel).await?;
+                }
                 info!(topic = %self.topic, nsqd = %nsqd.address(), %channel, "channel created");
             }
             nsqd.info().await
@@ -502,5 +552,7 @@ fn weight(key: &Queue, nsqd: &HttpAddress) -> u32 {
 struct Todo {
     nsqd: Nsqd,
     missing: Vec<ChannelName>,
+    /// Those of them that are paused on other nsqds.
+    paused: BTreeSet<ChannelName>,
     prepared: Prepared,
 }

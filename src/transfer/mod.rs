@@ -18,6 +18,7 @@
 //! fleet   the nsqds, looked at for all topics at once
 //! committed   what the brokers hold as committed, looked at for all queues of a topic at once
 //! retention   whether messages are relayed well before they expire
+//! fence   how far a topic may be relayed while one of its consumers is moved; completed, which channels are done with
 //! state   how each topic stands, for metrics, and for control, which other programs ask through the brokers
 //! ```
 //!
@@ -38,9 +39,11 @@ mod audited;
 mod batch;
 pub mod commands;
 mod committed;
+mod completed;
 pub mod control;
 mod deliver;
 mod destinations;
+pub mod fence;
 mod fleet;
 mod held;
 mod memory;
@@ -71,7 +74,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub use self::{batch::Limits, destinations::Choice, fleet::Source, held::OnGap, topics::Topics};
-use self::{fleet::Fleet, memory::Memory, metrics::Metrics, retention::Reserves};
+use self::{completed::Completed, fleet::Fleet, memory::Memory, metrics::Metrics, retention::Reserves};
 use crate::{
     audit::{Pace, Recorder},
     mapping::Names,
@@ -130,6 +133,7 @@ struct Shared {
     recorder: Option<Recorder>,
     /// How long the brokers keep messages.
     reserves: watch::Sender<Reserves>,
+    completed: Arc<Completed>,
     /// Topics relayed now.
     topics: AtomicUsize,
 }
@@ -161,10 +165,14 @@ pub async fn run(cluster: Cluster, config: TransferConfig, metrics: Arc<Metrics>
     let reserves = watch::Sender::new(Reserves::new());
     let asking = retention::keep_asking(cluster.clone(), reserves.clone());
     let _asking = AbortOnDropHandle::new(tokio::spawn(asking));
+    let completed = Arc::<Completed>::default();
+    let _completed =
+        AbortOnDropHandle::new(tokio::spawn(Arc::clone(&completed).keep_reading(cluster.clone())));
     let shared = Arc::new(Shared {
         recorder: config.audit.then(recorder),
         cluster,
         reserves,
+        completed,
         fleet,
         metrics,
         memory: Arc::new(Memory::new(config.max_bytes)),

@@ -134,14 +134,17 @@ impl QueueRelay {
         let mut held = None;
         let mut share = Share { memory: Arc::clone(&self.memory), held: 0 };
         let drain = self.drain.clone();
+        let mut fence = self.state.fence.of_queue(&self.queue);
         loop {
             let lease = *self.lease.borrow_and_update();
             let Some(until) = lease else { return Ok(Ended::LeaseLost) };
+            work.limit = fence.limit(work.window.next_offset());
             if Instant::now() < until {
                 work.send(self);
             }
             self.show(work, reads);
             if work.is_idle()
+                && work.may_send() > 0
                 && let Some(stopped) = held.take()
             {
                 match stopped {
@@ -181,7 +184,8 @@ impl QueueRelay {
                     // From its end: commits that fail slowly must not crowd out everything else.
                     commit_at = Instant::now() + pause;
                 }
-                // A changed or expired lease is looked at on the next round.
+                // A changed or ended fence is looked at on the next round, as a changed or expired lease is.
+                () = fence.changed() => {}
                 changed = self.lease.changed() => if changed.is_err() {
                     return Ok(Ended::LeaseLost);
                 },
@@ -233,6 +237,9 @@ impl QueueRelay {
         let oldest = || work.waiting.front().map(|message| message.store_timestamp);
         let state = QueueState {
             relayed: work.window.committable(),
+            sent: work.window.next_offset(),
+            committed: work.committed,
+            replaying: !work.replaying.is_empty(),
             end: reads.known_end().max(work.read_to()),
             oldest_ms: work.window.oldest_ms().or_else(oldest),
             undrained: work.undrained.oldest(),
@@ -310,7 +317,7 @@ impl QueueRelay {
         for process in processes {
             match self.delivery.destinations.fate(&process) {
                 Fate::There { drained } => work.undrained.drained(&process, drained),
-                Fate::Replaced | Fate::Gone if !work.replaying.is_empty() => {}
+                Fate::Replaced | Fate::Gone if !work.replaying.is_empty() || work.limit.is_some() => {}
                 Fate::Replaced | Fate::Gone => {
                     let Some((from, to)) = work.undrained.first(&process) else { continue };
                     if work.lost.as_ref() != Some(&process) {
@@ -465,6 +472,8 @@ struct Work {
     replaying: JoinSet<Result<Replayed, ClusterError>>,
     /// The process whose share is being relayed again.
     lost: Option<Process>,
+    /// The first offset that must not be sent, while there is a fence.
+    limit: Option<i64>,
     /// The offset of a record that could not be read, and how often it was tried.
     unreadable: Option<(i64, usize)>,
 }
@@ -485,6 +494,7 @@ impl Work {
             undrained,
             replaying: JoinSet::new(),
             lost: None,
+            limit: None,
             unreadable: None,
         }
     }
@@ -510,12 +520,20 @@ impl Work {
         self.window.next_offset() + self.waiting.len() as i64
     }
 
+    /// How many messages a fence lets on their way.
+    fn may_send(&self) -> usize {
+        let next = self.window.next_offset();
+        self.limit.map_or(usize::MAX, |limit| usize::try_from(limit - next).unwrap_or(0))
+    }
+
     /// Sends waiting messages on their way while there is room for another batch.
     fn send(&mut self, relay: &QueueRelay) {
         let at_a_time = if relay.delivery.ordered { 1 } else { BATCHES_IN_FLIGHT };
-        while self.in_flight.len() < at_a_time
-            && let Some(batch) = Batch::cut(&mut self.waiting, relay.delivery.limits)
-        {
+        while self.in_flight.len() < at_a_time {
+            let most = self.may_send();
+            let Some(batch) = Batch::cut_at_most(&mut self.waiting, relay.delivery.limits, most) else {
+                return;
+            };
             self.waiting_bytes -= batch.held_bytes();
             let claim = self.window.claim(batch.messages(), batch.held_bytes(), batch.stored_ms());
             self.audited.sent(claim.start(), &batch);

@@ -10,7 +10,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
-    destinations::Destinations, metrics::TopicMetrics, pace::Pace, retention::Retention, undrained::Process,
+    destinations::Destinations,
+    fence::{Fence, FenceReport},
+    metrics::TopicMetrics,
+    pace::Pace,
+    retention::Retention,
+    undrained::Process,
 };
 use crate::{
     nsq::names::TopicName,
@@ -23,9 +28,10 @@ pub(super) struct TopicState {
     pub(super) topic: TopicName,
     pub(super) destinations: Arc<Destinations>,
     pub(super) pace: Arc<Pace>,
+    pub(super) fence: Fence,
     pub(super) metrics: Arc<TopicMetrics>,
     queues: Mutex<BTreeMap<Queue, QueueState>>,
-    undrained: Mutex<BTreeMap<Queue, BTreeMap<String, u64>>>,
+    undrained: Mutex<BTreeMap<Queue, BTreeMap<Process, u64>>>,
     retention: Mutex<Retention>,
     rate: Mutex<Rate>,
 }
@@ -35,6 +41,12 @@ pub(super) struct TopicState {
 pub(super) struct QueueState {
     /// Everything below is in nsqd, or parked.
     pub(super) relayed: i64,
+    /// Everything below is on its way to nsqd, or beyond that.
+    pub(super) sent: i64,
+    /// Everything below is committed.
+    pub(super) committed: i64,
+    /// Something is being relayed again for an nsqd that is gone.
+    pub(super) replaying: bool,
     /// One past the newest message known.
     pub(super) end: i64,
     /// When the oldest message that is on its way was stored, in milliseconds since 1970.
@@ -61,6 +73,12 @@ pub struct TopicReport {
     pub waiting: Option<String>,
     /// Whether somebody paused it.
     pub paused: bool,
+    /// The fence it obeys.
+    #[serde(default)]
+    pub fence: Option<FenceReport>,
+    /// Channels it does not create, because they are done with.
+    #[serde(default)]
+    pub completed: Vec<String>,
     /// Messages a second it may send; 0 for any number.
     pub max_rate: u64,
     /// Messages a second it sends.
@@ -84,6 +102,9 @@ pub struct TopicReport {
     pub queues: Vec<QueueReport>,
     /// Where it sends to.
     pub nsqds: Vec<NsqdReport>,
+    /// What nsqd processes may still lose, those that are gone included.
+    #[serde(default)]
+    pub undrained: Vec<UndrainedReport>,
 }
 
 /// One queue of a [`TopicReport`].
@@ -95,12 +116,32 @@ pub struct QueueReport {
     pub queue: i32,
     /// Everything below is in nsqd, or parked.
     pub relayed: i64,
+    /// Everything below is on its way to nsqd, or beyond that.
+    #[serde(default)]
+    pub sent: i64,
+    /// Everything below is committed.
+    #[serde(default)]
+    pub committed: i64,
+    /// Something is being relayed again for an nsqd that is gone.
+    #[serde(default)]
+    pub replaying: bool,
     /// Messages nsqd does not have yet.
     pub lag: i64,
     /// Age of the oldest of them.
     pub lag_seconds: f64,
     /// Why it does not go on.
     pub held: Option<String>,
+}
+
+/// What one nsqd process was given and may still lose.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UndrainedReport {
+    /// Its HTTP address.
+    pub nsqd: String,
+    /// When the process started, in seconds since 1970.
+    pub start_time: i64,
+    /// How many messages.
+    pub messages: u64,
 }
 
 /// One nsqd of a [`TopicReport`].
@@ -140,8 +181,8 @@ impl TopicState {
         metrics: Arc<TopicMetrics>,
     ) -> Self {
         let rate = Mutex::new(Rate { at: Instant::now(), relayed: 0, per_second: 0.0 });
-        let (queues, undrained, retention) = Default::default();
-        Self { topic, destinations, pace, metrics, queues, undrained, retention, rate }
+        let (queues, undrained, retention, fence) = Default::default();
+        Self { topic, destinations, pace, fence, metrics, queues, undrained, retention, rate }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Queue, QueueState>> {
@@ -183,7 +224,7 @@ impl TopicState {
     pub(super) fn undrained<'a>(&self, queue: &Queue, messages: impl Iterator<Item = (&'a Process, u64)>) {
         let mut by_nsqd = BTreeMap::new();
         for (process, messages) in messages {
-            *by_nsqd.entry(process.nsqd.to_string()).or_default() += messages;
+            *by_nsqd.entry(process.clone()).or_default() += messages;
         }
         self.undrained.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone(), by_nsqd);
     }
@@ -191,9 +232,17 @@ impl TopicState {
     /// What of the queues relayed here each nsqd may still lose.
     pub(super) fn undrained_by_nsqd(&self) -> BTreeMap<String, u64> {
         let mut total = BTreeMap::new();
-        for by_nsqd in self.undrained.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            for (nsqd, messages) in by_nsqd {
-                *total.entry(nsqd.clone()).or_default() += messages;
+        for (process, messages) in self.undrained_by_process() {
+            *total.entry(process.nsqd.to_string()).or_default() += messages;
+        }
+        total
+    }
+
+    fn undrained_by_process(&self) -> BTreeMap<Process, u64> {
+        let mut total = BTreeMap::new();
+        for by_process in self.undrained.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            for (process, messages) in by_process {
+                *total.entry(process.clone()).or_default() += messages;
             }
         }
         total
@@ -253,13 +302,25 @@ impl TopicState {
         let (wish, retention) = (self.pace.wish(), self.retention());
         let queues = self.queues().into_iter().map(|(queue, state)| QueueReport {
             relayed: state.relayed,
+            sent: state.sent,
+            committed: state.committed,
+            replaying: state.replaying,
             lag: state.lag(),
             lag_seconds: state.lag_seconds(now),
             held: state.held,
             broker: queue.broker,
             queue: queue.id,
         });
+        let undrained = self.undrained_by_process().into_iter().filter(|(_, messages)| *messages > 0);
+        let undrained = undrained.map(|(process, messages)| UndrainedReport {
+            nsqd: process.nsqd.to_string(),
+            start_time: process.start_time,
+            messages,
+        });
         TopicReport {
+            fence: self.fence.report(),
+            completed: self.destinations.completed(),
+            undrained: undrained.collect(),
             topic: self.topic.to_string(),
             waiting: self.waiting(),
             paused: wish.paused,

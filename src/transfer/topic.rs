@@ -84,9 +84,14 @@ struct Failure {
 
 impl TopicRelay {
     pub(super) fn new(shared: Arc<Shared>, topic: TopicName) -> Self {
-        let Shared { cluster, config, fleet, metrics, .. } = &*shared;
-        let destinations =
-            Arc::new(Destinations::new(topic.clone(), Arc::clone(fleet), config.choice.clone()));
+        let Shared { cluster, config, fleet, metrics, completed, .. } = &*shared;
+        let destinations = Arc::new(Destinations::new(
+            topic.clone(),
+            Arc::clone(fleet),
+            config.choice.clone(),
+            config.names.clone(),
+            Arc::clone(completed),
+        ));
         let pace = Arc::new(Pace::new(config.max_rate));
         let of_topic = metrics.topic(topic.as_str());
         let delivery = Delivery {

@@ -68,7 +68,7 @@ fn layers_import_only_downward() {
         &["crate::gateway", "crate::run", "crate::cli", "crate::config", "crate::questions"],
     );
     for role in ["gateway", "transfer", "doctor", "mapping.rs"] {
-        assert_absent(role, &["crate::migration", "crate::migrating"]);
+        assert_absent(role, &["crate::migration", "crate::migrating", "crate::moves"]);
     }
     assert_absent("transfer", &["crate::gateway", "crate::run", "crate::cli", "crate::config"]);
     for low in ["retry.rs", "shutdown.rs", "pem.rs", "excerpt.rs", "observe", "problems.rs", "table.rs"] {

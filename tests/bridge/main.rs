@@ -41,6 +41,7 @@ mod hostile;
 mod http_clients;
 mod layers;
 mod matrix;
+mod migration;
 mod plans;
 mod pressure;
 mod program;

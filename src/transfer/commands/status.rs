@@ -153,6 +153,9 @@ fn state(report: &TopicReport, lag: i64) -> String {
 
 fn doing(report: &TopicReport, lag: i64) -> String {
     let held: Vec<&str> = report.queues.iter().filter_map(|queue| queue.held.as_deref()).collect();
+    if let Some(fence) = &report.fence {
+        return format!("fenced by {}, {} ms left", fence.owner, fence.left_ms);
+    }
     match (&report.waiting, held.first()) {
         (_, Some(first)) => format!("HELD {} queues: {first}", held.len()),
         (Some(reason), _) if lag > 0 || report.paused => format!("waiting: {reason}"),
@@ -177,6 +180,8 @@ mod tests {
             topic: "orders".to_owned(),
             waiting: waiting.map(str::to_owned),
             paused: false,
+            fence: None,
+            completed: Vec::new(),
             max_rate: 0,
             rate: 100.0,
             totals: [0; 5],
@@ -188,11 +193,15 @@ mod tests {
                 broker: "b".to_owned(),
                 queue: 0,
                 relayed: 0,
+                sent: 0,
+                committed: 0,
+                replaying: false,
                 lag,
                 lag_seconds: 61.5,
                 held: None,
             }],
             nsqds: Vec::new(),
+            undrained: Vec::new(),
         };
         let instance = |instance: &str, report, error: Option<&str>| InstanceStatus {
             instance: instance.to_owned(),

@@ -15,7 +15,7 @@
 //! of what waits ([`Line`]).
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -78,6 +78,12 @@ impl From<&TopicStats> for Counters {
 }
 
 impl Counters {
+    /// Without the channels that wait for nobody.
+    pub(in crate::transfer) fn without(&self, parked: &BTreeSet<ChannelName>) -> Self {
+        let channels = self.channels.iter().filter(|(name, _)| !parked.contains(*name));
+        Self { channels: channels.map(|(name, channel)| (name.clone(), *channel)).collect(), ..*self }
+    }
+
     fn line(&self) -> Line {
         // What nsqd found on its disk when it started is in `depth` and not in `published`: then the line is found to move later.
         Line { out: self.published.saturating_sub(self.depth), waiting: self.depth }

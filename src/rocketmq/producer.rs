@@ -34,6 +34,9 @@ const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 /// A try with less time than this is not begun after a failure: it would make a certain outcome unknown, and its broker look slow.
 const LEAST_TRY: Duration = Duration::from_millis(100);
 
+/// While another broker could take the message, the name servers have this long to tell a newer route.
+const ROUTE_PATIENCE: Duration = Duration::from_millis(500);
+
 /// A broker that is left alone is asked after this many failures of the others.
 const PATIENCE: usize = 3;
 
@@ -117,6 +120,7 @@ impl Producer {
         let (mut without, mut stored_weakly) = (BTreeSet::new(), BTreeSet::new());
         let mut failures = 0;
         loop {
+            let mut asking_until = deadline;
             let failed = match in_time(deadline, self.cluster.route(topic)).await {
                 Ok(route) => match self.choose(
                     &without_brokers(&route, &stored_weakly),
@@ -128,7 +132,11 @@ impl Producer {
                         let left = deadline.saturating_duration_since(Instant::now());
                         let timeout = if others { left.min(TRY_TIMEOUT) } else { left };
                         last_broker = Some(queue.broker.clone());
-                        self.send(&queue, messages, timeout).await
+                        let sent = self.send(&queue, messages, timeout).await;
+                        if others {
+                            asking_until = deadline.min(Instant::now() + ROUTE_PATIENCE);
+                        }
+                        sent
                     }
                     // Nobody is left who has not stored it.
                     None if !stored_weakly.is_empty() => {
@@ -164,11 +172,11 @@ impl Producer {
             match hint {
                 Hint::None => {}
                 Hint::StoredWeakly => stored_weakly.extend(last_broker.clone()),
-                Hint::StaleRoute => drop(in_time(deadline, self.cluster.fresh_route(topic)).await),
+                Hint::StaleRoute => drop(in_time(asking_until, self.cluster.fresh_route(topic)).await),
                 Hint::UnknownTopic => {
                     // Brokers are the judges: let the name servers say whether it lives elsewhere now.
                     without.extend(last_broker.clone());
-                    let route = in_time(deadline, self.cluster.doubted_route(topic)).await;
+                    let route = in_time(asking_until, self.cluster.doubted_route(topic)).await;
                     if route.is_ok_and(|route| {
                         route.write_queues.iter().all(|queue| without.contains(&queue.broker))
                     }) {

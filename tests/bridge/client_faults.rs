@@ -360,6 +360,42 @@ async fn a_name_server_that_is_gone_or_silent_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_broker_that_refuses_while_the_name_server_is_silent_costs_no_publish() {
+    for (code, remark) in [
+        (response::NO_PERMISSION, "the broker sending message is forbidden"),
+        (response::TOPIC_NOT_EXIST, "topic not exist"),
+    ] {
+        let refuses = Peer::start(1, move |_, asked| Reply::Answer(refuse(asked, code, remark))).await;
+        let takes = Peer::start(1, |_, asked| Reply::Answer(stored(asked, 0))).await;
+        let addresses = [refuses.address.clone(), takes.address.clone()];
+        let name_server = Peer::without_routes(move |nth, asked| match nth {
+            0 => Reply::Answer(ok(asked).body(route(&addresses))),
+            _ => Reply::Silence,
+        })
+        .await;
+        let producer = Producer::new(name_server.cluster(), "p");
+        // They begin with the one and the other in turn.
+        for _ in 0..4 {
+            let outcome = producer.deliver("t", &[message(b"x")], None, 3 * SECOND).await;
+            assert!(matches!(outcome, Outcome::Delivered(_)), "code {code}: {outcome:?}");
+        }
+        assert!(refuses.seen() > 0);
+    }
+}
+
+/// Of `t`, with a queue on each of two brokers.
+fn route(addresses: &[String; 2]) -> String {
+    let [one, other] = addresses;
+    let queues = ["one", "other"].map(
+        |name| serde_json::json!({"brokerName": name, "readQueueNums": 1, "writeQueueNums": 1, "perm": 6}),
+    );
+    let brokers = [("one", one), ("other", other)].map(
+        |(name, address)| serde_json::json!({"brokerName": name, "cluster": "c", "brokerAddrs": {"0": address}}),
+    );
+    serde_json::json!({"queueDatas": queues, "brokerDatas": brokers}).to_string()
+}
+
+#[tokio::test]
 async fn a_topic_is_unknown_only_when_no_name_server_knows_it() {
     let listing = |brokers: &'static str| {
         move |_: usize, asked: &Command| {

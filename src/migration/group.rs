@@ -22,8 +22,10 @@ impl Subject {
     /// When a broker does not do it, or holds another offset; repeating is safe.
     pub(super) async fn place(&self, group: &str, places: &Places) -> Result<(), Trouble> {
         self.cluster.set_consuming(group, false).await?;
-        let commits = places.iter().map(|(queue, offset)| self.set_offset(group, queue, *offset));
-        try_join_all(commits).await?;
+        // One after the other: of a group's first offsets, set at once, a broker may lose all but the last.
+        for (queue, offset) in places {
+            self.set_offset(group, queue, *offset).await?;
+        }
         if self.queues().await? != places.keys().cloned().collect() {
             return Err(Trouble::new(Reason::QueuesChanged, "while the offsets were set"));
         }

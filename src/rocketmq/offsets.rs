@@ -51,6 +51,9 @@ impl Cluster {
 
     /// Commits `offset` for `group` and reads it back.
     ///
+    /// A group's first commits in a topic are better not made at once: a broker (`ConsumerOffsetManager.commitOffset`) makes the
+    /// table that holds them without a lock, and one made at the same moment takes its place.
+    ///
     /// # Errors
     /// When the broker cannot be asked or refuses; the offset may have been taken all the same. Repeating is safe.
     pub async fn commit_offset(

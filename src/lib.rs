@@ -20,7 +20,7 @@
 //! ```text
 //! main, cli, config            the program: words, settings
 //! run │ questions, verifying,  wiring, for what goes on and for what is asked or done once; exit codes
-//!       migrating, moves
+//!       migrating, moves, planned
 //! migration                    plans, and moves consumers; asks what doctor finds, and the relays as other programs do
 //!                              (`transfer::control`)
 //! gateway │ transfer │ doctor  the roles; they never name each other
@@ -59,6 +59,7 @@ pub mod moves;
 pub mod nsq;
 pub mod observe;
 pub mod pem;
+pub mod planned;
 pub mod problems;
 pub mod questions;
 pub mod retry;

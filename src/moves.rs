@@ -13,13 +13,18 @@ use crate::{
         CompleteArgs, CutoverArgs, MovingArgs, NamesArgs, Output, PauseArgs, RehearseArgs, RocketmqArgs,
         RollbackArgs, RollbackMode,
     },
+    doctor::{Finding, Report},
     migration::{
-        Done, Options, Subject, complete, cutover,
+        Done, Options, Subject, checks, complete, cutover,
+        plan::{Goal, Plan},
         progress::{Event, Progress},
         refusal::{Left, Refusal},
         rehearse, rollback,
+        world::{self, Eyes},
     },
     nsq::{address::HttpAddress, names::ChannelPath, nsqd::Nsqd, nsqlookupd::Nsqlookupd},
+    planned,
+    questions::failed,
     run::{self, RunError},
 };
 
@@ -45,22 +50,47 @@ pub(crate) fn subject(
     Ok(subject)
 }
 
-fn moved(channel: ChannelPath, group: Option<String>, args: &MovingArgs) -> Result<Subject, RunError> {
+/// What the plan says, put where the flags say nothing.
+fn planned(args: &mut MovingArgs) -> Result<Option<Plan>, RunError> {
+    let MovingArgs { plan, names, rocketmq, lookupd_http_address, nsqd_http_address, .. } = args;
+    planned::fill(plan, rocketmq, names, lookupd_http_address, nsqd_http_address)
+}
+
+fn moved(
+    channel: ChannelPath,
+    group: Option<String>,
+    args: &MovingArgs,
+    plan: Option<&Plan>,
+) -> Result<Subject, RunError> {
+    let planned = plan.map(|plan| planned::channel(plan, &channel)).transpose()?;
+    let group = group.or_else(|| planned.map(|planned| planned.group.clone()));
     let MovingArgs { names, rocketmq, lookupd_http_address, nsqd_http_address, .. } = args;
     subject(channel, group, names, rocketmq, lookupd_http_address, nsqd_http_address)
 }
 
-fn options(pause: &PauseArgs) -> Options {
-    Options { max_pause: pause.max_pause }
+fn options(pause: &PauseArgs, plan: Option<&Plan>) -> Options {
+    let (gates, policies) = plan.map(|plan| (plan.gates.clone(), plan.policies.clone())).unwrap_or_default();
+    Options {
+        max_pause: pause.max_pause.unwrap_or(gates.max_pause),
+        quiet: policies.quiet,
+        deferred: policies.deferred,
+    }
 }
 
 /// `nsqbridge cutover`.
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn cut_over(args: CutoverArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
-    let (options, moving) = (options(&args.pause), &args.moving);
-    let subject = moved(args.channel, args.group, moving)?;
+pub async fn cut_over(mut args: CutoverArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
+    let plan = planned(&mut args.moving)?;
+    let (options, moving) = (options(&args.pause, plan.as_ref()), &args.moving);
+    if let Some(plan) = &plan {
+        let blocks = blocks(plan, &args.channel, &moving.rocketmq).await?;
+        if !blocks.is_empty() {
+            return Ok(tell_blocked(blocks, moving.output));
+        }
+    }
+    let subject = moved(args.channel, args.group, moving, plan.as_ref())?;
     let preview = cutover::preview(&subject, options).await;
     if let Some(code) = unless_agreed(preview, moving, "cut it over?", "yes")? {
         return Ok(code);
@@ -73,13 +103,14 @@ pub async fn cut_over(args: CutoverArgs, stop: &CancellationToken) -> Result<Exi
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn roll_back(args: RollbackArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
-    let (options, moving) = (options(&args.pause), &args.moving);
+pub async fn roll_back(mut args: RollbackArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
+    let plan = planned(&mut args.moving)?;
+    let (options, moving) = (options(&args.pause, plan.as_ref()), &args.moving);
     let mode = match args.mode {
         RollbackMode::Healthy => rollback::Mode::Healthy,
         RollbackMode::Broken => rollback::Mode::Broken { accept_missing: args.accept_missing },
     };
-    let subject = moved(args.channel, args.group, moving)?;
+    let subject = moved(args.channel, args.group, moving, plan.as_ref())?;
     let preview = rollback::preview(&subject, mode, options).await;
     if let Some(code) = unless_agreed(preview, moving, "roll it back?", "yes")? {
         return Ok(code);
@@ -92,14 +123,15 @@ pub async fn roll_back(args: RollbackArgs, stop: &CancellationToken) -> Result<E
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn complete(args: CompleteArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
+pub async fn complete(mut args: CompleteArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
+    let plan = planned(&mut args.moving)?;
     let moving = &args.moving;
     if moving.execute && moving.yes && args.name.as_ref() != Some(&args.channel) {
         let needed = format!("--yes needs the name as well here: --name {}", args.channel);
         return Err(RunError::Usage(vec![needed]));
     }
     let name = args.channel.to_string();
-    let subject = moved(args.channel, args.group, moving)?;
+    let subject = moved(args.channel, args.group, moving, plan.as_ref())?;
     let preview = complete::preview(&subject).await;
     if let Some(code) = unless_agreed(preview, moving, "there is no way back; its name?", &name)? {
         return Ok(code);
@@ -112,16 +144,59 @@ pub async fn complete(args: CompleteArgs, stop: &CancellationToken) -> Result<Ex
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn rehearse(args: RehearseArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
-    let (options, moving) = (options(&args.pause), &args.moving);
-    let channel = rehearse::scratch_channel(args.topic);
-    let subject = moved(channel, None, moving)?;
+pub async fn rehearse(mut args: RehearseArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
+    let plan = planned(&mut args.moving)?;
+    if let Some(plan) = &plan {
+        planned::topic(plan, &args.topic)?;
+    }
+    let (options, moving) = (options(&args.pause, plan.as_ref()), &args.moving);
+    // No plan speaks of the scratch channel.
+    let subject = moved(rehearse::scratch_channel(args.topic), None, moving, None)?;
     let preview = Ok(rehearse::preview(&subject, options));
     if let Some(code) = unless_agreed(preview, moving, "rehearse it?", "yes")? {
         return Ok(code);
     }
     let progress = progress(moving);
     Ok(tell(rehearse::rehearse(&subject, options, &progress, stop).await, moving.output))
+}
+
+/// What the plan holds against the cutover of one of its channels.
+async fn blocks(
+    plan: &Plan,
+    channel: &ChannelPath,
+    rocketmq: &RocketmqArgs,
+) -> Result<Vec<Finding>, RunError> {
+    let planned = planned::channel(plan, channel)?;
+    if planned.goal != Goal::Cutover {
+        return Err(RunError::Usage(vec![format!(
+            "the plan's goal for {channel} is not `cutover`: change it there, or leave -f out"
+        )]));
+    }
+    let mut problems = Vec::new();
+    let Some(cluster) = run::cluster_config(rocketmq, &mut problems) else {
+        return Err(RunError::Usage(problems));
+    };
+    let world = world::look(plan, &Eyes { cluster, ..Eyes::default() }).await.map_err(failed)?;
+    Ok(checks::against_cutover(plan, &world, channel))
+}
+
+/// Tells what the plan holds against it: 2, for nothing was changed.
+fn tell_blocked(findings: Vec<Finding>, output: Output) -> ExitCode {
+    match output {
+        Output::Table => {
+            eprint!("{}", Report { findings }.rows());
+            eprintln!("the plan blocks it; nothing was changed");
+        }
+        Output::Json => {
+            let reason = findings.first().map_or("", |finding| finding.check);
+            let detail = findings.first().map_or("", |finding| &finding.finding);
+            println!(
+                "{}",
+                json!({ "event": "refused", "reason": reason, "detail": detail, "undone": false, "in_force": null, "findings": findings })
+            );
+        }
+    }
+    ExitCode::from(2)
 }
 
 /// Shows what would be done; the exit code when it is not to be done.

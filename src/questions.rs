@@ -9,8 +9,11 @@ use crate::{
         Command, DoctorArgs, Output, ParkedAction, ParkedArgs, RelayAction, RelayArgs, StatusArgs, StatusOf,
     },
     doctor::{self, DoctorConfig},
-    migrating, migration, moves,
-    nsq::{nsqd::Nsqd, nsqlookupd::Nsqlookupd},
+    migrating,
+    migration::{self, plan::Plan},
+    moves,
+    nsq::{names::ChannelPath, nsqd::Nsqd, nsqlookupd::Nsqlookupd},
+    planned,
     rocketmq::ClusterError,
     run::{self, RunError},
     transfer::{
@@ -51,7 +54,15 @@ pub(crate) fn failed(error: impl ToString) -> RunError {
 }
 
 /// Shows what the doctor finds; 2 when something keeps the bridge from its work.
-async fn examine(args: DoctorArgs) -> Result<ExitCode, RunError> {
+async fn examine(mut args: DoctorArgs) -> Result<ExitCode, RunError> {
+    let plan = planned::fill(
+        &args.plan,
+        &mut args.rocketmq,
+        &mut args.names,
+        &mut args.lookupd_http_address,
+        &mut args.nsqd_http_address,
+    )?;
+    args.topic.extend(plan.iter().flat_map(|plan| plan.topics.keys().cloned()));
     let mut problems = Vec::new();
     let cluster = run::cluster_config(&args.rocketmq, &mut problems);
     let names = run::names(&args.names, &mut problems);
@@ -64,7 +75,7 @@ async fn examine(args: DoctorArgs) -> Result<ExitCode, RunError> {
         names,
         max_msg_size: args.max_msg_size,
         max_req_timeout: args.max_req_timeout,
-        retention: doctor::RETENTION,
+        retention: plan.map_or(doctor::RETENTION, |plan| plan.gates.retention),
         timeout: args.timeout,
     })
     .await;
@@ -75,7 +86,17 @@ async fn examine(args: DoctorArgs) -> Result<ExitCode, RunError> {
     Ok(if report.blocks() { ExitCode::from(2) } else { ExitCode::SUCCESS })
 }
 
-async fn show_status(args: StatusArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
+async fn show_status(mut args: StatusArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
+    let plan = planned::fill(
+        &args.plan,
+        &mut args.rocketmq,
+        &mut args.names,
+        &mut args.lookupd_http_address,
+        &mut args.nsqd_http_address,
+    )?;
+    if let Some(plan) = plan.as_ref().filter(|_| args.of.is_empty()) {
+        args.of = all_of(plan);
+    }
     let mut problems = Vec::new();
     let cluster = run::cluster(&args.rocketmq, &mut problems);
     let names = run::names(&args.names, &mut problems);
@@ -84,14 +105,18 @@ async fn show_status(args: StatusArgs, stop: &CancellationToken) -> Result<ExitC
     for of in &args.of {
         match of {
             StatusOf::Topic(topic) => topics.push(topic.clone()),
-            StatusOf::Channel(channel) => channels.push(moves::subject(
-                channel.clone(),
-                args.group.clone(),
-                &args.names,
-                &args.rocketmq,
-                &args.lookupd_http_address,
-                &args.nsqd_http_address,
-            )?),
+            StatusOf::Channel(channel) => {
+                let planned = plan.as_ref().map(|plan| planned::channel(plan, channel)).transpose()?;
+                let group = args.group.clone().or_else(|| planned.map(|planned| planned.group.clone()));
+                channels.push(moves::subject(
+                    channel.clone(),
+                    group,
+                    &args.names,
+                    &args.rocketmq,
+                    &args.lookupd_http_address,
+                    &args.nsqd_http_address,
+                )?);
+            }
         }
     }
     loop {
@@ -123,8 +148,18 @@ async fn show_status(args: StatusArgs, stop: &CancellationToken) -> Result<ExitC
     }
 }
 
+/// Every topic of a plan, and every channel.
+fn all_of(plan: &Plan) -> Vec<StatusOf> {
+    let topics = plan.topics.keys().cloned().map(StatusOf::Topic);
+    let channels = plan.channels().into_iter().map(|(topic, channel, _)| {
+        StatusOf::Channel(ChannelPath { topic: topic.clone(), channel: channel.clone() })
+    });
+    topics.chain(channels).collect()
+}
+
 /// Tells every instance of a topic's relay what to do; 1 when one did not answer, or there is none.
-async fn change(args: RelayArgs) -> Result<ExitCode, RunError> {
+async fn change(mut args: RelayArgs) -> Result<ExitCode, RunError> {
+    planned::names_of(&args.plan, &mut args.rocketmq, &mut args.names)?;
     let mut problems = Vec::new();
     let cluster = run::cluster(&args.rocketmq, &mut problems);
     let names = run::names(&args.names, &mut problems);
@@ -156,7 +191,8 @@ async fn change(args: RelayArgs) -> Result<ExitCode, RunError> {
     Ok(code)
 }
 
-async fn handle_parked(args: ParkedArgs) -> Result<ExitCode, RunError> {
+async fn handle_parked(mut args: ParkedArgs) -> Result<ExitCode, RunError> {
+    planned::names_of(&args.plan, &mut args.rocketmq, &mut args.names)?;
     let mut problems = Vec::new();
     let cluster = run::cluster(&args.rocketmq, &mut problems);
     let names = run::names(&args.names, &mut problems);

@@ -17,6 +17,7 @@ use crate::{
     },
     cli::{Output, VerifyArgs},
     nsq::{nsqd::Nsqd, nsqlookupd::Nsqlookupd},
+    planned,
     run::{self, RunError},
 };
 
@@ -27,7 +28,14 @@ const RECORDS_WITHIN: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn answer(args: VerifyArgs) -> Result<ExitCode, RunError> {
+pub async fn answer(mut args: VerifyArgs) -> Result<ExitCode, RunError> {
+    planned::fill(
+        &args.plan,
+        &mut args.rocketmq,
+        &mut args.names,
+        &mut args.lookupd_http_address,
+        &mut args.nsqd_http_address,
+    )?;
     let mut problems = Vec::new();
     let cluster = run::cluster(&args.rocketmq, &mut problems);
     let names = run::names(&args.names, &mut problems);

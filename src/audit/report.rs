@@ -25,7 +25,9 @@ pub fn time(ms: i64) -> String {
         .map_or_else(|| ms.to_string(), |time| humantime::format_rfc3339_seconds(time).to_string())
 }
 
-fn words(what: What) -> &'static str {
+/// A finding in words.
+#[must_use]
+pub fn words(what: What) -> &'static str {
     match what {
         What::NotStored => "accepted, and not in RocketMQ",
         What::NotRelayed => "in RocketMQ, passed by the relay, and not relayed",

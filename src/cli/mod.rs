@@ -18,7 +18,7 @@ mod verify;
 pub use gateway::*;
 pub use migration::*;
 pub use moving::*;
-pub use shared::{AdminAddress, AdminArgs, NamesArgs, Output, RocketmqArgs};
+pub use shared::{AdminAddress, AdminArgs, NamesArgs, Output, PlanArg, RocketmqArgs};
 pub use tools::*;
 pub use transfer::*;
 pub use verify::*;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::shared::{NamesArgs, Output, RocketmqArgs};
+use super::shared::{NamesArgs, Output, PlanArg, RocketmqArgs};
 use crate::{
     migration::progress::Step,
     nsq::{
@@ -22,6 +22,9 @@ pub struct MovingArgs {
     /// Look at this nsqd, too; repeat it for several.
     #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_NSQD_HTTP_ADDRESS", value_delimiter = ',')]
     pub nsqd_http_address: Vec<HttpAddress>,
+    /// A plan in the place of other flags.
+    #[command(flatten)]
+    pub plan: PlanArg,
     /// Do it. Without this it only says what it would do, and changes nothing.
     #[arg(long, env = "NSQBRIDGE_EXECUTE")]
     pub execute: bool,
@@ -45,9 +48,9 @@ pub struct MovingArgs {
 /// How long the relay may be held.
 #[derive(Debug, Args)]
 pub struct PauseArgs {
-    /// Hold the topic's relay for no longer than this; then everything is undone.
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_MAX_PAUSE")]
-    pub max_pause: Duration,
+    /// Hold the topic's relay for no longer than this; then everything is undone. 10s by default, or the plan's gates.max_pause.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, env = "NSQBRIDGE_MAX_PAUSE")]
+    pub max_pause: Option<Duration>,
 }
 
 /// `nsqbridge cutover`.
@@ -56,7 +59,7 @@ pub struct CutoverArgs {
     /// The channel, by its NSQ names.
     #[arg(value_name = "TOPIC/CHANNEL")]
     pub channel: ChannelPath,
-    /// The consumer group it becomes; TOPIC%%CHANNEL by default, as the gateway's /channel/create names it.
+    /// The consumer group it becomes; by default the plan's, or TOPIC%%CHANNEL, as the gateway's /channel/create names it.
     #[arg(long, value_name = "GROUP", env = "NSQBRIDGE_GROUP")]
     pub group: Option<String>,
     /// How long the relay may be held.

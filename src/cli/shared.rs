@@ -37,6 +37,14 @@ pub struct RocketmqArgs {
     pub secret_key_file: Option<PathBuf>,
 }
 
+/// A plan in the place of other flags.
+#[derive(Debug, Args)]
+pub struct PlanArg {
+    /// Take servers, names, groups and limits from this plan. Servers that are given as flags win over it.
+    #[arg(short = 'f', long = "plan", value_name = "FILE", env = "NSQBRIDGE_PLAN")]
+    pub plan: Option<PathBuf>,
+}
+
 /// What topics are called.
 #[derive(Debug, Args)]
 pub struct NamesArgs {

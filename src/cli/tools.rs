@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::shared::{NamesArgs, Output, RocketmqArgs, size};
+use super::shared::{NamesArgs, Output, PlanArg, RocketmqArgs, size};
 use crate::nsq::{
     address::HttpAddress,
     names::{ChannelPath, InvalidName, TopicName},
@@ -34,6 +34,9 @@ pub struct DoctorArgs {
     /// How to show what was found.
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table", env = "NSQBRIDGE_OUTPUT")]
     pub output: Output,
+    /// A plan in the place of other flags.
+    #[command(flatten)]
+    pub plan: PlanArg,
     /// What topics are called.
     #[command(flatten)]
     pub names: NamesArgs,
@@ -45,7 +48,8 @@ pub struct DoctorArgs {
 /// `nsqbridge status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Topics, or channels as TOPIC/CHANNEL, by their NSQ names; all topics that are or were relayed by default.
+    /// Topics, or channels as TOPIC/CHANNEL, by their NSQ names; all topics that are or were relayed by default, or the
+    /// plan's channels.
     #[arg(value_name = "TOPIC[/CHANNEL]")]
     pub of: Vec<StatusOf>,
     /// The consumer group of the channels; TOPIC%%CHANNEL by default.
@@ -63,6 +67,9 @@ pub struct StatusArgs {
     /// How to show it.
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table", env = "NSQBRIDGE_OUTPUT")]
     pub output: Output,
+    /// A plan in the place of other flags.
+    #[command(flatten)]
+    pub plan: PlanArg,
     /// What topics are called.
     #[command(flatten)]
     pub names: NamesArgs,
@@ -99,6 +106,9 @@ pub struct RelayArgs {
     /// For `rate`: messages a second of each instance; 0 for any number.
     #[arg(required_if_eq("action", "rate"))]
     pub rate: Option<u64>,
+    /// A plan in the place of other flags.
+    #[command(flatten)]
+    pub plan: PlanArg,
     /// What topics are called.
     #[command(flatten)]
     pub names: NamesArgs,
@@ -140,6 +150,9 @@ pub struct ParkedArgs {
     /// How to show what is listed.
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table", env = "NSQBRIDGE_OUTPUT")]
     pub output: Output,
+    /// A plan in the place of other flags.
+    #[command(flatten)]
+    pub plan: PlanArg,
     /// What topics are called.
     #[command(flatten)]
     pub names: NamesArgs,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::shared::{NamesArgs, Output, RocketmqArgs};
+use super::shared::{NamesArgs, Output, PlanArg, RocketmqArgs};
 use crate::nsq::{address::HttpAddress, names::TopicName};
 
 /// `nsqbridge verify`.
@@ -33,6 +33,9 @@ pub struct VerifyArgs {
     /// How to show what was found.
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table", env = "NSQBRIDGE_OUTPUT")]
     pub output: Output,
+    /// A plan in the place of other flags.
+    #[command(flatten)]
+    pub plan: PlanArg,
     /// What topics are called.
     #[command(flatten)]
     pub names: NamesArgs,

@@ -13,9 +13,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    driver::{Done, Driver, Options, Proof, see_through, with_lock},
+    driver::{Done, Driver, LOOK_AGAIN_AFTER, Options, Proof, see_through, with_lock},
     fence::Fence,
     lock::Lock,
+    nsqds::APART,
+    plan::Deferred,
     progress::{Progress, Step},
     recover::{forget, half_done, recover},
     refusal::{Left, Reason, Refusal, Trouble},
@@ -38,6 +40,9 @@ pub async fn cut_over(
 ) -> Result<Done, Refusal> {
     let world = subject.read().await.map_err(Refusal::untouched)?;
     may_begin(subject, &world).map_err(Refusal::untouched)?;
+    if options.deferred == Deferred::Wait {
+        until_delivered(subject, progress, stop).await.map_err(Refusal::untouched)?;
+    }
     with_lock(subject, progress, stop, async |lock| {
         let world = recover(subject, progress).await?;
         if world.stage() == Stage::CutOver {
@@ -55,6 +60,25 @@ pub async fn cut_over(
     .await
 }
 
+/// Waits until no message of the channel waits for its time. Nothing is held meanwhile: it may take hours.
+async fn until_delivered(
+    subject: &Subject,
+    progress: &Progress,
+    stop: &CancellationToken,
+) -> Result<(), Trouble> {
+    loop {
+        let [_, _, deferred] = subject.read().await?.look.messages();
+        if deferred == 0 {
+            return Ok(());
+        }
+        let trouble = Trouble::new(Reason::DeferredMessagesPending, format!("{deferred} messages"));
+        progress.waiting(&trouble);
+        if stop.run_until_cancelled(tokio::time::sleep(LOOK_AGAIN_AFTER)).await.is_none() {
+            return Err(Trouble::new(Reason::Interrupted, format!("while waiting: {trouble}")));
+        }
+    }
+}
+
 pub(super) fn drive<'a>(
     subject: &'a Subject,
     options: Options,
@@ -64,7 +88,8 @@ pub(super) fn drive<'a>(
     world: &World,
 ) -> Driver<'a> {
     let (nsqds, fence) = (world.nsqds.clone(), Fence::new(subject));
-    Driver { subject, progress, stop, lock, nsqds, fence, deadline: Instant::now() + options.max_pause }
+    let (apart, deadline) = (APART.max(options.quiet), Instant::now() + options.max_pause);
+    Driver { subject, progress, stop, lock, nsqds, fence, apart, deadline }
 }
 
 /// What stands in the way before anything is begun.

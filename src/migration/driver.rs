@@ -10,12 +10,13 @@ use super::{
     fence::Fence,
     lock::Lock,
     nsqds::{APART, Look, Nsqds, Published},
+    plan::Deferred,
     progress::{Progress, Step},
     refusal::{Reason, Refusal, Trouble},
     subject::{Places, Subject},
 };
 
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(150);
+pub(super) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(150);
 /// What must not be left half done is tried for so long.
 const FINISH_WITHIN: Duration = Duration::from_secs(20);
 
@@ -24,6 +25,10 @@ const FINISH_WITHIN: Duration = Duration::from_secs(20);
 pub struct Options {
     /// The relay is fenced for no longer than this; then everything is undone.
     pub max_pause: Duration,
+    /// For so long at least a channel must have been empty to count as drained.
+    pub quiet: Duration,
+    /// What a cutover does about messages that wait for their time.
+    pub deferred: Deferred,
 }
 
 /// What a command that did it says.
@@ -54,6 +59,8 @@ pub(super) struct Driver<'a> {
     pub(super) lock: &'a Lock,
     pub(super) nsqds: Nsqds,
     pub(super) fence: Fence<'a>,
+    /// How far apart two looks are that prove something.
+    pub(super) apart: Duration,
     /// When the relay must go on.
     pub(super) deadline: Instant,
 }
@@ -92,7 +99,7 @@ impl Driver<'_> {
             match seen {
                 Ok((look, places, Ok(()))) => match first.take() {
                     Some((at, before, same)) if same == places && before.put_back() == look.put_back() => {
-                        if at.elapsed() >= APART {
+                        if at.elapsed() >= self.apart {
                             let published = before.published();
                             return Ok(Proof { look: before, published, places });
                         }

@@ -63,8 +63,8 @@ pub(super) fn steps(plan: &Plan, world: &World) -> Vec<Step> {
         let group = group.and_then(|group| group.as_ref().ok()).cloned().unwrap_or_default();
         steps.extend(match (planned.goal, stands) {
             (Goal::Cutover, _) => cut_over(plan, world, topic, channel, planned, &group),
-            (Goal::Rollback, Stands::Group) => roll_back(world, topic, channel, planned, true),
-            (Goal::RollbackBroken, Stands::Group) => roll_back(world, topic, channel, planned, false),
+            (Goal::Rollback, Stands::Group) => roll_back(plan, world, topic, channel, planned, true),
+            (Goal::RollbackBroken, Stands::Group) => roll_back(plan, world, topic, channel, planned, false),
             // A channel that is gone cannot be gone back to, and one that is kept is not touched.
             (Goal::Rollback | Goal::RollbackBroken | Goal::Keep, _) => Vec::new(),
         });
@@ -143,12 +143,14 @@ fn cut_over(
         format!("the channel is paused on {}", nsqds(world, topic, channel)),
     ));
     let mut opened = Step::new(*phase, &what, format!("group {name} is opened, and the relay goes on"));
-    opened.command = Some(format!("nsqbridge cutover {topic}/{channel} --execute"));
+    opened.command =
+        Some(format!("nsqbridge cutover {topic}/{channel} -f {} --execute", plan.file.display()));
     steps.push(opened);
     steps
 }
 
 fn roll_back(
+    plan: &Plan,
     world: &World,
     topic: &TopicName,
     channel: &ChannelName,
@@ -172,7 +174,10 @@ fn roll_back(
     }
     let mut unpaused = Step::new(*phase, &what, format!("the channel goes on on {nsqds}"));
     let mode = if healthy { "healthy" } else { "broken" };
-    unpaused.command = Some(format!("nsqbridge rollback {topic}/{channel} --mode {mode} --execute"));
+    unpaused.command = Some(format!(
+        "nsqbridge rollback {topic}/{channel} -f {} --mode {mode} --execute",
+        plan.file.display()
+    ));
     steps.push(unpaused);
     steps
 }

@@ -11,11 +11,16 @@ use std::{
 use futures_util::future::join_all;
 
 use super::{
-    plan::{ChannelPlan, Plan},
+    plan::{Audit, ChannelPlan, Plan},
     scan::{self, Inventory, Sources},
 };
 use crate::{
-    doctor::{self, DoctorConfig, Finding},
+    audit::{
+        reconcile::{Finding, Weight},
+        report,
+        verify::{self, Question},
+    },
+    doctor::{self, DoctorConfig},
     mapping::Names,
     nsq::{
         names::{ChannelName, TopicName},
@@ -41,6 +46,10 @@ const MAX_REQ_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// A message that nsqd has counted is confirmed to the relay, and counted there, within this time.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
 
+/// How far back the audit looks, and what is too young to be written down: `nsqbridge verify` does the same.
+const AUDITED: Duration = Duration::from_secs(3_600);
+const WRITTEN_WITHIN: Duration = Duration::from_secs(120);
+
 /// How to look.
 #[derive(Debug)]
 pub struct Eyes {
@@ -52,11 +61,18 @@ pub struct Eyes {
     pub timeout: Duration,
 }
 
+impl Default for Eyes {
+    fn default() -> Self {
+        let cluster = ClusterConfig::new(Vec::new());
+        Self { cluster, sample: Duration::from_secs(5), timeout: Duration::from_secs(3) }
+    }
+}
+
 /// What was seen.
 #[derive(Debug, Default)]
 pub struct World {
     /// What the doctor finds.
-    pub doctor: Vec<Finding>,
+    pub doctor: Vec<doctor::Finding>,
     /// NSQ.
     pub nsq: Inventory,
     /// The plan's topics, in RocketMQ and at the relays.
@@ -72,6 +88,19 @@ pub struct TopicWorld {
     pub relay: Result<Relay, String>,
     /// The consumer groups of its channels, by name.
     pub groups: BTreeMap<String, Result<Group, String>>,
+    /// What the audit says, where the plan asks for it.
+    pub audit: Option<Result<Audited, String>>,
+}
+
+/// What the audit says of a topic.
+#[derive(Debug, Default, Clone)]
+pub struct Audited {
+    /// How many messages were accepted in the time it looked at.
+    pub accepted: i64,
+    /// What the worst finding weighs.
+    pub weight: Option<Weight>,
+    /// The worst finding, in words.
+    pub worst: String,
 }
 
 /// A topic in RocketMQ.
@@ -181,7 +210,11 @@ pub async fn look(plan: &Plan, eyes: &Eyes) -> Result<World, String> {
             }
         });
         let of_channels = join_all(asked).await.into_iter().collect();
-        topics.insert(topic, TopicWorld { stored, relay, groups: of_channels });
+        let audit = match plan.gates.audit {
+            Audit::Clean => Some(audited(&cluster, plan, &topic, &relay).await),
+            Audit::Any => None,
+        };
+        topics.insert(topic, TopicWorld { stored, relay, groups: of_channels, audit });
     }
     Ok(World { doctor: examined.findings, nsq, topics })
 }
@@ -236,6 +269,38 @@ fn sent_between(before: &Reports, after: &Reports) -> Option<u64> {
     });
     let total: Option<u64> = differences.sum();
     total.filter(|_| same)
+}
+
+/// What the audit says of the last hour, and of the nsqds the relay knows.
+async fn audited(
+    cluster: &Cluster,
+    plan: &Plan,
+    topic: &TopicName,
+    relay: &Result<Relay, String>,
+) -> Result<Audited, String> {
+    let reports = relay.iter().flat_map(|relay| relay.instances.values().flatten());
+    let nsqds: BTreeSet<&str> =
+        reports.flat_map(|report| &report.nsqds).map(|nsqd| nsqd.nsqd.as_str()).collect();
+    let question = Question {
+        cluster: cluster.clone(),
+        names: plan.names.clone(),
+        group_prefix: plan.group_prefix.clone(),
+        topic: topic.clone(),
+        window: AUDITED,
+        until: WRITTEN_WITHIN,
+        nsqds: nsqds.into_iter().filter_map(|nsqd| Some(Nsqd::new(nsqd.parse().ok()?))).collect(),
+    };
+    let answer = verify::ask(&question).await.map_err(|error| error.to_string())?;
+    let worst = answer.findings.iter().max_by_key(|finding| finding.weight);
+    let text = |finding: &Finding| match finding.messages {
+        0 => format!("{}: {}", report::words(finding.what), finding.detail),
+        messages => format!("{messages} {}", report::words(finding.what)),
+    };
+    Ok(Audited {
+        accepted: answer.totals.accepted,
+        weight: answer.weight(),
+        worst: worst.map(text).unwrap_or_default(),
+    })
 }
 
 /// The bounds of the topic's queues; `None` when there is no such topic.

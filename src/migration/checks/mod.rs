@@ -32,7 +32,10 @@ use super::{
     steps::{self, Step},
     world::World,
 };
-use crate::doctor::{Finding, Report, Severity};
+use crate::{
+    doctor::{Finding, Report, Severity},
+    nsq::names::ChannelPath,
+};
 
 /// What there is to say of a plan.
 #[derive(Debug, Serialize)]
@@ -69,6 +72,28 @@ pub fn judge(plan: &Plan, world: &World) -> Verdict {
     let report = Report::new(findings);
     let steps = steps::steps(plan, world);
     Verdict { blocked: report.blocks(), phase, findings: report.findings, steps }
+}
+
+/// What keeps one channel of the plan from being cut over now: what blocks it, its topic or the servers, and an earlier phase.
+#[must_use]
+pub fn against_cutover(plan: &Plan, world: &World, channel: &ChannelPath) -> Vec<Finding> {
+    let Some(only) = plan.only(channel) else { return Vec::new() };
+    let mut findings = judge(&only, world).findings;
+    findings.retain(|finding| finding.severity <= Severity::Fail);
+    let planned = only.channels().into_iter().next().map(|(_, _, planned)| planned.phase);
+    if let (Some(turn), Some(earlier)) = (planned, phase(plan, world))
+        && earlier < turn
+    {
+        findings.push(
+            Finding::block(
+                &format!("channel {channel}"),
+                reasons::EARLIER_PHASE_PENDING,
+                format!("is of phase {turn}, and not every channel of phase {earlier} is where it is to be"),
+            )
+            .advise("nsqbridge plan tells what is left to do in it"),
+        );
+    }
+    findings
 }
 
 /// The lowest phase with a channel that is not where it is to be.

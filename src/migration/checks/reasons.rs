@@ -3,7 +3,9 @@
 
 crate::doctor::reasons! {
     ALREADY_THERE = "AlreadyThere",
-    AUDIT_NOT_CHECKED = "AuditNotChecked",
+    AUDIT_CLEAN = "AuditClean",
+    AUDIT_FOUND_LOSS = "AuditFoundLoss",
+    AUDIT_IN_DOUBT = "AuditInDoubt",
     BYPASS_NOT_CHECKED = "BypassNotChecked",
     BYPASS_PRODUCER_DETECTED = "BypassProducerDetected",
     CHANNEL_MISSING_ON_NSQD = "ChannelMissingOnNsqd",
@@ -16,6 +18,7 @@ crate::doctor::reasons! {
     DEFERRED_MESSAGES_PENDING = "DeferredMessagesPending",
     DRAIN_LONGER_THAN_PAUSE = "DrainLongerThanPause",
     EPHEMERAL_CHANNEL = "EphemeralChannel",
+    EARLIER_PHASE_PENDING = "EarlierPhasePending",
     FOREIGN_MESSAGES = "ForeignMessages",
     GROUP_HAS_CONSUMERS = "GroupHasConsumers",
     GROUP_HAS_OFFSETS = "GroupHasOffsets",

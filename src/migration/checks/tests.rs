@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::*;
 use crate::{
+    audit::reconcile::Weight,
     migration::{
         plan::Goal,
         scan::{Channel, Client, Topic},
-        world::{Group, Relay, Stored, TopicWorld},
+        world::{Audited, Group, Relay, Stored, TopicWorld},
     },
     nsq::names::{ChannelName, TopicName},
     transfer::state::TopicReport,
@@ -28,7 +29,7 @@ fn plan(more: &str) -> Plan {
         "format = 1\nrocketmq.namesrv = 'r:1'\nnsq.nsqd_http_address = ['a:1', 'b:1']\n{more}\n[topics.orders.channels.billing]\n"
     );
     std::fs::write(file.path(), text).unwrap();
-    Plan::load(file.path()).unwrap()
+    Plan { file: "p.toml".into(), ..Plan::load(file.path()).unwrap() }
 }
 
 fn addresses(names: &[&str]) -> BTreeSet<crate::nsq::address::HttpAddress> {
@@ -104,6 +105,7 @@ fn well() -> World {
             sent: Some(30),
         }),
         groups: BTreeMap::from([("orders%%billing".to_owned(), Ok(Group::default()))]),
+        audit: None,
     };
     world.topics.insert(topic(), there);
     world
@@ -173,7 +175,8 @@ fn a_channel_where_all_is_well_is_ready() {
         ]
     );
     assert_eq!(verdict.steps[1].pause_seconds, Some(1.0), "nothing waits; a second of quiet");
-    assert_eq!(verdict.steps[3].command.as_deref(), Some("nsqbridge cutover orders/billing --execute"));
+    let command = "nsqbridge cutover orders/billing -f p.toml --execute";
+    assert_eq!(verdict.steps[3].command.as_deref(), Some(command));
 }
 
 #[test]
@@ -330,10 +333,20 @@ fn messages_of_others_in_the_topic_are_a_collision_or_told_of() {
 }
 
 #[test]
-fn gates_of_time_and_audit_are_held_or_said_not_to_be() {
+fn gates_of_time_and_audit_are_held() {
     assert_eq!(after("gates.time_in_stage = '2h'", |_| {}), []);
     assert_eq!(after("gates.time_in_stage = '3h'", |_| {}), [(Block, reasons::TIME_IN_STAGE_TOO_SHORT)]);
-    assert_eq!(after("gates.audit = 'clean'", |_| {}), [(Warn, reasons::AUDIT_NOT_CHECKED)]);
+    let audited = |weight| {
+        move |world: &mut World| {
+            there(world).audit = Some(Ok(Audited { accepted: 9, weight, worst: "lost".to_owned() }));
+        }
+    };
+    assert_eq!(after("", audited(Some(Weight::Loss))), [(Block, reasons::AUDIT_FOUND_LOSS)]);
+    assert_eq!(after("", audited(Some(Weight::Doubt))), [(Block, reasons::AUDIT_IN_DOUBT)]);
+    assert_eq!(after("", audited(Some(Weight::Note))), []);
+    assert_eq!(after("", audited(None)), []);
+    let silent = |world: &mut World| there(world).audit = Some(Err("no answer".to_owned()));
+    assert_eq!(after("", silent), [(Block, reasons::NOT_LOOKED_AT)]);
 }
 
 #[test]
@@ -440,6 +453,20 @@ fn a_later_phase_waits_for_its_turn() {
     let verdict = judge(&plan(more), &world);
     assert_eq!(verdict.phase, Some(1));
     assert!(verdict.steps.is_sorted_by_key(|step| step.phase), "{:?}", verdict.steps);
+
+    let of = |channel: &str| ChannelPath { topic: topic(), channel: channel.parse().unwrap() };
+    let against = |world: &World, channel| {
+        let findings = against_cutover(&plan(more), world, &of(channel));
+        findings.into_iter().map(|finding| finding.check).collect::<Vec<_>>()
+    };
+    assert!(against(&world, "billing").is_empty(), "what concerns another channel keeps nobody");
+    assert_eq!(
+        against(&world, "audit"),
+        [reasons::DEFERRED_MESSAGES_PENDING, reasons::EARLIER_PHASE_PENDING]
+    );
+    cut_over(&mut world);
+    assert_eq!(against(&world, "audit"), [reasons::DEFERRED_MESSAGES_PENDING]);
+    assert!(against(&world, "billing").is_empty(), "it is there already");
 }
 
 #[test]
@@ -463,7 +490,7 @@ fn the_way_back_is_planned_in_both_modes_while_there_is_one() {
     assert_eq!(healthy.steps.len(), 3);
     assert_eq!(
         healthy.steps[2].command.as_deref(),
-        Some("nsqbridge rollback orders/billing --mode healthy --execute")
+        Some("nsqbridge rollback orders/billing -f p.toml --mode healthy --execute")
     );
     let broken = judged(Goal::RollbackBroken, false);
     assert_eq!(found(&broken), [(Warn, reasons::ROLLBACK_DOUBLES)]);

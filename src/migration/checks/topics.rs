@@ -4,11 +4,12 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::{counted, listed, reasons};
 use crate::{
+    audit::reconcile::Weight,
     doctor::Finding,
     migration::{
-        plan::{Audit, Plan, Tolerance},
+        plan::{Plan, Tolerance},
         scan::Topic,
-        world::{Relay, Stored, TopicWorld, World},
+        world::{Audited, Relay, Stored, TopicWorld, World},
     },
     nsq::names::TopicName,
     problems::nearest,
@@ -47,17 +48,29 @@ pub(super) fn check(plan: &Plan, world: &World, topic: &TopicName) -> Vec<Findin
         }
         Err(error) => findings.push(not_looked_at(&what, error)),
     }
-    if plan.gates.audit == Audit::Clean {
-        findings.push(
-            Finding::warn(
-                &what,
-                reasons::AUDIT_NOT_CHECKED,
-                "whether the audit is clean is not checked here",
-            )
-            .advise("look at the audit before you cut over"),
-        );
-    }
+    findings.extend(there.audit.as_ref().and_then(|audit| audited(topic, &what, audit)));
     findings
+}
+
+/// What the audit has against it, where the plan asks for it.
+fn audited(topic: &TopicName, what: &str, audit: &Result<Audited, String>) -> Option<Finding> {
+    let audit = match audit {
+        Ok(audit) => audit,
+        Err(error) => return Some(not_looked_at(what, &format!("the audit: {error}"))),
+    };
+    let look = format!("nsqbridge verify {topic} tells all of it");
+    match audit.weight {
+        Some(Weight::Loss) => {
+            Some(Finding::block(what, reasons::AUDIT_FOUND_LOSS, audit.worst.clone()).advise(look))
+        }
+        Some(Weight::Doubt) => {
+            Some(Finding::block(what, reasons::AUDIT_IN_DOUBT, audit.worst.clone()).advise(look))
+        }
+        Some(Weight::Note) | None => {
+            let finding = format!("nothing of {} messages of the last hour is missing", audit.accepted);
+            Some(Finding::ok(what, reasons::AUDIT_CLEAN, finding))
+        }
+    }
 }
 
 pub(super) fn not_looked_at(what: &str, error: &str) -> Finding {

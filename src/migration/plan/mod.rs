@@ -23,7 +23,7 @@ use crate::{
     mapping::Names,
     nsq::{
         address::HttpAddress,
-        names::{ChannelName, TopicName},
+        names::{ChannelName, ChannelPath, TopicName},
     },
     problems::{self, Listed, Problem},
 };
@@ -31,6 +31,8 @@ use crate::{
 /// A checked plan.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// The file it was read from.
+    pub file: PathBuf,
     /// RocketMQ's name servers.
     pub name_servers: Vec<HttpAddress>,
     /// The nsqlookupds.
@@ -187,7 +189,18 @@ impl Plan {
     pub fn load(path: &Path) -> Result<Self, PlanError> {
         let table = problems::read_toml(path)
             .map_err(|reason| PlanError::Unreadable { path: path.to_owned(), reason })?;
-        parse::plan(&table).map_err(|problems| PlanError::Problems { path: path.to_owned(), problems })
+        match parse::plan(&table) {
+            Ok(plan) => Ok(Self { file: path.to_owned(), ..plan }),
+            Err(problems) => Err(PlanError::Problems { path: path.to_owned(), problems }),
+        }
+    }
+
+    /// The plan of one channel alone, and of what stands for it; `None` when the plan says nothing of it.
+    #[must_use]
+    pub fn only(&self, channel: &ChannelPath) -> Option<Self> {
+        let planned = self.topics.get(&channel.topic)?.get(&channel.channel)?;
+        let channels = BTreeMap::from([(channel.channel.clone(), planned.clone())]);
+        Some(Self { topics: BTreeMap::from([(channel.topic.clone(), channels)]), ..self.clone() })
     }
 
     /// The channels with their topics, in the order in which they are to be moved.

@@ -1,6 +1,6 @@
 //! From TOML to a checked plan, or to everything wrong with the file.
 
-use std::{collections::BTreeMap, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
 
 use toml::{Table, Value};
 
@@ -116,7 +116,17 @@ pub(super) fn plan(file: &Table) -> Result<Plan, Vec<Problem>> {
     let policies = policies(&mut problems, &whole);
     let (names, topics) = topics(&mut problems, &whole, &group_prefix);
     if problems.0.is_empty() {
-        Ok(Plan { name_servers, nsqlookupds, nsqds, group_prefix, names, gates, policies, topics })
+        Ok(Plan {
+            file: PathBuf::new(),
+            name_servers,
+            nsqlookupds,
+            nsqds,
+            group_prefix,
+            names,
+            gates,
+            policies,
+            topics,
+        })
     } else {
         Err(problems.0)
     }

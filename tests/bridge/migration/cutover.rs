@@ -10,7 +10,7 @@ use crate::bridge::{SOON, cluster, eventually, shared};
 
 async fn one_of_three_channels_moves_under_load(line: Line) {
     let stage = Stage::set(shared(line), "moves").await;
-    let load = stage.load(50, Duration::from_millis(25));
+    let load = stage.load(250, Duration::from_millis(50));
     stage.at_work(2_000).await;
     let plan = act(stage.rig, &["cutover", &stage.path()]).await;
     assert_eq!((plan.code, plan.last()["event"].as_str()), (0, Some("plan")), "{plan:?}");

@@ -3,6 +3,7 @@
 mod complete;
 mod cutover;
 mod drivers;
+mod planned;
 mod refused;
 mod rollback;
 

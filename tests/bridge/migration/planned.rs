@@ -1,0 +1,61 @@
+//! A plan in the place of flags, and its gates.
+
+use std::time::Duration;
+
+use nsqbridge_brokers::Line;
+use tempfile::NamedTempFile;
+
+use super::{GroupConsumer, Stage, act};
+use crate::bridge::{SOON, eventually, shared};
+
+/// A plan of the stage's first channel, as the group `group`, and `more`.
+fn plan(stage: &Stage<'_>, group: &str, more: &str) -> NamedTempFile {
+    let nsqds: Vec<String> = stage.rig.nsqds.iter().map(|nsqd| format!("'{}'", nsqd.http_addr())).collect();
+    let text = format!(
+        "format = 1\nrocketmq.namesrv = '{}'\nnsq.nsqd_http_address = [{}]\npolicies.quiet = '2s'\n{more}\n[topics.\"{}\".channels.moved]\ngroup = '{group}'\n",
+        stage.rig.name_server.addr(),
+        nsqds.join(", "),
+        stage.topic
+    );
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+async fn a_plan_names_the_group_and_its_gates_hold_a_cutover_back(line: Line) {
+    let stage = Stage::set(shared(line), "planned").await;
+    let group = format!("own-{}", stage.topic.replace('.', "-"));
+    let load = stage.load(20, Duration::from_millis(50));
+    stage.at_work(500).await;
+    let path = |file: &NamedTempFile| file.path().to_str().unwrap().to_owned();
+
+    let early = plan(&stage, &group, "gates.time_in_stage = '3h'\ngates.lag_messages = 100000");
+    let blocked = stage.act("cutover", &["-f", &path(&early)]).await;
+    assert_eq!((blocked.code, blocked.reason()), (2, "TimeInStageTooShort"), "{blocked:?}");
+    let kept = plan(&stage, &group, "");
+    let text = std::fs::read_to_string(kept.path()).unwrap();
+    std::fs::write(kept.path(), text + "goal = 'keep'\n").unwrap();
+    let wrong = stage.act("cutover", &["-f", &path(&kept)]).await;
+    assert!(wrong.code == 3 && wrong.errors.contains("goal"), "{wrong:?}");
+    assert_eq!(stage.status().await["stage"], "Active");
+
+    let plan =
+        plan(&stage, &group, "gates.audit = 'clean'\ngates.lag_messages = 100000\ngates.max_pause = '30s'");
+    let new = GroupConsumer::start(stage.rig, &stage.topic, &group);
+    let ended = stage.act("cutover", &["-f", &path(&plan)]).await;
+    let paused = ended.done()["paused_ms"].as_u64().unwrap();
+    assert!(paused >= 2_000, "the plan wants the channel to have been empty for 2 s: {paused} ms");
+    eventually("the plan's group is at work", SOON, async || new.count() > 200).await;
+    let sent = load.stop().await;
+    stage.settled(sent, &new).await;
+
+    let status = act(stage.rig, &["status", "-f", &path(&plan)]).await;
+    let channel = &status.events[0]["channels"][0];
+    assert_eq!((&channel["stage"], &channel["group"]), (&"CutOver".into(), &group.into()), "{status:?}");
+    assert_eq!(status.events[0]["topics"][0]["topic"], stage.topic, "{status:?}");
+    stage.act("rollback", &["-f", &path(&plan)]).await.done();
+    let elsewhere = act(stage.rig, &["status", "another/channel", "-f", &path(&plan)]).await;
+    assert!(elsewhere.code == 3 && elsewhere.errors.contains("another/channel"), "{elsewhere:?}");
+}
+
+on_both_lines!(a_plan_names_the_group_and_its_gates_hold_a_cutover_back);

@@ -63,8 +63,12 @@ pub(super) fn steps(plan: &Plan, world: &World) -> Vec<Step> {
         let group = group.and_then(|group| group.as_ref().ok()).cloned().unwrap_or_default();
         steps.extend(match (planned.goal, stands) {
             (Goal::Cutover, _) => cut_over(plan, world, topic, channel, planned, &group),
-            (Goal::Rollback, Stands::Group) => roll_back(plan, world, topic, channel, planned, true),
-            (Goal::RollbackBroken, Stands::Group) => roll_back(plan, world, topic, channel, planned, false),
+            (Goal::Rollback, Stands::Group | Stands::Between) => {
+                roll_back(plan, world, topic, channel, planned, true)
+            }
+            (Goal::RollbackBroken, Stands::Group | Stands::Between) => {
+                roll_back(plan, world, topic, channel, planned, false)
+            }
             // A channel that is gone cannot be gone back to, and one that is kept is not touched.
             (Goal::Rollback | Goal::RollbackBroken | Goal::Keep, _) => Vec::new(),
         });

@@ -140,6 +140,8 @@ pub struct Group {
     pub queues: usize,
     /// Messages it has not consumed.
     pub lag: i64,
+    /// Whether every broker lets it consume.
+    pub is_open: bool,
     /// Whether a cutover has written down where the channel's consumer ended.
     pub has_barrier: bool,
     /// Whether the channel is done with.
@@ -359,6 +361,7 @@ async fn group(
         exists,
         members: members.into_keys().collect(),
         has_barrier: known.contains(&names.barrier_group(topic, channel)),
+        is_open: exists && cluster.consuming(group).await.map_err(|error| error.to_string())?.is_open(),
         is_completed: known.contains(&names.completed_group(topic, channel)),
         ..Group::default()
     };

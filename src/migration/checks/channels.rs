@@ -29,6 +29,14 @@ pub(super) fn check(
         None => Group::default(),
     };
     match (planned.goal, stands) {
+        (_, Stands::Between) => vec![
+            Finding::warn(
+                &what,
+                reasons::MOVE_INTERRUPTED,
+                format!("a cutover to group {}, or a rollback, was interrupted", planned.group),
+            )
+            .advise("run the one that is wanted: it finishes or undoes what was begun"),
+        ],
         (Goal::Cutover, Stands::Channel) => to_group(plan, world, topic, channel, planned, &group),
         (Goal::Cutover, Stands::Group) => vec![Finding::info(
             &what,
@@ -246,7 +254,8 @@ fn occupied(what: &str, name: &str, group: &Group) -> Vec<Finding> {
 
 fn back(what: &str, planned: &ChannelPlan, group: &Group, stands: Stands) -> Vec<Finding> {
     match (stands, planned.goal) {
-        (Stands::Channel, _) => {
+        // What was interrupted is told of before.
+        (Stands::Channel | Stands::Between, _) => {
             vec![Finding::info(what, reasons::ALREADY_THERE, "its consumers are at the channel")]
         }
         (Stands::Gone, _) => vec![

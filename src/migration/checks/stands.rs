@@ -3,7 +3,7 @@
 use crate::{
     migration::{
         plan::{ChannelPlan, Goal},
-        world::World,
+        world::{Group, World},
     },
     nsq::names::{ChannelName, TopicName},
 };
@@ -13,9 +13,11 @@ use crate::{
 pub enum Stands {
     /// At the channel.
     Channel,
-    /// At the consumer group: the channel is paused on every nsqd that has it, and a cutover has left its barrier. The way back is
-    /// open.
+    /// At the consumer group, which is open: the channel is paused on every nsqd that has it, and a cutover has left its barrier. The way
+    /// back is open.
     Group,
+    /// Between the two: a cutover or rollback was interrupted, and the next one finishes or undoes it.
+    Between,
     /// At the consumer group, and the channel is done with.
     Gone,
 }
@@ -25,7 +27,7 @@ impl Stands {
     #[must_use]
     pub fn is(self, goal: Goal) -> bool {
         match goal {
-            Goal::Cutover => self != Stands::Channel,
+            Goal::Cutover => matches!(self, Stands::Group | Stands::Gone),
             Goal::Rollback | Goal::RollbackBroken => self == Stands::Channel,
             Goal::Keep => true,
         }
@@ -40,10 +42,8 @@ pub(in crate::migration) fn stands(
     planned: &ChannelPlan,
 ) -> Stands {
     let group = world.topics.get(topic).and_then(|topic| topic.groups.get(&planned.group));
-    let (has_barrier, is_completed) = match group {
-        Some(Ok(group)) => (group.has_barrier, group.is_completed),
-        _ => (false, false),
-    };
+    let group = group.and_then(|group| group.as_ref().ok()).cloned().unwrap_or_default();
+    let Group { has_barrier, is_open, is_completed, .. } = group;
     let seen = world.nsq.topic(topic).and_then(|topic| topic.channel(channel));
     let nsqds = seen.map_or(0, |channel| channel.nsqds.len());
     let paused = seen.map_or(0, |channel| channel.paused.len());
@@ -51,7 +51,8 @@ pub(in crate::migration) fn stands(
         _ if is_completed => Stands::Gone,
         0 if has_barrier => Stands::Gone,
         // Without a barrier somebody else has paused it.
-        nsqds if has_barrier && nsqds == paused => Stands::Group,
+        nsqds if has_barrier && is_open && nsqds == paused => Stands::Group,
+        _ if has_barrier && paused > 0 => Stands::Between,
         _ => Stands::Channel,
     }
 }

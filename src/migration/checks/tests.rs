@@ -139,6 +139,7 @@ fn cut_over(world: &mut World) {
         committed: 8,
         queues: 8,
         lag: 4,
+        is_open: true,
         has_barrier: true,
         is_completed: false,
     };
@@ -428,6 +429,24 @@ fn a_channel_that_is_where_the_plan_wants_it_blocks_nothing_more() {
         [(Block, reasons::CHANNEL_PAUSED), (Warn, reasons::GROUP_HAS_OFFSETS)],
         "paused by somebody else, whatever offsets the group has"
     );
+}
+
+#[test]
+fn a_move_that_was_interrupted_is_told_of_and_may_be_run_again() {
+    let interrupted = |world: &mut World| {
+        cut_over(world);
+        group(world).is_open = false;
+    };
+    assert_eq!(after("", interrupted), [(Warn, reasons::MOVE_INTERRUPTED)]);
+    let half_paused = |world: &mut World| {
+        cut_over(world);
+        billing(world).paused = addresses(&["a:1"]);
+    };
+    assert_eq!(after("", half_paused), [(Warn, reasons::MOVE_INTERRUPTED)]);
+    let mut world = well();
+    interrupted(&mut world);
+    let path = ChannelPath { topic: topic(), channel: channel("billing") };
+    assert!(against_cutover(&plan(""), &world, &path).is_empty(), "the next run finishes it");
 }
 
 #[test]

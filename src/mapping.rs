@@ -173,6 +173,19 @@ impl Names {
         format!("nsqbridge-barrier-{}", self.channel_group(topic, channel))
     }
 
+    /// The group that says, by being there, which consumer group a channel with a barrier became: a checksum of its name is in this.
+    #[must_use]
+    pub fn became_group(&self, topic: &TopicName, channel: &ChannelName, group: &str) -> String {
+        let [begin, end] = self.became_groups(topic, channel);
+        format!("{begin}{:08x}{end}", crc32fast::hash(group.as_bytes()))
+    }
+
+    /// What the names of all these groups of a channel begin and end with.
+    #[must_use]
+    pub fn became_groups(&self, topic: &TopicName, channel: &ChannelName) -> [String; 2] {
+        ["nsqbridge-to-".to_owned(), format!("-{}", self.channel_group(topic, channel))]
+    }
+
     /// The group that says, by being there, that a rollback has begun since the channel's last cutover.
     #[must_use]
     pub fn returning_group(&self, topic: &TopicName, channel: &ChannelName) -> String {

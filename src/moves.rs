@@ -3,6 +3,7 @@
 use std::{
     io::{IsTerminal, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use serde_json::json;
@@ -105,7 +106,9 @@ pub async fn cut_over(mut args: CutoverArgs, stop: &CancellationToken) -> Result
 /// See [`RunError`].
 pub async fn roll_back(mut args: RollbackArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
     let plan = planned(&mut args.moving)?;
-    let (options, moving) = (options(&args.pause, plan.as_ref()), &args.moving);
+    // It does not wait for a channel to drain.
+    let options = Options { quiet: Duration::ZERO, ..options(&args.pause, plan.as_ref()) };
+    let moving = &args.moving;
     let mode = match args.mode {
         RollbackMode::Healthy => rollback::Mode::Healthy,
         RollbackMode::Broken => rollback::Mode::Broken { accept_missing: args.accept_missing },
@@ -125,6 +128,7 @@ pub async fn roll_back(mut args: RollbackArgs, stop: &CancellationToken) -> Resu
 /// See [`RunError`].
 pub async fn complete(mut args: CompleteArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
     let plan = planned(&mut args.moving)?;
+    args.moving.yes |= args.name.as_ref() == Some(&args.channel);
     let moving = &args.moving;
     if moving.execute && moving.yes && args.name.as_ref() != Some(&args.channel) {
         let needed = format!("--yes needs the name as well here: --name {}", args.channel);

@@ -179,7 +179,7 @@ pub enum Command {
     Complete(Box<CompleteArgs>),
     /// Try cutover and rollback on a scratch channel of a topic, with a small consumer on either side that counts.
     #[command(after_help = "Example:\n  \
-        nsqbridge rehearse orders --namesrv rmq-1:9876 --execute")]
+        nsqbridge rehearse orders --namesrv rmq-1:9876 --lookupd-http-address lookup-1:4161 --execute")]
     Rehearse(Box<RehearseArgs>),
 }
 

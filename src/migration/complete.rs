@@ -31,7 +31,10 @@ pub async fn complete(
     with_lock(subject, progress, stop, async |_| {
         let world = subject.read().await.map_err(Refusal::untouched)?;
         may_begin(subject, &world).await.map_err(Refusal::untouched)?;
-        let left = Left::InForce("it is cut over, and may be deleted on some nsqds; run it again".to_owned());
+        tell_relays(subject, None).await.map_err(Refusal::untouched)?;
+        let left =
+            "it is done with, and may be deleted on some nsqds: there is no way back any more; run it again";
+        let left = Left::InForce(left.to_owned());
         match delete(subject, &world, progress).await {
             Ok(()) => Ok(Done::at_once(format!("{} is completed: {}", subject.path(), what_is_left(&world)))),
             Err(trouble) => Err(Refusal { trouble, left }),
@@ -62,7 +65,7 @@ async fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble> {
 async fn delete(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
     // Kept closed, for nobody consumes with it.
     subject.cluster.set_consuming(&subject.completed_group(), false).await?;
-    tell_relays(subject).await?;
+    tell_relays(subject, Some(Change::Completed(subject.channel.clone()))).await?;
     progress.step(Step::Recorded, "every relay knows that the channel is done with")?;
     world.nsqds.delete_everywhere().await?;
     for nsqlookupd in &subject.nsqlookupds {
@@ -74,20 +77,20 @@ async fn delete(subject: &Subject, world: &World, progress: &Progress) -> Result
         return Err(Trouble::new(Reason::NsqdUnavailable, detail));
     }
     progress.step(Step::Deleted, "no nsqd and no nsqlookupd has the channel any more")?;
-    subject.forget_returning().await?;
-    Ok(subject.cluster.delete_group(&subject.barrier_group()).await?)
+    subject.forget_marks().await
 }
 
-/// Tells every running relay that the channel is done with, and hears from each that it knows.
-pub(super) async fn tell_relays(subject: &Subject) -> Result<(), Trouble> {
-    let Subject { cluster, names, group_prefix, topic, channel, .. } = subject;
-    let change = Change::Completed(channel.clone());
+/// Tells every running relay that the channel is done with, and hears from each that it knows; without a `change`, that each can be
+/// told.
+pub(super) async fn tell_relays(subject: &Subject, change: Option<Change>) -> Result<(), Trouble> {
+    let Subject { cluster, names, group_prefix, topic, .. } = subject;
+    let must_know = change.is_some();
     let group = subject.completed_group();
     let name = group.strip_prefix(&names.completed_prefix(topic)).unwrap_or(&group);
-    for instance in control::ask(cluster, names, group_prefix, topic, Some(change)).await? {
+    for instance in control::ask(cluster, names, group_prefix, topic, change).await? {
         let silent = |reason: String| Trouble::new(Reason::RelaySilent, format!("{}: {reason}", instance.id));
         let report = instance.report.map_err(silent)?;
-        if !report.completed.iter().any(|known| known == name) {
+        if must_know && !report.completed.iter().any(|known| known == name) {
             return Err(silent("it does not leave the channel alone; an older version?".to_owned()));
         }
     }

@@ -9,11 +9,13 @@
 //! it is the one write that counts, and is never taken back here. At its end every message lies on one side of the barrier:
 //! below it the old consumer has finished it, above it the new one will get it, and it alone.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    driver::{Done, Driver, LOOK_AGAIN_AFTER, Options, Proof, see_through, with_lock},
+    driver::{Done, Driver, Options, Proof, see_through, with_lock},
     fence::Fence,
     lock::Lock,
     nsqds::APART,
@@ -23,6 +25,10 @@ use super::{
     refusal::{Left, Reason, Refusal, Trouble},
     subject::{Stage, Subject, World},
 };
+use crate::transfer::parking;
+
+/// What is deferred may be so for hours.
+const DEFERRED_EVERY: Duration = Duration::from_secs(2);
 
 /// Cuts the channel over, or finishes what another run began.
 ///
@@ -40,6 +46,7 @@ pub async fn cut_over(
 ) -> Result<Done, Refusal> {
     let world = subject.read().await.map_err(Refusal::untouched)?;
     may_begin(subject, &world).map_err(Refusal::untouched)?;
+    has_nothing_parked(subject, &world).await.map_err(Refusal::untouched)?;
     if options.deferred == Deferred::Wait {
         until_delivered(subject, progress, stop).await.map_err(Refusal::untouched)?;
     }
@@ -53,11 +60,22 @@ pub async fn cut_over(
         let mut driver = drive(subject, options, progress, stop, lock, &world);
         let proof = match up_to_the_same(&mut driver).await {
             Ok(proof) => proof,
-            Err(trouble) => return Err(undo(&driver, &world, trouble).await),
+            Err(trouble) => return Err(undo(&driver, trouble).await),
         };
         open(&driver, began, &proof).await
     })
     .await
+}
+
+/// Whether no message was passed by the relay and left for a person: it lies below any barrier, and the channel has not had it.
+async fn has_nothing_parked(subject: &Subject, world: &World) -> Result<(), Trouble> {
+    if matches!(world.stage(), Stage::CutOver | Stage::Opening) {
+        return Ok(());
+    }
+    match parking::parked(&subject.cluster, &subject.names, &subject.topic).await?.len() {
+        0 => Ok(()),
+        parked => Err(Trouble::new(Reason::MessagesParked, format!("{parked} of {}", subject.topic))),
+    }
 }
 
 /// Waits until no message of the channel waits for its time. Nothing is held meanwhile: it may take hours.
@@ -73,7 +91,7 @@ async fn until_delivered(
         }
         let trouble = Trouble::new(Reason::DeferredMessagesPending, format!("{deferred} messages"));
         progress.waiting(&trouble);
-        if stop.run_until_cancelled(tokio::time::sleep(LOOK_AGAIN_AFTER)).await.is_none() {
+        if stop.run_until_cancelled(tokio::time::sleep(DEFERRED_EVERY)).await.is_none() {
             return Err(Trouble::new(Reason::Interrupted, format!("while waiting: {trouble}")));
         }
     }
@@ -99,8 +117,8 @@ pub(super) fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble>
             return Err(Trouble::new(Reason::ChannelCompleted, subject.completed_group()));
         }
         Stage::Missing => world.look.is_complete()?,
-        Stage::CutOver | Stage::Opening => return Ok(()),
-        Stage::HalfDone | Stage::HalfPaused => world.is_ours()?,
+        Stage::CutOver | Stage::Opening => return world.is_ours(),
+        Stage::HalfDone | Stage::HalfPaused | Stage::Paused => world.is_ours()?,
         Stage::Active => {}
     }
     if subject.channel.is_ephemeral() {
@@ -134,6 +152,7 @@ async fn up_to_the_same(driver: &mut Driver<'_>) -> Result<Proof, Trouble> {
     let proof = driver.until_proved(empty).await?;
     progress.step(Step::Quiet, "every nsqd was seen empty twice, with nothing published between")?;
 
+    subject.claim_barrier().await?;
     subject.place(&subject.barrier_group(), &proof.places).await?;
     let end: i64 = proof.places.values().sum();
     progress.step(
@@ -193,12 +212,12 @@ fn half_open(subject: &Subject) -> Left {
 }
 
 /// Takes everything back.
-async fn undo(driver: &Driver<'_>, world: &World, trouble: Trouble) -> Refusal {
+async fn undo(driver: &Driver<'_>, trouble: Trouble) -> Refusal {
     if matches!(trouble.reason, Reason::Stopped | Reason::AnotherDriver) {
         // Killed, or no longer in charge: whoever comes next reads how things stand.
         return Refusal { trouble, left: half_done() };
     }
-    let unpaused = see_through(driver.progress, async || driver.nsqds.unpause(&world.look).await).await;
+    let unpaused = see_through(driver.progress, async || driver.subject.unpause().await).await;
     driver.fence.lift().await;
     let left = match unpaused {
         Ok(()) => {
@@ -218,6 +237,7 @@ async fn undo(driver: &Driver<'_>, world: &World, trouble: Trouble) -> Refusal {
 pub async fn preview(subject: &Subject, options: Options) -> Result<Vec<String>, Refusal> {
     let world = subject.read().await.map_err(Refusal::untouched)?;
     may_begin(subject, &world).map_err(Refusal::untouched)?;
+    has_nothing_parked(subject, &world).await.map_err(Refusal::untouched)?;
     let (path, group) = (subject.path(), &subject.group);
     let [waiting, in_flight, deferred] = world.look.messages();
     let mut lines =
@@ -234,7 +254,7 @@ pub async fn preview(subject: &Subject, options: Options) -> Result<Vec<String>,
         Stage::HalfDone | Stage::HalfPaused => {
             lines.push("what an interrupted run left would be finished or undone first".to_owned());
         }
-        Stage::Active | Stage::Missing | Stage::Completed => {}
+        Stage::Active | Stage::Missing | Stage::Completed | Stage::Paused => {}
     }
     lines.push(format!(
         "the channel has {waiting} messages waiting, {in_flight} in flight, {deferred} deferred; they must be finished within {}",
@@ -246,6 +266,12 @@ pub async fn preview(subject: &Subject, options: Options) -> Result<Vec<String>,
         subject.topic
     ));
     lines.push(format!("then the channel is paused, and {group} begins exactly where it ended"));
+    let brokers: BTreeSet<String> =
+        subject.queues().await.map_err(Refusal::untouched)?.into_iter().map(|queue| queue.broker).collect();
+    lines.push(format!(
+        "its messages lie on {}: a broker that is away now must be back first, or what it has is neither side's",
+        brokers.into_iter().collect::<Vec<_>>().join(", ")
+    ));
     if deferred > 0 {
         lines.push("messages that consumers put back for later must come due first".to_owned());
     }

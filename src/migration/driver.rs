@@ -16,7 +16,7 @@ use super::{
     subject::{Places, Subject},
 };
 
-pub(super) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(150);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(150);
 /// What must not be left half done is tried for so long.
 const FINISH_WITHIN: Duration = Duration::from_secs(20);
 
@@ -129,8 +129,10 @@ impl Driver<'_> {
         Ok((look, places, holds))
     }
 
-    /// Whether nothing is as it was not: the relay stands where it stood, and nothing was published.
+    /// Whether nothing is as it was not: the relay stands where it stood, nothing was published, and the same nsqds have the
+    /// channel, paused.
     pub(super) async fn is_same(&self, proof: &Proof) -> Result<(), Trouble> {
+        self.subject.nsqds_now().await?.look().await?.is_paused_as(&proof.look)?;
         let (look, places, empty) = self.look(|look, _| look.is_empty()).await?;
         if places != proof.places {
             return Err(Trouble::new(Reason::FenceLost, "the relay went on meanwhile"));

@@ -107,6 +107,28 @@ impl Subject {
         Ok(())
     }
 
+    /// No cutover and no rollback has happened. The barrier goes first: without it the others mean nothing.
+    pub(super) async fn forget_marks(&self) -> Result<(), Trouble> {
+        let groups = self.cluster.groups().await?;
+        let barrier = [self.barrier_group(), self.returning_group()];
+        let marks = barrier.iter().filter(|group| groups.contains(*group)).chain(self.became_of(&groups));
+        for group in marks {
+            self.cluster.delete_group(group).await?;
+        }
+        Ok(())
+    }
+
+    /// The barrier that is written next is this group's, and nobody else's.
+    pub(super) async fn claim_barrier(&self) -> Result<(), Trouble> {
+        let ours = self.became_group();
+        self.cluster.set_consuming(&ours, false).await?;
+        let groups = self.cluster.groups().await?;
+        for group in self.became_of(&groups).into_iter().filter(|group| **group != ours) {
+            self.cluster.delete_group(group).await?;
+        }
+        Ok(())
+    }
+
     /// No rollback has begun.
     pub(super) async fn forget_returning(&self) -> Result<(), Trouble> {
         if self.cluster.groups().await?.contains(&self.returning_group()) {

@@ -110,6 +110,21 @@ impl Look {
         self.0.iter().filter_map(|(nsqd, look)| Some((nsqd, look.topic.as_ref()?)))
     }
 
+    /// Whether the same nsqds have the topic as before, each with the channel, paused: an nsqd that came meanwhile would deliver it.
+    pub(super) fn is_paused_as(&self, before: &Self) -> Result<(), Trouble> {
+        let names = |look: &Self| look.topics().map(|(nsqd, _)| nsqd.clone()).collect::<Vec<_>>();
+        if names(self) != names(before) {
+            return Err(Trouble::new(Reason::NsqdsChanged, "an nsqd that has the topic came or went"));
+        }
+        self.is_complete()?;
+        match self.channels().find(|(_, channel)| !channel.paused) {
+            Some((nsqd, _)) => {
+                Err(Trouble::new(Reason::NsqdsChanged, format!("{nsqd} delivers the channel")))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Messages of the channel, over all nsqds: waiting, in flight, deferred.
     pub(super) fn messages(&self) -> [u64; 3] {
         self.channels().fold([0; 3], |[waiting, in_flight, deferred], (_, channel)| {

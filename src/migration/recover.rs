@@ -7,7 +7,7 @@
 use super::{
     driver::see_through,
     progress::{Progress, Step},
-    refusal::{Left, Refusal, Trouble},
+    refusal::{Left, Reason, Refusal, Trouble},
     subject::{Stage, Subject, World},
 };
 
@@ -19,7 +19,14 @@ pub(super) async fn recover(subject: &Subject, progress: &Progress) -> Result<Wo
     loop {
         let world = subject.read().await.map_err(Refusal::untouched)?;
         let recovered = match world.stage() {
-            Stage::Active | Stage::CutOver | Stage::Missing | Stage::Completed => return Ok(world),
+            Stage::Active => {
+                // Left by a run that came to its end and no further: later it would be taken for another's.
+                if world.barrier.is_some() || world.returning {
+                    forget(subject).await;
+                }
+                return Ok(world);
+            }
+            Stage::CutOver | Stage::Missing | Stage::Completed | Stage::Paused => return Ok(world),
             Stage::Opening => finish_opening(subject, &world, progress).await,
             Stage::HalfDone if world.returning => reopen(subject, progress).await,
             // Paused here and not there: the last step of a rollback, or a cutover that did not come to its own last one.
@@ -32,6 +39,11 @@ pub(super) async fn recover(subject: &Subject, progress: &Progress) -> Result<Wo
 /// The group was opened somewhere, so everything before that was as it must be.
 async fn finish_opening(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
     world.is_ours()?;
+    if world.group.missing > 0 {
+        // A broker that was away at the cutover: opened there without a place, the group would begin anywhere.
+        let detail = format!("{} masters do not know {}", world.group.missing, subject.group);
+        return Err(Trouble::new(Reason::QueuesChanged, detail));
+    }
     see_through(progress, async || world.nsqds.pause(&world.look).await).await?;
     see_through(progress, async || Ok(subject.cluster.set_consuming(&subject.group, true).await?)).await?;
     progress.step(Step::Opened, "an interrupted run is finished: the group may consume everywhere")
@@ -39,7 +51,7 @@ async fn finish_opening(subject: &Subject, world: &World, progress: &Progress) -
 
 async fn unpause(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
     world.is_ours()?;
-    see_through(progress, async || world.nsqds.unpause(&world.look).await).await?;
+    see_through(progress, async || subject.unpause().await).await?;
     forget(subject).await;
     progress.step(Step::Undone, "what an interrupted run left is undone: the channel delivers again")
 }
@@ -52,10 +64,8 @@ pub(super) async fn reopen(subject: &Subject, progress: &Progress) -> Result<(),
 
 /// Without these nothing the channel does later is taken for a cutover's or a rollback's.
 pub(super) async fn forget(subject: &Subject) {
-    for group in [subject.returning_group(), subject.barrier_group()] {
-        if let Err(error) = subject.cluster.delete_group(&group).await {
-            tracing::warn!(%error, group, "left behind; the next cutover sees to it");
-        }
+    if let Err(trouble) = subject.forget_marks().await {
+        tracing::warn!(%trouble, channel = %subject.path(), "marks are left behind; the next run sees to it");
     }
 }
 

@@ -9,6 +9,8 @@ use crate::{nsq::nsqd::HttpError, rocketmq::ClusterError};
 pub enum Reason {
     /// Somebody else moves a channel of this topic now.
     AnotherDriver,
+    /// The channel became another consumer group than the one that is named.
+    AnotherGroup,
     /// Somebody publishes straight to nsqd.
     BypassProducerDetected,
     /// The channel was completed: there is no way back.
@@ -35,12 +37,16 @@ pub enum Reason {
     GroupNotConsuming,
     /// It was told to stop.
     Interrupted,
+    /// The topic has messages that were parked, and not dealt with.
+    MessagesParked,
     /// A name is too long for RocketMQ.
     NameTooLong,
     /// The channel's consumers did not finish in time.
     NsqChannelNotDrained,
     /// An nsqd does not answer, or refuses.
     NsqdUnavailable,
+    /// An nsqd came or went meanwhile, or delivers the channel.
+    NsqdsChanged,
     /// An nsqd started anew meanwhile.
     NsqdRestarted,
     /// nsqlookupd does not answer.
@@ -77,6 +83,7 @@ impl Reason {
     pub fn advice(self) -> &'static str {
         match self {
             Reason::AnotherDriver => "wait for it to end; the lock of one that died ends within a minute",
+            Reason::AnotherGroup => "name the group it became, with --group or a plan (-f)",
             Reason::BypassProducerDetected => {
                 "point every producer of the topic at the gateway, then try again"
             }
@@ -102,6 +109,9 @@ impl Reason {
             Reason::GroupLags => "let the new consumers catch up, or use --mode broken",
             Reason::GroupNotConsuming => "see that the new consumers run and consume",
             Reason::Interrupted | Reason::Stopped => "run it again",
+            Reason::MessagesParked => {
+                "retry or drop them first (`nsqbridge parked`): retried later, they would come to every channel but this one"
+            }
             Reason::NameTooLong => "give a shorter --group, or rename the topic with --rename",
             Reason::NsqChannelNotDrained => {
                 "see that the channel's consumers keep up and finish what they take, or give more --max-pause"
@@ -109,7 +119,9 @@ impl Reason {
             Reason::NsqdUnavailable | Reason::NsqlookupdUnavailable | Reason::RocketmqUnavailable => {
                 "see that it runs and can be reached from here, then try again"
             }
-            Reason::NsqdRestarted | Reason::QueuesChanged | Reason::RelayAhead => "try again",
+            Reason::NsqdRestarted | Reason::NsqdsChanged | Reason::QueuesChanged | Reason::RelayAhead => {
+                "try again"
+            }
             Reason::RelayHeld => "see `nsqbridge status TOPIC`: a person must look at the queue",
             Reason::RelayMissing => {
                 "start `nsqbridge transfer` for the topic; after an instance has died its queues are taken over within a minute"

@@ -5,6 +5,7 @@
 //! for each of the pauses; nothing else is touched, and everything is taken away at the end.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -30,17 +31,20 @@ use crate::{
         names::{ChannelPath, TopicName},
     },
     rocketmq::{ClusterError, QueueReader, codes::response, group::Member, reader::Pull},
+    transfer::control::Change,
 };
 
 /// Each side consumes for so long.
 const ACT: Duration = Duration::from_secs(3);
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 const PULL: u32 = 32;
+/// What the channel's name begins with.
+const SCRATCH: &str = "nsqbridge-rehearsal-";
 
 /// A channel nobody else has.
 #[must_use]
 pub fn scratch_channel(topic: TopicName) -> ChannelPath {
-    let name = format!("nsqbridge-rehearsal-{:08x}", fastrand::u32(..));
+    let name = format!("{SCRATCH}{:08x}", fastrand::u32(..));
     let channel = name.parse().unwrap_or_else(|_| unreachable!("letters, digits and dashes"));
     ChannelPath { topic, channel }
 }
@@ -95,6 +99,7 @@ async fn play(
     progress: &Progress,
     stop: &CancellationToken,
 ) -> Result<String, Trouble> {
+    sweep(subject, progress).await?;
     // The channel appears where the relay stands.
     let created = async |driver: &Driver<'_>| driver.nsqds.create().await;
     let (begin, ()) = fenced(subject, options, progress, stop, Look::is_copied_at, created).await?;
@@ -105,7 +110,7 @@ async fn play(
     progress.note("the old consumer consumes");
     tokio::time::sleep(ACT).await;
     cut_over(subject, options, progress, stop).await.map_err(|refusal| refusal.trouble)?;
-    let barrier = subject.places_of(&subject.barrier_group()).await?;
+    let barrier = subject.barrier().await?;
     expected += between(&begin, &barrier);
     check("the old consumer", expected, old.finished())?;
 
@@ -120,7 +125,7 @@ async fn play(
     progress.note("the old consumer consumes again");
     tokio::time::sleep(ACT).await;
     cut_over(subject, options, progress, stop).await.map_err(|refusal| refusal.trouble)?;
-    let barrier = subject.places_of(&subject.barrier_group()).await?;
+    let barrier = subject.barrier().await?;
     expected += between(&stands, &barrier);
     check("the old consumer", expected, old.finished())?;
 
@@ -179,18 +184,39 @@ fn check(who: &str, expected: i64, had: impl TryInto<i64>) -> Result<(), Trouble
     Err(Trouble::new(Reason::RehearsalMiscounted, detail))
 }
 
+/// Takes away what a rehearsal left that was killed: nobody would consume its channel, and it would grow.
+async fn sweep(subject: &Subject, progress: &Progress) -> Result<(), Trouble> {
+    let mut left = BTreeSet::new();
+    for nsqd in subject.read().await?.nsqds.all() {
+        let stats = nsqd.stats_with_clients(Some(&subject.topic)).await?;
+        let channels = stats.topics.into_iter().flat_map(|topic| topic.channels);
+        // One with a consumer may be somebody else's, who rehearses now.
+        let lonely = channels.filter(|of| of.channel_name.starts_with(SCRATCH) && of.clients.is_empty());
+        left.extend(lonely.map(|channel| channel.channel_name));
+    }
+    for channel in left.iter().filter_map(|channel| channel.parse().ok()) {
+        let group = subject.names.channel_group(&subject.topic, &channel);
+        let abandoned = Subject { channel, group, ..subject.clone() };
+        clean_up(&abandoned).await?;
+        progress
+            .note(&format!("{} was left by a rehearsal that was killed, and is deleted", abandoned.path()));
+    }
+    Ok(())
+}
+
+/// Deletes channel and groups. That the channel is done with stays written down, for a relay that starts later may learn of it from an
+/// nsqlookupd.
 async fn clean_up(subject: &Subject) -> Result<(), Trouble> {
-    tell_relays(subject).await?;
+    subject.cluster.set_consuming(&subject.completed_group(), false).await?;
+    tell_relays(subject, Some(Change::Completed(subject.channel.clone()))).await?;
     let nsqds = subject.read().await?.nsqds;
     nsqds.delete_everywhere().await?;
     for nsqlookupd in &subject.nsqlookupds {
         let deleted = nsqlookupd.delete_channel(&subject.topic, &subject.channel).await;
         deleted.map_err(|error| Trouble::new(Reason::NsqlookupdUnavailable, error.to_string()))?;
     }
-    for group in [&subject.group, &subject.barrier_group(), &subject.returning_group()] {
-        subject.cluster.delete_group(group).await?;
-    }
-    Ok(())
+    subject.cluster.delete_group(&subject.group).await?;
+    subject.forget_marks().await
 }
 
 /// A consumer of the group: counts and commits, and leaves when the group is closed.

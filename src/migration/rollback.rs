@@ -90,7 +90,7 @@ pub async fn roll_back(
         }
         let mut emptied = false;
         match up_to_the_same(&mut driver, &mut emptied).await {
-            Ok(()) => unpause(&driver, &world, began).await,
+            Ok(()) => unpause(&driver, began).await,
             Err(trouble) => Err(undo(&driver, emptied, trouble).await),
         }
     })
@@ -104,7 +104,9 @@ fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble> {
         // Closed while the channel runs: what a rollback leaves.
         Stage::Active if world.group.open == 0 && world.group.exists() => Ok(()),
         Stage::Active => Err(Trouble::new(Reason::ChannelNotCutOver, "the channel is not paused")),
-        Stage::CutOver | Stage::Opening | Stage::HalfDone | Stage::HalfPaused => world.is_ours(),
+        Stage::CutOver | Stage::Opening | Stage::HalfDone | Stage::HalfPaused | Stage::Paused => {
+            world.is_ours()
+        }
     }
 }
 
@@ -159,10 +161,10 @@ fn follows(places: &Places, stands: &Places) -> Result<(), Trouble> {
     Ok(())
 }
 
-async fn unpause(driver: &Driver<'_>, world: &World, began: Instant) -> Result<Done, Refusal> {
+async fn unpause(driver: &Driver<'_>, began: Instant) -> Result<Done, Refusal> {
     let Driver { subject, progress, .. } = driver;
     let unpaused = async {
-        see_through(progress, async || driver.nsqds.unpause(&world.look).await).await?;
+        see_through(progress, async || subject.unpause().await).await?;
         progress.step(Step::Unpaused, "the channel delivers again")
     };
     if let Err(trouble) = unpaused.await {
@@ -208,7 +210,7 @@ async fn until_complete(driver: &Driver<'_>) -> Result<(), Trouble> {
     let mut short = None;
     for _ in 0..COUNTED {
         let relayed = subject.places_of(&subject.relay_group()).await?;
-        let barrier = subject.places_of(&subject.barrier_group()).await?;
+        let barrier = subject.barrier().await?;
         let since = relayed.iter().map(|(queue, at)| (at - barrier.get(queue).unwrap_or(&0)).max(0)).sum();
         let held = i64::try_from(driver.nsqds.look().await?.held()).unwrap_or(i64::MAX);
         if held >= since {
@@ -237,7 +239,7 @@ async fn give_up_group(driver: &Driver<'_>, world: &World) -> Result<Done, Refus
         see_through(progress, async || Ok(cluster.set_consuming(&subject.group, false).await?)).await?;
         progress.step(Step::Closed, "the group is closed where it stands")?;
         let doubled = doubled(subject).await?;
-        see_through(progress, async || driver.nsqds.unpause(&world.look).await).await?;
+        see_through(progress, async || subject.unpause().await).await?;
         progress.step(Step::Unpaused, "the channel delivers all it has collected")?;
         Ok(doubled)
     };
@@ -261,7 +263,7 @@ async fn give_up_group(driver: &Driver<'_>, world: &World) -> Result<Done, Refus
 /// When it cannot be read, or there is no barrier.
 pub async fn doubled(subject: &Subject) -> Result<Doubled, Trouble> {
     let at = subject.places_of(&subject.group).await?;
-    let barrier = subject.places_of(&subject.barrier_group()).await?;
+    let barrier = subject.barrier().await?;
     let since = at.iter().map(|(queue, at)| (queue.clone(), (at - barrier.get(queue).unwrap_or(at)).max(0)));
     Ok(Doubled { since_barrier: since.collect(), at })
 }

@@ -76,7 +76,7 @@ pub async fn status(subject: &Subject) -> Result<ChannelStatus, Trouble> {
         channel: subject.path().to_string(),
         group: subject.group.clone(),
         stage,
-        reason: meaning(stage),
+        reason: if world.elsewhere { ELSEWHERE } else { meaning(stage) },
         messages: world.look.messages(),
         group_open: world.group.exists().then_some(world.group.open > 0),
         consumers: world.members.len(),
@@ -87,9 +87,13 @@ pub async fn status(subject: &Subject) -> Result<ChannelStatus, Trouble> {
     })
 }
 
+const ELSEWHERE: &str =
+    "it was cut over to a consumer group of another name: give that with --group, or a plan with -f";
+
 fn meaning(stage: Stage) -> &'static str {
     match stage {
         Stage::Active => "its consumers are NSQ's; `nsqbridge cutover` moves it",
+        Stage::Paused => "somebody paused it, and no cutover did: unpause it, or leave it alone",
         Stage::HalfPaused | Stage::HalfDone => {
             "a cutover or rollback was interrupted, and nobody consumes: run it again"
         }

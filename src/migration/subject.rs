@@ -51,6 +51,8 @@ pub struct Subject {
 pub enum Stage {
     /// Its consumers are NSQ's.
     Active,
+    /// Paused on some nsqds, and no cutover did it.
+    Paused,
     /// Paused on some nsqds, and the group closed: a cutover or rollback was interrupted, and the channel is to go on.
     HalfPaused,
     /// Paused, and the group closed: a cutover or rollback was interrupted.
@@ -78,6 +80,8 @@ pub(super) struct World {
     pub(super) members: BTreeSet<String>,
     /// Where the old consumer ended; none when there was no cutover.
     pub(super) barrier: Option<Places>,
+    /// The barrier belongs to another group than this one.
+    pub(super) elsewhere: bool,
     /// A rollback has begun since the last cutover, and may have emptied the channel.
     pub(super) returning: bool,
     pub(super) completed: bool,
@@ -117,6 +121,21 @@ impl Subject {
         self.names.barrier_group(&self.topic, &self.channel)
     }
 
+    /// Says that the barrier is this group's.
+    pub(super) fn became_group(&self) -> String {
+        self.names.became_group(&self.topic, &self.channel, &self.group)
+    }
+
+    /// Which of `groups` say whose the barrier is.
+    pub(super) fn became_of<'a>(&self, groups: &'a BTreeSet<String>) -> Vec<&'a String> {
+        let [begin, end] = self.names.became_groups(&self.topic, &self.channel);
+        // Between them stand eight digits: a channel may be called like the end of another's group.
+        let whole = begin.len() + 8 + end.len();
+        let ours =
+            |group: &&String| group.len() == whole && group.starts_with(&begin) && group.ends_with(&end);
+        groups.iter().filter(ours).collect()
+    }
+
     pub(super) fn returning_group(&self) -> String {
         self.names.returning_group(&self.topic, &self.channel)
     }
@@ -130,28 +149,28 @@ impl Subject {
     /// # Errors
     /// When anybody who must be asked does not answer.
     pub(super) async fn read(&self) -> Result<World, Trouble> {
-        for group in [&self.group, &self.barrier_group(), &self.completed_group()] {
+        for group in [&self.group, &self.became_group(), &self.completed_group()] {
             if group.len() > MAX_GROUP_BYTES {
                 let detail = format!("group {group} has more than {MAX_GROUP_BYTES} characters");
                 return Err(Trouble::new(Reason::NameTooLong, detail));
             }
         }
         let cluster = &self.cluster;
-        let instances = control::ask(cluster, &self.names, &self.group_prefix, &self.topic, None).await?;
+        let instances = self.instances().await?;
         let reports = instances.iter().filter_map(|instance| instance.report.as_ref().ok());
-        let known =
-            reports.clone().flat_map(|report| &report.nsqds).filter_map(|nsqd| nsqd.nsqd.parse().ok());
         let relayed: BTreeSet<(&str, i32)> =
             reports.flat_map(|report| &report.queues).map(|queue| (&*queue.broker, queue.queue)).collect();
         let unrelayed =
             self.queues().await?.into_iter().find(|queue| !relayed.contains(&(&*queue.broker, queue.id)));
-        let nsqds = Nsqds::find(&self.topic, &self.channel, &self.nsqds, &self.nsqlookupds, known).await?;
+        let nsqds = self.nsqds_known_to(&instances).await?;
         let look = nsqds.look().await?;
         let groups = cluster.groups().await?;
         let barrier = match groups.contains(&self.barrier_group()) {
-            true => Some(self.places_of(&self.barrier_group()).await?),
+            true => Some(self.barrier().await?),
             false => None,
         };
+        let became = self.became_of(&groups);
+        let elsewhere = barrier.is_some() && !became.is_empty() && !became.contains(&&self.became_group());
         Ok(World {
             nsqds,
             look,
@@ -160,9 +179,38 @@ impl Subject {
             group: cluster.consuming(&self.group).await?,
             members: cluster.members_of(&self.group).await?.into_keys().collect(),
             barrier,
+            elsewhere,
             returning: groups.contains(&self.returning_group()),
             completed: groups.contains(&self.completed_group()),
         })
+    }
+
+    async fn instances(&self) -> Result<Vec<Instance>, Trouble> {
+        Ok(control::ask(&self.cluster, &self.names, &self.group_prefix, &self.topic, None).await?)
+    }
+
+    async fn nsqds_known_to(&self, instances: &[Instance]) -> Result<Nsqds, Trouble> {
+        let reports = instances.iter().filter_map(|instance| instance.report.as_ref().ok());
+        let known = reports.flat_map(|report| &report.nsqds).filter_map(|nsqd| nsqd.nsqd.parse().ok());
+        Nsqds::find(&self.topic, &self.channel, &self.nsqds, &self.nsqlookupds, known).await
+    }
+
+    /// The nsqds there are now: some may have come since anybody looked.
+    pub(super) async fn nsqds_now(&self) -> Result<Nsqds, Trouble> {
+        self.nsqds_known_to(&self.instances().await?).await
+    }
+
+    /// Lets the channel deliver wherever it is paused, and sees that it does.
+    pub(super) async fn unpause(&self) -> Result<(), Trouble> {
+        let nsqds = self.nsqds_now().await?;
+        nsqds.unpause(&nsqds.look().await?).await?;
+        let look = nsqds.look().await?;
+        match look.channels().find(|(_, channel)| channel.paused) {
+            Some((nsqd, _)) => {
+                Err(Trouble::new(Reason::NsqdUnavailable, format!("the channel is still paused on {nsqd}")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The queues there are, from every master.
@@ -176,6 +224,16 @@ impl Subject {
         let places = bounds.into_iter().map(async |(queue, bounds)| {
             let committed = self.cluster.committed_offset(group, &queue).await?;
             Ok::<_, Trouble>((queue, committed.unwrap_or(bounds.min).max(bounds.min)))
+        });
+        Ok(futures_util::future::try_join_all(places).await?.into_iter().collect())
+    }
+
+    /// Where the cutover drew the line, though what lies there may have expired by now.
+    pub(super) async fn barrier(&self) -> Result<Places, Trouble> {
+        let bounds = self.cluster.topic_stats(&self.rocketmq_topic()).await?;
+        let places = bounds.into_iter().map(async |(queue, bounds)| {
+            let committed = self.cluster.committed_offset(&self.barrier_group(), &queue).await?;
+            Ok::<_, Trouble>((queue, committed.unwrap_or(bounds.min)))
         });
         Ok(futures_util::future::try_join_all(places).await?.into_iter().collect())
     }
@@ -195,6 +253,8 @@ impl World {
         match (paused, self.group.open > 0) {
             _ if has == 0 => Stage::Missing,
             (0, _) => Stage::Active,
+            // Nothing is ever paused before the barrier is written.
+            _ if self.barrier.is_none() => Stage::Paused,
             (_, true) if paused == has && self.group.is_open() => Stage::CutOver,
             (_, true) => Stage::Opening,
             (_, false) if paused == has => Stage::HalfDone,
@@ -202,11 +262,15 @@ impl World {
         }
     }
 
-    /// Whether the pause is a cutover's: nothing is ever paused before the barrier is written.
+    /// Whether the pause is a cutover's to this group.
     pub(super) fn is_ours(&self) -> Result<(), Trouble> {
         if self.barrier.is_none() {
             let detail = "the channel is paused, and no cutover did it";
             return Err(Trouble::new(Reason::ChannelPaused, detail));
+        }
+        if self.elsewhere {
+            let detail = "the channel was cut over to a consumer group of another name";
+            return Err(Trouble::new(Reason::AnotherGroup, detail));
         }
         Ok(())
     }

@@ -360,7 +360,8 @@ async fn group(
     let mut found = Group {
         exists,
         members: members.into_keys().collect(),
-        has_barrier: known.contains(&names.barrier_group(topic, channel)),
+        has_barrier: known.contains(&names.barrier_group(topic, channel))
+            && known.contains(&names.became_group(topic, channel, group)),
         is_open: exists && cluster.consuming(group).await.map_err(|error| error.to_string())?.is_open(),
         is_completed: known.contains(&names.completed_group(topic, channel)),
         ..Group::default()

@@ -95,12 +95,24 @@ async fn what_cannot_be_is_refused_by_name_before_anything_is_changed() {
     let (of, channel) = (stage.topic.parse().unwrap(), CHANNELS[0].parse().unwrap());
     nsqd.pause_channel(&of, &channel).await.unwrap();
     assert_eq!(blocked(&["cutover", &stage.path()]).await, "ChannelPaused");
-    nsqd.unpause_channel(&of, &channel).await.unwrap();
+    // Nor is it one when there happens to be a group of the channel's name that may consume.
+    let others = rig.nsqds[1..].iter().map(|nsqd| nsqd.http_addr().to_string().parse().unwrap());
+    let others: Vec<_> = others.map(nsqbridge::nsq::nsqd::Nsqd::new).collect();
+    for nsqd in &others {
+        nsqd.pause_channel(&of, &channel).await.unwrap();
+    }
+    cluster(rig).create_group(&stage.group()).await.unwrap();
+    assert_eq!(stage.status().await["stage"], "Paused");
+    for command in ["cutover", "rollback"] {
+        assert_eq!(blocked(&[command, &stage.path()]).await, "ChannelPaused");
+    }
+    for nsqd in others.iter().chain([&nsqd]) {
+        nsqd.unpause_channel(&of, &channel).await.unwrap();
+    }
 
     // A consumer that is connected keeps offsets of its own.
     let cluster = cluster(rig);
     let rocketmq_topic = stage.topic.replace('.', "|");
-    cluster.create_group(&stage.group()).await.unwrap();
     let member = nsqbridge::rocketmq::group::Member::join(cluster.clone(), &stage.group(), &rocketmq_topic)
         .await
         .unwrap();
@@ -113,6 +125,56 @@ async fn what_cannot_be_is_refused_by_name_before_anything_is_changed() {
     let address = rig.nsqds[0].http_addr().to_string();
     let path = format!("{unrelayed}/ch");
     assert_eq!(blocked(&["cutover", &path, "--nsqd-http-address", &address]).await, "RelayMissing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_is_given_back_by_the_group_it_became_and_by_no_other() {
+    let rig = shared(Line::V5);
+    let stage = Stage::set(rig, "renamed").await;
+    let load = stage.load(20, Duration::from_millis(50));
+    stage.at_work(200).await;
+    let group = format!("own-{}", stage.topic.replace('.', "-"));
+    let new = super::GroupConsumer::start(rig, &stage.topic, &group);
+    stage.act("cutover", &["--group", &group, "--max-pause", "60s"]).await.done();
+    let refused = async || {
+        for command in ["cutover", "rollback", "complete"] {
+            let ended = stage
+                .act(command, &["--name", &stage.path()][..2 * usize::from(command == "complete")])
+                .await;
+            assert_eq!(ended.code, 2, "{ended:?}");
+            assert!(["AnotherGroup", "ChannelNotCutOver"].contains(&ended.reason()), "{ended:?}");
+        }
+        let status = stage.status().await;
+        assert!(status["reason"].as_str().unwrap().contains("another name"), "{status}");
+    };
+    refused().await;
+    // Not even when there is a group of the name it is looked for under.
+    cluster(rig).create_group(&stage.group()).await.unwrap();
+    refused().await;
+    eventually("the group consumes", SOON, async || new.count() > 100).await;
+    stage.act("rollback", &["--group", &group, "--max-pause", "60s"]).await.done();
+    let sent = load.stop().await;
+    assert_eq!(doubled(&stage.settled(sent, &new).await), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_cut_over_while_messages_are_parked() {
+    let rig = shared(Line::V5);
+    let (topic, nsqd) = (topic("has.parked"), &rig.nsqds[0]);
+    create_channel(nsqd, &topic, "moved").await;
+    let gateway = crate::bridge::Gateway::start(&rig.name_server, &[]).await;
+    let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &["--max-msg-size", "4999"]);
+    let consumer = Consumer::start(&[nsqd], &topic, "moved");
+    gateway.publish(&topic, vec![b'l'; 5_000]).await;
+    gateway.publish(&topic, "small").await;
+    consumer.wait_for(1).await;
+    super::relayed(rig, &topic).await;
+    let path = format!("{topic}/moved");
+    eventually("the large one is parked", SOON, async || {
+        let ended = act(rig, &["cutover", &path]).await;
+        (ended.code, ended.reason()) == (2, "MessagesParked")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

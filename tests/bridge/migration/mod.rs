@@ -50,6 +50,10 @@ impl<'a> Stage<'a> {
             create_channel(nsqds[0], &topic, channel).await;
         }
         let gateway = Arc::new(Gateway::start(&rig.name_server, &[]).await);
+        // A broker that is busy with other tests may take longer than a publish has.
+        let stored = Names::default().rocketmq_topic(&topic.parse().unwrap());
+        eventually("the topic is there", SOON, async || cluster(rig).create_topic(&stored, 8).await.is_ok())
+            .await;
         let relay = transfer(&rig.name_server, &topic, &To::Nsqds(&nsqds), &[]);
         let [moved, stays, stays_too] = CHANNELS.map(|channel| Consumer::start(&nsqds, &topic, channel));
         Self { rig, topic, gateway, relay, moved, others: [stays, stays_too] }

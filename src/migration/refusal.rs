@@ -33,6 +33,8 @@ pub enum Reason {
     GroupLags,
     /// The group has consumed nothing since the cutover.
     GroupNotConsuming,
+    /// Messages of the topic are taken in from nsqd.
+    IntakeRunning,
     /// It was told to stop.
     Interrupted,
     /// A name is too long for RocketMQ.
@@ -101,6 +103,9 @@ impl Reason {
             }
             Reason::GroupLags => "let the new consumers catch up, or use --mode broken",
             Reason::GroupNotConsuming => "see that the new consumers run and consume",
+            Reason::IntakeRunning => {
+                "point the topic's last producers at the gateway, stop `nsqbridge intake`, and end it with --retire"
+            }
             Reason::Interrupted | Reason::Stopped => "run it again",
             Reason::NameTooLong => "give a shorter --group, or rename the topic with --rename",
             Reason::NsqChannelNotDrained => {

@@ -348,6 +348,7 @@ fn intake_config(args: IntakeArgs) -> Result<(Cluster, IntakeConfig), RunError> 
         names,
         group_prefix: args.names.group_prefix,
         max_in_flight: args.max_in_flight,
+        max_in_flight_bytes: args.max_in_flight_bytes,
         topic_queues: args.topic_queues,
         drain_timeout: args.drain_timeout,
     };

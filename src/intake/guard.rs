@@ -60,7 +60,9 @@ async fn asked(
     if let Some(relay) =
         stats.producers.iter().find(|client| client.is_relay() && publishes(&client.pub_counts))
     {
-        return Ok(Found::Writer(format!("a relay at {} publishes to it", relay.remote_address)));
+        let (at, address) = (&relay.remote_address, nsqd.address());
+        let reason = format!("a relay publishes to it from {at}: start that with --leave-out {address}");
+        return Ok(Found::Writer(reason));
     }
     let channels = stats.topics.iter().flat_map(|topic| &topic.channels);
     let new = !channels.into_iter().any(|channel| channel.channel_name == config.channel.as_str());

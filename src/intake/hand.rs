@@ -3,7 +3,7 @@
 //! nsqd delivers a message again when its time is up, or the connection breaks. One whose send is still under way is not sent twice for
 //! that, and one that is stored by then is finished at once.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::nsq::deliveries::{Delivered, MessageId};
 
@@ -37,8 +37,9 @@ pub(super) enum Taken {
 /// What one inlet has in hand.
 #[derive(Debug, Default)]
 pub(super) struct Hand {
-    /// What nsqd waits for.
-    here: HashSet<Identity>,
+    /// What nsqd waits for, and the bytes of each.
+    here: HashMap<Identity, usize>,
+    bytes: usize,
     waiting: VecDeque<Delivered>,
     /// What was stored lately, and the same with the oldest first.
     stored: HashSet<Identity>,
@@ -51,9 +52,11 @@ impl Hand {
         if self.stored.contains(&known) {
             return Taken::Stored;
         }
-        if !self.here.insert(known) {
+        if self.here.contains_key(&known) {
             return Taken::Again;
         }
+        self.here.insert(known, message.body.len());
+        self.bytes += message.body.len();
         self.waiting.push_back(message);
         Taken::New
     }
@@ -71,7 +74,7 @@ impl Hand {
 
     /// Takes note that it is stored.
     pub(super) fn stored(&mut self, message: Identity) {
-        self.here.remove(&message);
+        self.put_back(message);
         if self.stored.insert(message) {
             self.by_age.push_back(message);
         }
@@ -84,21 +87,26 @@ impl Hand {
 
     /// Takes note that it was put back.
     pub(super) fn put_back(&mut self, message: Identity) {
-        self.here.remove(&message);
+        self.bytes -= self.here.remove(&message).unwrap_or(0);
     }
 
     /// Lets go of what was not sent.
     pub(super) fn give_up_waiting(&mut self) -> Vec<MessageId> {
         let given_up = std::mem::take(&mut self.waiting);
         for message in &given_up {
-            self.here.remove(&identity(message));
+            self.put_back(identity(message));
         }
         given_up.iter().map(|message| message.id).collect()
     }
 
     /// What nsqd waits for.
     pub(super) fn here(&self) -> impl ExactSizeIterator<Item = MessageId> {
-        self.here.iter().map(|(id, _)| *id)
+        self.here.keys().map(|(id, _)| *id)
+    }
+
+    /// Bytes of these.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 
@@ -128,6 +136,7 @@ mod tests {
         assert_eq!(hand.take(delivered(1, 6, 10)), Taken::New);
         assert_eq!(hand.give_up_waiting(), [delivered(1, 6, 10).id]);
         assert_eq!(hand.take(delivered(1, 6, 10)), Taken::New, "it was given up");
+        assert_eq!(hand.bytes(), 20);
         hand.put_back(identity(&two));
         assert_eq!(hand.take(two), Taken::New);
     }
@@ -142,6 +151,7 @@ mod tests {
             hand.stored(identity(&message));
         }
         assert_eq!((hand.stored.len(), hand.by_age.len(), hand.here.len()), (REMEMBERED, REMEMBERED, 0));
+        assert_eq!(hand.bytes(), 0);
     }
 
     #[test]

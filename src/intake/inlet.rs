@@ -1,6 +1,7 @@
 //! One topic of one nsqd: takes messages, says that it needs longer, and finishes them once they are stored.
 //!
-//! nsqd gives no more than was asked for (RDY) before some are finished, so what is in memory is bounded by that, whatever RocketMQ does.
+//! nsqd gives no more than was asked for (RDY) before some are finished, and where these are large, no more are asked for before half of them are:
+//! so what is in memory is bounded, whatever RocketMQ does.
 //! While it stores nothing, nsqd is told so of every message in hand, well before it would deliver them again.
 
 use std::{io, sync::Arc, time::Duration};
@@ -117,6 +118,8 @@ impl Inlet {
     ) -> io::Result<()> {
         let inlets = self.shared.config.inlets().count().max(1);
         let share = (self.shared.config.max_in_flight / inlets).max(1).min(nsqd.terms.max_rdy_count);
+        let share_bytes = self.shared.config.max_in_flight_bytes / inlets;
+        let mut full = false;
         let timeout = Duration::from_millis(nsqd.terms.msg_timeout.max(1_000));
         let mut touch = tokio::time::interval(timeout / TOUCHES);
         touch.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -133,7 +136,8 @@ impl Inlet {
                     Command::Requeue(id, Duration::ZERO).write(&mut words);
                 }
             }
-            let wanted = if may { share } else { 0 };
+            full = self.hand.bytes() >= if full { share_bytes / 2 } else { share_bytes }.max(1);
+            let wanted = if may && !full { share } else { 0 };
             if until.is_none() && ready.replace(wanted) != Some(wanted) {
                 Command::Ready(wanted).write(&mut words);
             }

@@ -67,6 +67,8 @@ pub struct IntakeConfig {
     pub group_prefix: String,
     /// Messages in hand at a time, of all topics and nsqds together.
     pub max_in_flight: usize,
+    /// Bytes of messages in hand, past which no more are asked for.
+    pub max_in_flight_bytes: usize,
     /// Queues a new topic gets on each broker.
     pub topic_queues: u32,
     /// How long a graceful stop waits for RocketMQ.

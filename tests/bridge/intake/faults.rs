@@ -26,7 +26,7 @@ async fn a_killed_intake_loses_nothing_and_doubles_under_the_same_ids_only(line:
             .await;
             blocking(|| intake.process.kill()).unwrap();
             kills += 1;
-            intake = Intake::launch(rig, &topic, &[nsqd]);
+            intake = Intake::launch(rig, &topic, &[nsqd], &[]);
         }
     }
     eventually("all are finished", 2 * SOON, async || {
@@ -94,6 +94,37 @@ async fn while_no_broker_is_there_nsqd_is_told_to_wait() {
     assert_eq!((ledger.len(), ledger.values().map(|(times, _)| times).max()), (3_000, Some(&1)));
     let counted = channel(nsqd, &topic);
     assert_eq!((counted["timeout_count"].as_u64(), counted["requeue_count"].as_u64()), (Some(0), Some(0)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_are_asked_for_as_far_as_there_is_room() {
+    let rig = own(Line::V5, &RigOptions { brokers: 1, nsqds: 1, ..RigOptions::default() });
+    let nsqd = &rig.nsqds[0];
+    let topic = topic("large");
+    let intake = Intake::start_with(&rig, &topic, &[nsqd], &["--max-in-flight-bytes", "20000000"]).await;
+    blocking(|| rig.brokers[0].kill()).unwrap();
+    let mut producer = Producer::connect(nsqd).await;
+    let body = |n: usize| bytes::Bytes::from([format!("{n:04}").into_bytes(), vec![b'l'; 500_000]].concat());
+    for n in 0..200 {
+        producer.publish(&topic, &[body(n)]).await;
+    }
+    eventually("it has its hands full", SOON, async || intake.metric("in_hand_messages") >= 40.0).await;
+    let in_flight = || channel(nsqd, &topic)["in_flight_count"].as_u64().unwrap();
+    let mut last = in_flight();
+    eventually("no more come", SOON, async || {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        std::mem::replace(&mut last, in_flight()) == in_flight()
+    })
+    .await;
+    println!("{last} of 200 messages in hand, {} MB resident", intake.process.resident() / 1_000_000);
+    assert!((40..120).contains(&last), "{last}");
+    blocking(|| rig.brokers[0].start_again()).unwrap();
+    eventually("all are stored", 2 * SOON, async || {
+        count(&rig, &topic).await >= 200 && is_finished(nsqd, &topic)
+    })
+    .await;
+    let ledger = ledger(&rig, &topic).await;
+    assert_eq!((ledger.len(), ledger.values().map(|(times, _)| times).max()), (200, Some(&1)));
 }
 
 on_both_lines!(a_killed_intake_loses_nothing_and_doubles_under_the_same_ids_only);

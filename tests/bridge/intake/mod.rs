@@ -47,15 +47,21 @@ async fn ended(rig: &Rig, topic: &str, nsqds: &[&Nsqd], flags: &[&str]) -> Outpu
 
 impl Intake {
     async fn start(rig: &Rig, topic: &str, nsqds: &[&Nsqd]) -> Self {
-        let intake = Self::launch(rig, topic, nsqds);
+        Self::start_with(rig, topic, nsqds, &[]).await
+    }
+
+    async fn start_with(rig: &Rig, topic: &str, nsqds: &[&Nsqd], flags: &[&str]) -> Self {
+        let intake = Self::launch(rig, topic, nsqds, flags);
         eventually("it takes in", SOON, async || intake.is_ready()).await;
         intake
     }
 
-    fn launch(rig: &Rig, topic: &str, nsqds: &[&Nsqd]) -> Self {
+    fn launch(rig: &Rig, topic: &str, nsqds: &[&Nsqd], flags: &[&str]) -> Self {
         let ports = Ports::claim().unwrap();
         let admin = SocketAddr::from(([127, 0, 0, 1], ports.get(0)));
-        let arguments = arguments(rig, topic, nsqds, &["--admin-address", &admin.to_string()]);
+        let address = admin.to_string();
+        let flags = [&["--admin-address", &address], flags].concat();
+        let arguments = arguments(rig, topic, nsqds, &flags);
         Self { process: Program::start("intake", &arguments), admin, _ports: ports }
     }
 

@@ -35,7 +35,7 @@ pub struct IntakeArgs {
     /// Queues a new topic gets on each broker.
     #[arg(long, value_name = "QUEUES", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=1024), env = "NSQBRIDGE_INTAKE_TOPIC_QUEUES")]
     pub topic_queues: u32,
-    /// How long a graceful stop waits for RocketMQ to answer; less than nsqd's --msg-timeout.
+    /// How long a graceful stop waits for RocketMQ to answer; nsqd is told to wait meanwhile.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_INTAKE_DRAIN_TIMEOUT")]
     pub drain_timeout: Duration,
     /// End the intake of these topics on these nsqds, once no producer publishes there any more and everything is finished, stored and

@@ -74,7 +74,8 @@ async fn while_no_broker_is_there_nsqd_is_told_to_wait() {
     let intake = Intake::start(&rig, &topic, &[nsqd]).await;
     let mut producer = Producer::connect(nsqd).await;
     producer.publish(&topic, &numbered(0..10)).await;
-    eventually("it works", SOON, async || count(&rig, &topic).await == 10).await;
+    // With nothing on its way, the broker's end leaves nothing in doubt.
+    eventually("it works", SOON, async || count(&rig, &topic).await == 10 && is_finished(nsqd, &topic)).await;
     blocking(|| rig.brokers[0].kill()).unwrap();
     let began = Instant::now();
     producer.publish(&topic, &numbered(10..3_000)).await;
@@ -91,7 +92,13 @@ async fn while_no_broker_is_there_nsqd_is_told_to_wait() {
     })
     .await;
     let ledger = ledger(&rig, &topic).await;
-    assert_eq!((ledger.len(), ledger.values().map(|(times, _)| times).max()), (3_000, Some(&1)));
+    let doubled: usize = ledger.values().map(|(times, _)| times - 1).sum();
+    let told = intake.metric("perhaps_doubled_messages_total");
+    println!("doubled {doubled}, perhaps {told} of 3000");
+    assert_eq!(ledger.len(), 3_000);
+    assert!(ledger.values().all(|(_, keys)| keys.len() == 1), "a repeat has the id of the first");
+    // A broker that has just started may close a connection that something is on its way by.
+    assert!(doubled as f64 <= told, "{doubled} doubled, {told} told");
     let counted = channel(nsqd, &topic);
     assert_eq!((counted["timeout_count"].as_u64(), counted["requeue_count"].as_u64()), (Some(0), Some(0)));
 }

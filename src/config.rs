@@ -3,7 +3,7 @@
 //! | section | keys |
 //! |---|---|
 //! | `log`, `admin`, `rocketmq`, `names` | what several roles share |
-//! | `gateway`, `transfer` | the role's own flags, with `_` for `-`; `nsqbridge run` runs the roles that have a section |
+//! | `gateway`, `transfer`, `intake` | the role's own flags, with `_` for `-`; `nsqbridge run` runs the roles that have a section |
 //!
 //! What the file says becomes the default of the flag: so flags win over the environment and both over the file, and a
 //! value means and is checked the same wherever it stands. All problems of a file are reported together, each with its
@@ -20,7 +20,8 @@ use toml::{Table, Value};
 
 use crate::{
     cli::{
-        AdminAddress, AdminArgs, Cli, Command, GatewayArgs, LogArgs, NamesArgs, RocketmqArgs, TransferArgs,
+        AdminAddress, AdminArgs, Cli, Command, GatewayArgs, IntakeArgs, LogArgs, NamesArgs, RocketmqArgs,
+        TransferArgs,
     },
     problems::{Listed, Problem, read_toml, unknown},
 };
@@ -91,7 +92,9 @@ pub enum Refusal {
         problems: Vec<Problem>,
     },
     /// `run` without roles.
-    #[error("`nsqbridge run` needs a configuration file (-c FILE) with a section [gateway] or [transfer]")]
+    #[error(
+        "`nsqbridge run` needs a configuration file (-c FILE) with a section [gateway], [transfer] or [intake]"
+    )]
     NoRoles,
 }
 
@@ -123,8 +126,9 @@ pub(crate) fn with_file(
     let cli = Cli::from_arg_matches(&command.clone().try_get_matches_from(arguments)?)?;
     let (roles, admin) = match cli.command {
         Command::Run(run) => {
-            let named =
-                ["gateway", "transfer"].into_iter().filter(|role| sections.iter().any(|name| name == role));
+            let named = ["gateway", "transfer", "intake"]
+                .into_iter()
+                .filter(|role| sections.iter().any(|name| name == role));
             let parsed = named.map(|role| {
                 let matches = command.clone().try_get_matches_from(["nsqbridge", role])?;
                 Ok(Cli::from_arg_matches(&matches)?.command)
@@ -142,6 +146,10 @@ pub(crate) fn with_file(
         Command::Transfer(args) => {
             let admin = AdminListener::new(&args.admin, 4154);
             (vec![Command::Transfer(args)], admin)
+        }
+        Command::Intake(args) => {
+            let admin = AdminListener::new(&args.admin, 4156);
+            (vec![Command::Intake(args)], admin)
         }
         question => (vec![question], None),
     };
@@ -172,9 +180,11 @@ fn sections() -> Vec<(&'static str, Vec<Arg>)> {
     ];
     let shared: Vec<_> =
         sections.iter().flat_map(|(_, arguments)| arguments).map(|arg| arg.get_id().clone()).collect();
-    for (role, mut own) in
-        [("gateway", of(GatewayArgs::augment_args)), ("transfer", of(TransferArgs::augment_args))]
-    {
+    for (role, mut own) in [
+        ("gateway", of(GatewayArgs::augment_args)),
+        ("transfer", of(TransferArgs::augment_args)),
+        ("intake", of(IntakeArgs::augment_args)),
+    ] {
         own.retain(|arg| !shared.contains(arg.get_id()));
         sections.push((role, own));
     }
@@ -288,7 +298,8 @@ fn with_default(command: clap::Command, setting: Setting) -> clap::Command {
     }
     // The doctor looks at what both roles will have to bear; where both have a limit of one name, at the gateway's.
     let role = |name: &str| match &*section {
-        "gateway" | "transfer" if name == section => true,
+        "gateway" | "transfer" | "intake" if name == section => true,
+        "intake" => false,
         "gateway" => name == "doctor",
         // Where nsqds are found, whoever moves a consumer needs to know as well.
         "transfer" if id.ends_with("d_http_address") => {

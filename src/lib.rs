@@ -1,6 +1,6 @@
 //! nsqbridge moves a running NSQ installation to Apache RocketMQ: no flag day, no lost message.
 //!
-//! # The two flows
+//! # The flows
 //!
 //! ```text
 //! publish   producer ─HTTP─▶ gateway::server ─▶ handlers ─▶ publish ─▶ lane ─▶ store ─▶ rocketmq::Producer ─▶ broker
@@ -8,6 +8,9 @@
 //!
 //! relay     broker ─▶ transfer::read_ahead ─▶ queue ─▶ batch ─▶ deliver ─▶ nsq::tcp ─▶ nsqd
 //!              ◀── commit ◀── window ◀──────────────────────────────────── OK ◀──────────┘
+//!
+//! intake    old producer ─▶ nsqd ─▶ nsq::subscription ─▶ intake::inlet ─▶ store ─▶ rocketmq::Producer ─▶ broker
+//!              ◀── FIN ◀───────────────────────────────────────────────────────── SEND_OK ◀─────────┘
 //! ```
 //!
 //! A publish is acknowledged when RocketMQ has answered `SEND_OK`, and not before. An offset is committed when nsqd has answered
@@ -23,6 +26,7 @@
 //!       migrating, moves, planned
 //! migration                    plans, and moves consumers; asks what doctor finds, and the relays as other programs do
 //!                              (`transfer::control`)
+//! intake                       a role that asks the relays as other programs do (`transfer::control`)
 //! gateway │ transfer │ doctor  the roles; they never name each other
 //! audit                        what each hop counts, and whether it adds up
 //! mapping                      NSQ's names in RocketMQ: the only module that knows both
@@ -39,7 +43,7 @@
 //! - There is no unbounded channel.
 //! - No message body is written to a log.
 //! - What only turns bytes into values has no `async`: `rocketmq::{command, record, properties, message}`,
-//!   `nsq::{mpub, query, frames}`, `mapping`, `audit::{sketch, record, reconcile}`; nor has what judges a plan:
+//!   `nsq::{mpub, query, frames, deliveries}`, `mapping`, `audit::{sketch, record, reconcile}`; nor has what judges a plan:
 //!   `migration::{plan, checks, steps}`. What reads a peer's bytes or a file has a fuzz target in `fuzz/`.
 //!
 //! `tests/bridge/layers.rs` holds these.
@@ -52,6 +56,7 @@ pub mod excerpt;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod gateway;
+pub mod intake;
 pub mod mapping;
 pub mod migrating;
 pub mod migration;

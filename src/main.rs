@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     runtime.block_on(run::run(invocation)).unwrap_or_else(|error| {
         match &error {
             RunError::Usage(problems) => problems.iter().for_each(|problem| eprintln!("error: {problem}")),
-            RunError::Failed(reason) => eprintln!("error: {reason}"),
+            RunError::Blocked(reason) | RunError::Failed(reason) => eprintln!("error: {reason}"),
             RunError::Start { .. } => tracing::error!(%error, "cannot run"),
         }
         error.exit_code()

@@ -15,7 +15,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::nsq::names::{ChannelName, EPHEMERAL, TopicName};
+use crate::{
+    nsq::names::{ChannelName, EPHEMERAL, TopicName},
+    rocketmq::properties::Properties,
+};
 
 const EPHEMERAL_HERE: &str = "%ephemeral";
 const RESERVED_PREFIX: &str = "%nsq%";
@@ -25,6 +28,24 @@ const AUDIT_PREFIX: &str = "%audit%";
 
 /// The property that says when a gateway had the whole request a message came with, in milliseconds since 1970.
 pub const ACCEPTED_MS: &str = "nsq_accepted_ms";
+
+/// The property that marks a message taken in from nsqd, whose consumers there have it already; it names the nsqd.
+pub const TAKEN_IN: &str = "nsq_intake";
+
+/// Whether a message was taken in from nsqd, and must not go back there.
+#[must_use]
+pub fn is_taken_in(properties: &Properties) -> bool {
+    properties.get(TAKEN_IN).is_some()
+}
+
+/// What every channel is called, or at least begins with, through which messages are taken in.
+pub const INTAKE_CHANNEL: &str = "nsqbridge-intake";
+
+/// Whether messages are taken in through this channel. The nsqd that has it belongs to old producers, and no relay writes to it.
+#[must_use]
+pub fn is_intake(channel: &ChannelName) -> bool {
+    channel.as_str().starts_with(INTAKE_CHANNEL)
+}
 
 /// Topics RocketMQ keeps for itself (`TopicValidator`, 4.9.7 and 5.5.0).
 const RESERVED: &[&str] = &[
@@ -202,6 +223,12 @@ impl Names {
     #[must_use]
     pub fn completed_prefix(&self, topic: &TopicName) -> String {
         format!("nsqbridge-completed-{}%%", self.rocketmq_topic(topic))
+    }
+
+    /// The group that says, by being there, that messages of a topic are taken in from nsqd.
+    #[must_use]
+    pub fn intake_group(&self, topic: &TopicName) -> String {
+        format!("nsqbridge-intake-{}", self.rocketmq_topic(topic))
     }
 
     /// The group in whose name queues are locked by whoever moves one of a topic's channels.

@@ -45,7 +45,9 @@ pub async fn answer(question: Command, stop: &CancellationToken) -> Result<ExitC
         Command::Rollback(args) => moves::roll_back(*args, stop).await,
         Command::Complete(args) => moves::complete(*args, stop).await,
         Command::Rehearse(args) => moves::rehearse(*args, stop).await,
-        Command::Gateway(_) | Command::Transfer(_) | Command::Run(_) => Ok(ExitCode::SUCCESS),
+        Command::Gateway(_) | Command::Transfer(_) | Command::Intake(_) | Command::Run(_) => {
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Wires roles together: builds them from their settings, runs them, drains them. The one place that does.
 
-use std::{net::SocketAddr, pin::Pin, process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, pin::Pin, process::ExitCode, sync::Arc, time::Duration};
 
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -9,8 +9,8 @@ use tracing::{error, info, warn};
 
 use crate::{
     cli::{
-        Command, EphemeralTopics, GapPolicy, GatewayArgs, InexactDefer, NamesArgs, RocketmqArgs, SpoolArgs,
-        TransferArgs, UnknownTopics, UnreadablePolicy,
+        Command, EphemeralTopics, GapPolicy, GatewayArgs, InexactDefer, IntakeArgs, NamesArgs, RocketmqArgs,
+        SpoolArgs, TransferArgs, UnknownTopics, UnreadablePolicy,
     },
     config::{AdminListener, Invocation},
     gateway::{
@@ -20,6 +20,7 @@ use crate::{
         publish::{PublishConfig, Publisher},
         spool::SpoolConfig,
     },
+    intake::{self, IntakeConfig, retire::NotRetired},
     mapping::Names,
     nsq::{nsqd::Nsqd, nsqlookupd::Nsqlookupd},
     observe::{
@@ -39,6 +40,9 @@ pub enum RunError {
     /// Settings that are missing, do not fit together or name something unusable: all of them.
     #[error("{}", .0.join("\n  "))]
     Usage(Vec<String>),
+    /// A check stands in the way.
+    #[error("{0}")]
+    Blocked(String),
     /// What was asked for cannot be had now.
     #[error("{0}")]
     Failed(String),
@@ -53,11 +57,12 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// 3 for usage, 1 for the rest.
+    /// 3 for usage, 2 for what a check has blocked, 1 for the rest.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
             RunError::Usage(_) => ExitCode::from(3),
+            RunError::Blocked(_) => ExitCode::from(2),
             RunError::Failed(_) | RunError::Start { .. } => ExitCode::FAILURE,
         }
     }
@@ -65,6 +70,9 @@ impl RunError {
 
 /// Open files beside producers' connections: brokers, name servers, listeners, the log.
 const FILES_BESIDE: u64 = 200;
+
+/// A start is refused within this time; what is known later only holds the intake.
+const REFUSED_WITHIN: Duration = Duration::from_secs(20);
 
 /// A role that is ready to run.
 struct Role {
@@ -99,6 +107,17 @@ pub async fn run(invocation: Invocation) -> Result<ExitCode, RunError> {
                 }
             }
             Command::Transfer(args) => roles.push(build_transfer(*args, &shutdown, &mut registry)?),
+            Command::Intake(args) if args.retire => {
+                let (cluster, config) = intake_config(*args)?;
+                let retiring = intake::retire::retire(&cluster, &config);
+                return match shutdown.drain.run_until_cancelled(retiring).await {
+                    Some(Ok(())) => Ok(ExitCode::SUCCESS),
+                    Some(Err(error @ NotRetired::TooEarly(_))) => Err(RunError::Blocked(error.to_string())),
+                    Some(Err(error)) => Err(RunError::Failed(error.to_string())),
+                    None => Ok(ExitCode::FAILURE),
+                };
+            }
+            Command::Intake(args) => roles.push(build_intake(*args, &shutdown, &mut registry).await?),
             Command::Run(_) => {}
             question => {
                 let asked = shutdown.force.run_until_cancelled(questions::answer(question, &shutdown.drain));
@@ -303,6 +322,55 @@ fn build_transfer(
     Ok(Role {
         name: "transfer",
         running: Box::pin(transfer::run(cluster, config, counted, shutdown.drain.clone())),
+        readiness: Arc::new(move || watched.dependencies()),
+    })
+}
+
+fn intake_config(args: IntakeArgs) -> Result<(Cluster, IntakeConfig), RunError> {
+    let mut problems = Vec::new();
+    let cluster = cluster(&args.rocketmq, &mut problems);
+    let names = names(&args.names, &mut problems);
+    if args.topic.is_empty() {
+        problems.push("no topic to take in: give --topic".to_owned());
+    }
+    if args.nsqd_http_address.is_empty() {
+        problems.push("nothing to take in from: give --nsqd-http-address".to_owned());
+    }
+    let (Some(cluster), Some(names), []) = (cluster, names, &problems[..]) else {
+        return Err(RunError::Usage(problems));
+    };
+    // Named twice, each would take half, for nothing.
+    let (topics, nsqds) = (BTreeSet::from_iter(args.topic), BTreeSet::from_iter(args.nsqd_http_address));
+    let config = IntakeConfig {
+        topics: topics.into_iter().collect(),
+        channel: args.channel,
+        nsqds: nsqds.into_iter().map(Nsqd::new).collect(),
+        names,
+        group_prefix: args.names.group_prefix,
+        max_in_flight: args.max_in_flight,
+        max_in_flight_bytes: args.max_in_flight_bytes,
+        topic_queues: args.topic_queues,
+        drain_timeout: args.drain_timeout,
+    };
+    Ok((cluster, config))
+}
+
+async fn build_intake(
+    args: IntakeArgs,
+    shutdown: &Shutdown,
+    registry: &mut Registry,
+) -> Result<Role, RunError> {
+    let (cluster, config) = intake_config(args)?;
+    let asked = tokio::time::timeout(REFUSED_WITHIN, intake::refusal(&cluster, &config)).await;
+    if let Ok(Some(reason)) = asked {
+        return Err(RunError::Blocked(reason));
+    }
+    let counted = Arc::new(intake::metrics::Metrics::default());
+    counted.register(registry);
+    let watched = Arc::clone(&counted);
+    Ok(Role {
+        name: "intake",
+        running: Box::pin(intake::run(cluster, config, counted, shutdown.drain.clone())),
         readiness: Arc::new(move || watched.dependencies()),
     })
 }

@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use nsqbridge::{
     fuzzing,
     nsq::{
+        deliveries::Delivered,
         frames::{self, Frame},
         mpub,
         nsqd::{Info, Stats},
@@ -64,6 +65,12 @@ pub fn mpub_text(data: &[u8]) {
 
 pub fn frames(data: &[u8]) {
     let whole = drain(&mut BytesMut::from(data), frames::decode);
+    for frame in &whole.0 {
+        if let Some(message) = Delivered::decode(frame.data.clone().freeze()) {
+            assert!(message.body.len() < frame.data.len());
+            let _ = message.id.number();
+        }
+    }
     // The same bytes as they might come over a socket.
     let mut buffer = BytesMut::new();
     let mut pieces = Vec::new();

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod gateway;
+mod intake;
 mod migration;
 mod moving;
 mod shared;
@@ -16,6 +17,7 @@ mod transfer;
 mod verify;
 
 pub use gateway::*;
+pub use intake::*;
 pub use migration::*;
 pub use moving::*;
 pub use shared::{AdminAddress, AdminArgs, NamesArgs, Output, PlanArg, RocketmqArgs};
@@ -105,6 +107,14 @@ pub enum Command {
         nsqbridge transfer --namesrv rmq-1:9876 --topic orders --lookupd-http-address lookup-1:4161\n  \
         nsqbridge transfer --namesrv rmq-1:9876 --topic orders --nsqd-http-address nsqd-1:4151")]
     Transfer(Box<TransferArgs>),
+    /// Take in what producers still publish to an nsqd: store it in RocketMQ, for consumers that have moved.
+    ///
+    /// Each nsqd is written either by such producers or by the relay: one that a relay writes to is refused, with exit code 2. What is
+    /// taken in is marked, and never relayed back.
+    #[command(after_help = "Examples:\n  \
+        nsqbridge intake --namesrv rmq-1:9876 --topic orders --nsqd-http-address nsqd-1:4151\n  \
+        nsqbridge intake --namesrv rmq-1:9876 --topic orders --nsqd-http-address nsqd-1:4151 --retire")]
+    Intake(Box<IntakeArgs>),
     /// Run every role the configuration file has a section for, in one process.
     #[command(after_help = "Example:\n  \
         nsqbridge run -c bridge.toml     (docs/bridge.toml is an annotated one)")]

@@ -61,7 +61,7 @@ pub struct NamesArgs {
 #[command(next_help_heading = "Monitoring")]
 pub struct AdminArgs {
     /// Serve /livez, /readyz and /metrics here; an empty address serves them nowhere. By default loopback, port 4153 for a
-    /// gateway, 4154 for a relay, 4155 for `run`.
+    /// gateway, 4154 for a relay, 4155 for `run`, 4156 for an intake.
     #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_ADMIN_ADDRESS", value_parser = address_or_none)]
     pub admin_address: Option<AdminAddress>,
     /// Speak TLS there, with the certificate chain in this PEM file. Beyond loopback this or a token is needed.

@@ -46,6 +46,7 @@ pub async fn cut_over(
 ) -> Result<Done, Refusal> {
     let world = subject.read().await.map_err(Refusal::untouched)?;
     may_begin(subject, &world).map_err(Refusal::untouched)?;
+    subject.is_not_taken_in().await.map_err(Refusal::untouched)?;
     has_nothing_parked(subject, &world).await.map_err(Refusal::untouched)?;
     if options.deferred == Deferred::Wait {
         until_delivered(subject, progress, stop).await.map_err(Refusal::untouched)?;
@@ -146,6 +147,8 @@ async fn up_to_the_same(driver: &mut Driver<'_>) -> Result<Proof, Trouble> {
     // Open it would consume as soon as it has offsets.
     subject.cluster.set_consuming(&subject.group, false).await?;
     driver.fence.renew().await?;
+    // An intake that begins now sees the fence, and waits.
+    subject.is_not_taken_in().await?;
     progress.step(Step::Fenced, "the relay sends nothing new; producers notice nothing")?;
 
     let empty = |look: &super::nsqds::Look, _: &_| look.is_complete().and_then(|()| look.is_empty());
@@ -237,6 +240,7 @@ async fn undo(driver: &Driver<'_>, trouble: Trouble) -> Refusal {
 pub async fn preview(subject: &Subject, options: Options) -> Result<Vec<String>, Refusal> {
     let world = subject.read().await.map_err(Refusal::untouched)?;
     may_begin(subject, &world).map_err(Refusal::untouched)?;
+    subject.is_not_taken_in().await.map_err(Refusal::untouched)?;
     has_nothing_parked(subject, &world).await.map_err(Refusal::untouched)?;
     let (path, group) = (subject.path(), &subject.group);
     let [waiting, in_flight, deferred] = world.look.messages();

@@ -35,6 +35,8 @@ pub enum Reason {
     GroupLags,
     /// The group has consumed nothing since the cutover.
     GroupNotConsuming,
+    /// Messages of the topic are taken in from nsqd.
+    IntakeRunning,
     /// It was told to stop.
     Interrupted,
     /// The topic has messages that were parked, and not dealt with.
@@ -108,6 +110,9 @@ impl Reason {
             }
             Reason::GroupLags => "let the new consumers catch up, or use --mode broken",
             Reason::GroupNotConsuming => "see that the new consumers run and consume",
+            Reason::IntakeRunning => {
+                "point the topic's last producers at the gateway, stop `nsqbridge intake`, and end it with --retire"
+            }
             Reason::Interrupted | Reason::Stopped => "run it again",
             Reason::MessagesParked => {
                 "retry or drop them first (`nsqbridge parked`): retried later, they would come to every channel but this one"

@@ -77,6 +77,7 @@ pub async fn rehearse(
     progress: &Progress,
     stop: &CancellationToken,
 ) -> Result<Done, Refusal> {
+    subject.is_not_taken_in().await.map_err(Refusal::untouched)?;
     let played = play(subject, options, progress, stop).await;
     let cleaned = clean_up(subject).await;
     let refusal = |trouble: Trouble| match &cleaned {

@@ -80,6 +80,7 @@ pub async fn roll_back(
         if world.stage() != Stage::CutOver {
             return Ok(Done::at_once(format!("the consumers of {} are NSQ's", subject.path())));
         }
+        subject.is_not_taken_in().await.map_err(Refusal::untouched)?;
         let began = Instant::now();
         let mut driver = drive(subject, options, progress, stop, lock, &world);
         if let Mode::Broken { accept_missing } = mode {
@@ -115,6 +116,8 @@ async fn up_to_the_same(driver: &mut Driver<'_>, emptied: &mut bool) -> Result<(
     let Driver { subject, progress, .. } = *driver;
     subject.has_no_retries().await?;
     until_reached(driver).await?;
+    // An intake that begins now sees the fence, and waits.
+    subject.is_not_taken_in().await?;
 
     subject.cluster.set_consuming(&subject.returning_group(), false).await?;
     progress.step(Step::Returning, "it is written down that a rollback has begun")?;
@@ -282,6 +285,7 @@ pub async fn preview(subject: &Subject, mode: Mode, options: Options) -> Result<
         lines.push("nothing is to be done".to_owned());
         return Ok(lines);
     }
+    subject.is_not_taken_in().await.map_err(Refusal::untouched)?;
     let doubled = doubled(subject).await.map_err(Refusal::untouched)?;
     match mode {
         Mode::Broken { .. } => {

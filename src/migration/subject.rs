@@ -213,6 +213,20 @@ impl Subject {
         }
     }
 
+    /// Whether no messages are taken in from nsqd. Those a channel's consumer has from nsqd itself, and its group would get them once
+    /// more, or neither would: no place in RocketMQ parts them.
+    ///
+    /// # Errors
+    /// [`Reason::IntakeRunning`].
+    pub(super) async fn is_not_taken_in(&self) -> Result<(), Trouble> {
+        let group = self.names.intake_group(&self.topic);
+        if self.cluster.groups().await?.contains(&group) {
+            let detail = format!("{} is taken in from nsqd, as the group {group} says", self.topic);
+            return Err(Trouble::new(Reason::IntakeRunning, detail));
+        }
+        Ok(())
+    }
+
     /// The queues there are, from every master.
     pub(super) async fn queues(&self) -> Result<BTreeSet<Queue>, Trouble> {
         Ok(self.cluster.topic_stats(&self.rocketmq_topic()).await?.into_keys().collect())

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -19,17 +19,13 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    deliveries::{Command, Delivered},
+    frames::{self, Frame, MAX_MESSAGE_FRAME_BYTES, MESSAGE},
     names::ChannelPath,
     nsqd::{HttpError, Nsqd},
 };
 
 const AT_A_TIME: usize = 200;
-const MESSAGE: i32 = 2;
-/// Timestamp and attempts stand before a message's id.
-const BEFORE_ID: usize = 10;
-const ID: usize = 16;
-/// No nsqd takes larger messages than this by far.
-const MAX_FRAME: usize = 64 << 20;
 const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 
 /// Finishes what a channel delivers, until it is dropped.
@@ -79,14 +75,14 @@ async fn consume(address: &str, of: &ChannelPath, finished: &AtomicU64) -> std::
     let mut read = BytesMut::new();
     loop {
         let (mut answer, mut messages) = (Vec::new(), 0);
-        while let Some((kind, frame)) = frame(&mut read)? {
+        while let Some(Frame { kind, data }) =
+            frames::decode_up_to(&mut read, MAX_MESSAGE_FRAME_BYTES).map_err(std::io::Error::other)?
+        {
             if kind != MESSAGE {
-                answer.extend_from_slice(b"NOP\n");
-            } else if let Some(id) = frame.get(BEFORE_ID..BEFORE_ID + ID) {
+                Command::Nop.write(&mut answer);
+            } else if let Some(message) = Delivered::decode(data.freeze()) {
                 messages += 1;
-                answer.extend_from_slice(b"FIN ");
-                answer.extend_from_slice(id);
-                answer.push(b'\n');
+                Command::Finish(message.id).write(&mut answer);
             }
         }
         stream.write_all(&answer).await?;
@@ -95,20 +91,4 @@ async fn consume(address: &str, of: &ChannelPath, finished: &AtomicU64) -> std::
             return Ok(());
         }
     }
-}
-
-/// The next whole frame: its type and data.
-fn frame(read: &mut BytesMut) -> std::io::Result<Option<(i32, BytesMut)>> {
-    let Some(size) = read.first_chunk::<4>() else { return Ok(None) };
-    let size = usize::try_from(i32::from_be_bytes(*size)).unwrap_or(0);
-    if !(4..=MAX_FRAME).contains(&size) {
-        return Err(std::io::ErrorKind::InvalidData.into());
-    }
-    if read.len() < 4 + size {
-        return Ok(None);
-    }
-    read.advance(4);
-    let mut frame = read.split_to(size);
-    let kind = frame.get_i32();
-    Ok(Some((kind, frame)))
 }

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod clients;
+pub mod deliveries;
 pub mod finisher;
 pub mod frames;
 pub mod mpub;
@@ -9,4 +10,5 @@ pub mod names;
 pub mod nsqd;
 pub mod nsqlookupd;
 pub mod query;
+pub mod subscription;
 pub mod tcp;

@@ -16,18 +16,18 @@ use tokio::{
 };
 
 use super::{
-    frames::{self, Frame, MAX_FRAME_BYTES},
+    frames::{self, ERROR, Frame, HEARTBEAT, MAX_FRAME_BYTES, RESPONSE},
     names::TopicName,
     nsqd::Published,
 };
 use crate::excerpt::excerpt;
 
+/// By the user agent a relay's connection can be told from a producer's in nsqd's statistics.
+const IDENTITY: &str =
+    concat!(r#"{"user_agent":"nsqbridge/"#, env!("CARGO_PKG_VERSION"), r#"","feature_negotiation":false}"#);
 const MAGIC: &[u8] = b"  V2";
 /// What the connections of this program call themselves.
 pub const USER_AGENT: &str = concat!("nsqbridge/", env!("CARGO_PKG_VERSION"));
-const RESPONSE: i32 = 0;
-const ERROR: i32 = 1;
-const HEARTBEAT: &[u8] = b"_heartbeat_";
 
 /// Why a batch has no `OK`.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -79,7 +79,7 @@ impl Connection {
             stream.set_nodelay(true)?;
             let (address, used) = (address.to_owned(), Instant::now());
             let mut connection = Self { address, stream, read: BytesMut::new(), used };
-            connection.stream.write_all(&hello()).await?;
+            connection.stream.write_all(&hello(IDENTITY)).await?;
             match connection.answer().await? {
                 (RESPONSE, text) if text == "OK" => Ok(connection),
                 (_, text) => Err(io::Error::other(format!("IDENTIFY was answered {text}"))),
@@ -164,9 +164,8 @@ impl Connection {
     }
 }
 
-/// The first words on a connection. By the user agent a relay's connection can be told from a producer's in nsqd's statistics.
-fn hello() -> Vec<u8> {
-    let identity = format!(r#"{{"user_agent":"{USER_AGENT}","feature_negotiation":false}}"#);
+/// The first words on a connection: who is there, as JSON.
+pub(super) fn hello(identity: &str) -> Vec<u8> {
     let size = u32::try_from(identity.len()).unwrap_or(u32::MAX).to_be_bytes();
     [MAGIC, b"IDENTIFY\n", &size, identity.as_bytes()].concat()
 }
@@ -192,9 +191,9 @@ mod tests {
     /// A connection that was opened as it should be.
     async fn greeted(listener: &TcpListener) -> TcpStream {
         let (mut stream, _) = listener.accept().await.unwrap();
-        let mut got = vec![0; hello().len()];
+        let mut got = vec![0; hello(IDENTITY).len()];
         stream.read_exact(&mut got).await.unwrap();
-        assert_eq!(got, hello());
+        assert_eq!(got, hello(IDENTITY));
         stream.write_all(&frame(RESPONSE, b"OK")).await.unwrap();
         stream
     }
@@ -205,7 +204,7 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut got = vec![0; hello().len()];
+            let mut got = vec![0; hello(IDENTITY).len()];
             stream.read_exact(&mut got).await.unwrap();
             stream.write_all(&frame(ERROR, b"E_INVALID")).await.unwrap();
         });

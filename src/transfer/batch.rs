@@ -2,12 +2,15 @@
 //!
 //! A message nsqd is bound to refuse (empty, or beyond its size limit) travels alone, so that the refusal names it and
 //! nobody else.
+//!
+//! Messages that were taken in from nsqd ([`crate::intake`]) stand among the others, for offsets are committed in a row, and are left
+//! out of what nsqd is given.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::{nsq::mpub, rocketmq::record::StoredMessage};
+use crate::{mapping::is_taken_in, nsq::mpub, rocketmq::record::StoredMessage};
 
 /// Where larger batches stop paying: the payload one request is filled up to.
 const TARGET_BYTES: usize = 256 * 1024;
@@ -19,6 +22,11 @@ const MESSAGE_BYTES: usize = 512;
 /// What a message takes in memory.
 pub(super) fn held_bytes(message: &StoredMessage) -> usize {
     message.body.len() + message.properties.encoded().len() + MESSAGE_BYTES
+}
+
+/// Whether nsqd is to be given the message.
+pub(super) fn goes_to_nsqd(message: &StoredMessage) -> bool {
+    !is_taken_in(&message.properties)
 }
 
 /// What nsqd takes.
@@ -50,12 +58,20 @@ impl Batch {
         let alone = |message: &StoredMessage| !(1..=limits.max_msg_size).contains(&message.body.len());
         let mut payload = mpub::COUNT_BYTES;
         let fits = waiting.iter().take_while(|message| {
+            if !goes_to_nsqd(message) {
+                return true;
+            }
             payload += mpub::SIZE_BYTES + message.body.len();
             payload <= room && !alone(message)
         });
         let count = fits.count().max(1).min(most);
         let batch: Vec<_> = waiting.drain(..count.min(waiting.len())).collect();
         (!batch.is_empty()).then_some(Self(batch))
+    }
+
+    /// The messages nsqd is to be given.
+    pub(super) fn relayed(&self) -> impl Iterator<Item = &StoredMessage> {
+        self.0.iter().filter(|message| goes_to_nsqd(message))
     }
 
     /// How many messages it has.
@@ -86,6 +102,9 @@ impl Batch {
     /// Why nsqd is bound to refuse the batch, which then is a single message.
     pub(super) fn unfit(&self, limits: Limits) -> Option<String> {
         let [message] = &self.0[..] else { return None };
+        if !goes_to_nsqd(message) {
+            return None;
+        }
         match message.body.len() {
             0 => Some("the body is empty".to_owned()),
             bytes if bytes > limits.max_msg_size => {
@@ -97,7 +116,8 @@ impl Batch {
 
     /// A binary mpub body.
     pub(super) fn payload(&self) -> Bytes {
-        mpub::encode_binary(self.0.iter().map(|message| &message.body[..]))
+        let bodies: Vec<&[u8]> = self.relayed().map(|message| &message.body[..]).collect();
+        mpub::encode_binary(bodies.into_iter())
     }
 }
 
@@ -125,6 +145,24 @@ mod tests {
             body: vec![7; len].into(),
             properties: Properties::default(),
         }
+    }
+
+    fn taken_in(len: usize) -> StoredMessage {
+        let properties = Properties::from_encoded("nsq_intake\u{1}nsqd:4151\u{2}".into());
+        StoredMessage { properties, ..stored(len) }
+    }
+
+    #[test]
+    fn what_was_taken_in_from_nsqd_keeps_its_place_and_is_not_given_back() {
+        let bodies = [taken_in(200_000), stored(60_000), taken_in(1), stored(59_988), taken_in(0), stored(1)];
+        let mut waiting = VecDeque::from(bodies);
+        let first = Batch::cut(&mut waiting, LIMITS).unwrap();
+        assert_eq!((first.messages(), first.relayed().count()), (5, 2));
+        let given = mpub::decode_binary(first.payload(), LIMITS.max_msg_size, LIMITS.max_body_size).unwrap();
+        assert_eq!(given.iter().map(Bytes::len).collect::<Vec<_>>(), [60_000, 59_988]);
+        let mut alone = VecDeque::from([taken_in(200_000)]);
+        let alone = Batch::cut(&mut alone, LIMITS).unwrap();
+        assert_eq!((alone.unfit(LIMITS), alone.relayed().count()), (None, 0), "it is no fault of a message");
     }
 
     fn sizes(bodies: &[usize]) -> Vec<Vec<usize>> {

@@ -1,7 +1,7 @@
 //! Brings one batch into nsqd, however long that takes.
 //!
 //! The only ways out are nsqd's `OK`, the parking topic's for what nsqd will never take, and the end of the queue's loop, which
-//! drops the claim unconfirmed. Each failure sends the batch to another nsqd if there is one. A batch whose answer was
+//! drops the claim unconfirmed. What was taken in from nsqd is not sent: it has had it. Each failure sends the batch to another nsqd if there is one. A batch whose answer was
 //! lost may be in nsqd already: sending it again may double it, not sending it may lose it, so it is sent again and
 //! counted. A batch that is refused is taken apart, so that one bad message stands for itself only.
 
@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{debug, warn};
 
 use super::{
-    batch::{Batch, Limits},
+    batch::{Batch, Limits, goes_to_nsqd},
     destinations::{Destination, Destinations},
     metrics::TopicMetrics,
     pace::Pace,
@@ -57,7 +57,12 @@ impl Delivery {
         batch: Batch,
     ) -> Confirmed {
         debug!(%queue, offset = claim.start(), messages = batch.messages(), "batch begun");
-        self.pace.admit(batch.messages()).await;
+        let relayed = batch.relayed().count();
+        self.metrics.passed_by(batch.messages() - relayed);
+        if relayed == 0 {
+            return claim.confirm(Proof::TakenIn);
+        }
+        self.pace.admit(relayed).await;
         if let Some(reason) = batch.unfit(self.limits) {
             let mut proofs = Vec::new();
             for message in batch.iter() {
@@ -71,7 +76,10 @@ impl Delivery {
             None => {
                 let mut proofs = Vec::new();
                 for message in batch.iter() {
-                    proofs.push(self.one(queue, &mut lease, message).await);
+                    proofs.push(match goes_to_nsqd(message) {
+                        true => self.one(queue, &mut lease, message).await,
+                        false => Proof::TakenIn,
+                    });
                 }
                 self.each(claim, proofs).await
             }
@@ -94,7 +102,7 @@ impl Delivery {
         batch: &Batch,
     ) -> Option<Proof> {
         let payload = batch.payload();
-        let messages = batch.messages();
+        let messages = batch.relayed().count();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         let mut silent = 0;
         loop {

@@ -31,7 +31,7 @@ use super::{
     undrained::Process,
     watched::{Fate, Watched},
 };
-use crate::mapping::Names;
+use crate::mapping::{Names, is_intake};
 use crate::nsq::{
     address::HttpAddress,
     names::{ChannelName, TopicName},
@@ -92,6 +92,8 @@ struct Node {
     /// The process that has the topic and its channels; `None` until one does, and again after a failure.
     prepared: Option<Prepared>,
     avoid_until: Instant,
+    /// Messages are taken in from it: it belongs to old producers.
+    taken_in: bool,
     /// Why it is not ready.
     trouble: Option<String>,
     /// What waited there at the last look, what was sent since, and what is on its way.
@@ -177,6 +179,11 @@ impl Destinations {
 
     fn is_completed(&self, channel: &ChannelName) -> bool {
         self.completed.has(&self.names.completed_group(&self.topic, channel))
+    }
+
+    /// Whether a channel that is on one nsqd belongs on all of them.
+    fn creates(&self, channel: &ChannelName) -> bool {
+        !is_intake(channel) && !self.is_completed(channel)
     }
 
     /// The channels whose consumers are RocketMQ's by now: paused behind a barrier. They wait for nobody, so nobody waits for
@@ -267,6 +274,10 @@ impl Destinations {
         if self.choice.left_out.contains(node.nsqd.address()) {
             return Some("left out".to_owned());
         }
+        // What is sent there would be taken in, stored again, and sent to every consumer once more.
+        if node.taken_in {
+            return Some("nsqbridge intake takes its messages in".to_owned());
+        }
         let max = self.choice.max_depth;
         (max > 0 && node.load() >= max).then(|| format!("depth {} of at most {max}", node.depth))
     }
@@ -295,6 +306,7 @@ impl Destinations {
                 ready: node.prepared.is_some() && reason.is_none(),
                 depth: node.depth,
                 undrained: 0,
+                left_out: self.choice.left_out.contains(node.nsqd.address()) || node.taken_in,
                 reason,
             }
         };
@@ -408,8 +420,7 @@ impl Destinations {
             match answer {
                 Ok(channels) => {
                     answered = true;
-                    let wanted =
-                        |channel: &ChannelName| !channel.is_ephemeral() && !self.is_completed(channel);
+                    let wanted = |channel: &ChannelName| !channel.is_ephemeral() && self.creates(channel);
                     self.state().channels.extend(channels.into_iter().filter(wanted));
                 }
                 Err(error) => debug!(topic = %self.topic, %error, "channels not asked"),
@@ -437,7 +448,7 @@ impl Destinations {
             let Ok(process) = process else { continue };
             let seen = process.topic(&self.topic);
             let counters = seen.counters.without(&self.parked(&seen));
-            state.channels.extend(seen.channels.into_iter().filter(|channel| !self.is_completed(channel)));
+            state.channels.extend(seen.channels.into_iter().filter(|channel| self.creates(channel)));
             paused.extend(seen.paused);
             let known = Process { nsqd: nsqd.address().clone(), start_time: process.start_time };
             if new && state.watched.see(known, &counters) {
@@ -464,6 +475,7 @@ impl Destinations {
                 nsqd: seen.nsqd.clone(),
                 prepared: None,
                 avoid_until: Instant::now(),
+                taken_in: false,
                 trouble: None,
                 depth: 0,
                 sent: 0,
@@ -481,6 +493,7 @@ impl Destinations {
             }
         };
         let topic = process.topic(&self.topic);
+        node.taken_in = topic.channels.iter().any(is_intake);
         node.depth = topic.waiting(&self.parked(&topic));
         node.sent = 0;
         let missing: Vec<_> = all.difference(&topic.channels).cloned().collect();

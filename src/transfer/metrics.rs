@@ -44,6 +44,7 @@ pub struct Metrics {
     missed: Family<TopicLabels, Counter>,
     jumps: Family<JumpLabels, Counter>,
     replayed: Family<NsqdLabels, Counter>,
+    from_nsqd: Family<TopicLabels, Counter>,
     topics: Arc<Mutex<Vec<Weak<TopicState>>>>,
 }
 
@@ -60,6 +61,7 @@ pub(super) struct TopicMetrics {
     replayed_of: Family<NsqdLabels, Counter>,
     relayed_to: Family<NsqdLabels, Counter>,
     relayed: Counter,
+    from_nsqd: Counter,
 }
 
 impl Metrics {
@@ -89,6 +91,11 @@ impl Metrics {
             "replayed_messages",
             "Messages sent to nsqd again because the nsqd that had them was lost",
             self.replayed.clone(),
+        );
+        registry.register(
+            "from_nsqd_messages",
+            "Messages passed without being sent, because they were taken in from nsqd, whose consumers have them",
+            self.from_nsqd.clone(),
         );
         registry.register_collector(Box::new(Standing { topics: Arc::clone(&self.topics) }));
     }
@@ -127,6 +134,7 @@ impl Metrics {
             replayed_of: self.replayed.clone(),
             relayed_to: self.relayed.clone(),
             relayed: Counter::default(),
+            from_nsqd: self.from_nsqd.get_or_create_owned(&labels),
         })
     }
 
@@ -152,6 +160,10 @@ impl TopicMetrics {
     pub(super) fn replayed(&self, nsqd: &str, messages: usize) {
         let labels = NsqdLabels { topic: self.topic.clone(), nsqd: nsqd.to_owned() };
         self.replayed_of.get_or_create(&labels).inc_by(messages as u64);
+    }
+
+    pub(super) fn passed_by(&self, messages: usize) {
+        self.from_nsqd.inc_by(messages as u64);
     }
 
     pub(super) fn retried(&self, messages: usize) {

@@ -10,7 +10,7 @@ use tracing::{error, warn};
 
 use super::{
     audited::Sent,
-    batch::{Batch, held_bytes},
+    batch::{Batch, goes_to_nsqd, held_bytes},
     deliver::Delivery,
     undrained::{Landing, Process},
     window::Window,
@@ -78,7 +78,7 @@ pub(super) async fn replay(
     let mut window = Window::new(from);
     let mut sent = Sent::default();
     let mut landings = Vec::new();
-    let messages = waiting.len();
+    let messages = waiting.iter().filter(|message| goes_to_nsqd(message)).count();
     while let Some(batch) = Batch::cut(&mut waiting, delivery.limits) {
         let claim = window.claim(batch.messages(), batch.held_bytes(), batch.stored_ms());
         sent.batch(claim.start(), &batch);

@@ -156,6 +156,10 @@ pub struct NsqdReport {
     /// Messages it was given that may still be in it; it gets those again if it is lost.
     #[serde(default)]
     pub undrained: u64,
+    /// Whether nothing will ever go there as this instance runs: it was told so, it is no destination, or
+    /// messages are taken in from there.
+    #[serde(default)]
+    pub left_out: bool,
     /// Why none go there.
     pub reason: Option<String>,
 }
@@ -292,6 +296,7 @@ impl TopicState {
             ready: false,
             depth: 0,
             undrained,
+            left_out: true,
             reason: reason.clone(),
         }));
         nsqds

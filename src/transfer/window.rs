@@ -2,7 +2,7 @@
 //!
 //! Messages go to nsqd in runs of consecutive offsets, and the runs are confirmed in any order. The offset that may be
 //! committed is the lowest one not confirmed yet. A run enters the window as a [`Claim`] and leaves it only as a
-//! [`Confirmed`], which only proofs can make of it, nsqd's `OK` or a broker's for what was parked: there is no way to commit what
+//! [`Confirmed`], which only proofs can make of it, nsqd's `OK`, a broker's for what was parked, or that nsqd had it first: there is no way to commit what
 //! nobody has answered for. A claim that is dropped stays open, and the window never moves past it.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,6 +23,8 @@ pub(super) enum Proof {
     Published(Published, At),
     /// nsqd will never take it; it is in the parking topic.
     Parked(Parked),
+    /// They were taken in from nsqd, and its consumers have them.
+    TakenIn,
 }
 
 /// Where and when nsqd answered.
@@ -98,7 +100,7 @@ impl Proof {
             Self::Published(_, At { process, look }) => {
                 Some(Landing { process, from, to: from + messages as i64, look })
             }
-            Self::Parked(_) => None,
+            Self::Parked(_) | Self::TakenIn => None,
         }
     }
 

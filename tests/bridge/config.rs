@@ -45,7 +45,7 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 #[test]
 fn the_annotated_file_loads_and_knows_every_key_with_its_default() {
     let invocation = parse(ANNOTATED, &["run"]).unwrap();
-    assert_eq!(invocation.roles.len(), 2);
+    assert_eq!(invocation.roles.len(), 3);
 
     // With the keys that have no default, too: a key that does not exist would be refused.
     let uncommented = |line: &str| {

@@ -62,11 +62,21 @@ fn layers_import_only_downward() {
         "doctor",
         &["crate::gateway", "crate::transfer", "crate::run", "crate::cli", "crate::config"],
     );
+    assert_absent(
+        "intake",
+        &["crate::gateway", "crate::doctor", "crate::migration", "crate::run", "crate::cli", "crate::config"],
+    );
+    for path in naming("intake", "transfer::") {
+        assert!(path.ends_with("intake/guard.rs"), "only it asks the relays: {}", path.display());
+    }
     // It asks what the doctor finds and how running relays stand; it holds nothing that runs.
     assert_absent(
         "migration",
         &["crate::gateway", "crate::run", "crate::cli", "crate::config", "crate::questions"],
     );
+    for role in ["gateway", "transfer", "doctor", "mapping.rs", "migration"] {
+        assert_absent(role, &["crate::intake"]);
+    }
     for role in ["gateway", "transfer", "doctor", "mapping.rs"] {
         assert_absent(role, &["crate::migration", "crate::migrating", "crate::moves"]);
     }
@@ -105,7 +115,10 @@ fn libraries_stay_where_they_belong() {
     only_in("reqwest", &["src/nsq"]);
     only_in("backoff::", &["src/retry.rs"]);
     only_in("toml::", &["src/config.rs", "src/problems.rs", "src/migration/plan"]);
-    only_in("prometheus_client", &["src/observe", "src/gateway", "src/transfer/metrics.rs", "src/run.rs"]);
+    only_in(
+        "prometheus_client",
+        &["src/observe", "src/gateway", "src/transfer/metrics.rs", "src/intake/metrics.rs", "src/run.rs"],
+    );
 }
 
 #[test]
@@ -129,6 +142,7 @@ fn what_only_turns_bytes_into_values_has_no_async() {
     assert_absent("nsq/mpub.rs", &["async", "tokio"]);
     assert_absent("nsq/query.rs", &["async", "tokio"]);
     assert_absent("nsq/frames.rs", &["async", "tokio"]);
+    assert_absent("nsq/deliveries.rs", &["async", "tokio"]);
     assert_absent("mapping.rs", &["async", "tokio"]);
     for file in ["sketch.rs", "record.rs", "entry.rs", "coverage.rs", "reconcile.rs", "report.rs"] {
         assert_absent(&format!("audit/{file}"), &["async", "tokio"]);

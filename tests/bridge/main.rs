@@ -39,6 +39,7 @@ mod guarded;
 mod health;
 mod hostile;
 mod http_clients;
+mod intake;
 mod layers;
 mod matrix;
 mod migration;

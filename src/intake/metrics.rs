@@ -1,0 +1,165 @@
+//! How each topic of each nsqd stands, for metrics, readiness and the log.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use crate::{
+    nsq::{address::HttpAddress, names::TopicName},
+    observe::health::Dependency,
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    topic: String,
+    nsqd: String,
+}
+
+/// The metrics of an intake.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    delivered: Family<Labels, Counter>,
+    stored: Family<Labels, Counter>,
+    retried: Family<Labels, Counter>,
+    perhaps_doubled: Family<Labels, Counter>,
+    refused: Family<Labels, Counter>,
+    in_hand: Family<Labels, Gauge>,
+    held: Family<Labels, Gauge>,
+    standings: Mutex<Vec<Arc<Standing>>>,
+}
+
+/// One topic of one nsqd.
+#[derive(Debug)]
+pub(super) struct Standing {
+    topic: TopicName,
+    pub(super) nsqd: HttpAddress,
+    delivered: Counter,
+    stored: Counter,
+    retried: Counter,
+    perhaps_doubled: Counter,
+    refused: Counter,
+    in_hand: Gauge,
+    held: Gauge,
+    troubles: Mutex<Troubles>,
+}
+
+/// Why it does not take in.
+#[derive(Debug)]
+struct Troubles {
+    hold: Option<String>,
+    connection: Option<String>,
+}
+
+impl Metrics {
+    /// Shows what is counted.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("intake");
+        let mut counter = |name: &str, help: &str, family: &Family<Labels, Counter>| {
+            registry.register(name, help, family.clone());
+        };
+        counter("delivered_messages", "Messages nsqd has delivered, again or not", &self.delivered);
+        counter("stored_messages", "Messages RocketMQ has stored", &self.stored);
+        counter("retried_messages", "Messages sent to RocketMQ again", &self.retried);
+        counter(
+            "perhaps_doubled_messages",
+            "Messages stored after a try without an answer",
+            &self.perhaps_doubled,
+        );
+        counter("refused_messages", "Messages put back because RocketMQ will never take them", &self.refused);
+        registry.register("in_hand_messages", "Messages delivered and not finished", self.in_hand.clone());
+        registry.register(
+            "held",
+            "1 while nothing is taken in; the log and /readyz say why",
+            self.held.clone(),
+        );
+    }
+
+    pub(super) fn standing(&self, topic: TopicName, nsqd: HttpAddress) -> Arc<Standing> {
+        let labels = Labels { topic: topic.to_string(), nsqd: nsqd.to_string() };
+        let standing = Arc::new(Standing {
+            topic,
+            nsqd,
+            delivered: self.delivered.get_or_create_owned(&labels),
+            stored: self.stored.get_or_create_owned(&labels),
+            retried: self.retried.get_or_create_owned(&labels),
+            perhaps_doubled: self.perhaps_doubled.get_or_create_owned(&labels),
+            refused: self.refused.get_or_create_owned(&labels),
+            in_hand: self.in_hand.get_or_create_owned(&labels),
+            held: self.held.get_or_create_owned(&labels),
+            troubles: Mutex::new(Troubles {
+                hold: Some("not asked yet whether a relay writes there".to_owned()),
+                connection: None,
+            }),
+        });
+        standing.held.set(1);
+        self.standings.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&standing));
+        standing
+    }
+
+    /// How each of them stands.
+    #[must_use]
+    pub fn dependencies(&self) -> Vec<Dependency> {
+        let standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
+        let dependency = |standing: &Arc<Standing>| {
+            let name = format!("intake of {} from {}", standing.topic, standing.nsqd);
+            let troubles = standing.troubles();
+            match (&troubles.hold, &troubles.connection) {
+                (Some(reason), _) => Dependency::vital(name, Err(reason.clone())),
+                (None, Some(reason)) => Dependency::part(name, Err(reason.clone())),
+                (None, None) => Dependency::vital(name, Ok(())),
+            }
+        };
+        standings.iter().map(dependency).collect()
+    }
+}
+
+impl Standing {
+    fn troubles(&self) -> MutexGuard<'_, Troubles> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of why nothing may be taken in; whether that is another reason than before.
+    pub(super) fn hold(&self, reason: Option<String>) -> bool {
+        self.held.set(i64::from(reason.is_some()));
+        let mut troubles = self.troubles();
+        let other = troubles.hold != reason;
+        troubles.hold = reason;
+        other
+    }
+
+    /// Takes note of how the connection is; whether that is another trouble than before.
+    pub(super) fn connection(&self, trouble: Option<String>) -> bool {
+        let mut troubles = self.troubles();
+        let other = troubles.connection != trouble;
+        troubles.connection = trouble;
+        other
+    }
+
+    pub(super) fn delivered(&self) {
+        self.delivered.inc();
+    }
+
+    pub(super) fn stored(&self) {
+        self.stored.inc();
+    }
+
+    pub(super) fn retried(&self, messages: usize) {
+        self.retried.inc_by(messages as u64);
+    }
+
+    pub(super) fn perhaps_doubled(&self, messages: usize) {
+        self.perhaps_doubled.inc_by(messages as u64);
+    }
+
+    pub(super) fn refused(&self) {
+        self.refused.inc();
+    }
+
+    pub(super) fn in_hand(&self, messages: usize) {
+        self.in_hand.set(i64::try_from(messages).unwrap_or(i64::MAX));
+    }
+}

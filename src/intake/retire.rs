@@ -1,0 +1,112 @@
+//! The end of an intake, when no producer publishes to its nsqds any more.
+//!
+//! Until then a consumer cannot be cut over: what it has had from such an nsqd lies in RocketMQ as well, on both sides of any barrier.
+//! So that a cutover is exact from here on, everything the nsqds have had must be finished by their consumers, stored, and passed by the
+//! relay. Then the channels are deleted, and last the group that says that there is an intake.
+
+use std::time::Duration;
+
+use super::IntakeConfig;
+use crate::{
+    nsq::{
+        names::TopicName,
+        nsqd::{Nsqd, Stats},
+    },
+    rocketmq::Cluster,
+};
+
+/// Between two looks nothing must be published.
+const APART: Duration = Duration::from_secs(5);
+
+/// Why it is not retired.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotRetired {
+    /// It is too early.
+    #[error("{0}")]
+    TooEarly(String),
+    /// Somebody does not answer, or refuses; repeating is safe.
+    #[error("{0}")]
+    Failed(String),
+}
+
+fn failed(error: impl ToString) -> NotRetired {
+    NotRetired::Failed(error.to_string())
+}
+
+/// Deletes the channels and the mark of each topic.
+///
+/// # Errors
+/// See [`NotRetired`]; what is deleted by then stays so.
+pub async fn retire(cluster: &Cluster, config: &IntakeConfig) -> Result<(), NotRetired> {
+    for topic in &config.topics {
+        let before = published(config, topic).await?;
+        tokio::time::sleep(APART).await;
+        if published(config, topic).await? != before {
+            return Err(NotRetired::TooEarly(format!(
+                "somebody still publishes {topic} to one of these nsqds"
+            )));
+        }
+        is_passed(cluster, config, topic).await?;
+        for nsqd in &config.nsqds {
+            nsqd.delete_channel(topic, &config.channel).await.map_err(failed)?;
+        }
+        cluster.delete_group(&config.names.intake_group(topic)).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// What every nsqd process has had published, once everything of it is finished.
+async fn published(config: &IntakeConfig, topic: &TopicName) -> Result<Vec<(i64, u64)>, NotRetired> {
+    let mut published = Vec::new();
+    for nsqd in &config.nsqds {
+        let stats = nsqd.stats_with_clients(Some(topic)).await.map_err(failed)?;
+        published.push(finished(config, topic, nsqd, &stats)?);
+    }
+    Ok(published)
+}
+
+fn finished(
+    config: &IntakeConfig,
+    topic: &TopicName,
+    nsqd: &Nsqd,
+    stats: &Stats,
+) -> Result<(i64, u64), NotRetired> {
+    let early = |what: String| Err(NotRetired::TooEarly(format!("{} {what}", nsqd.address())));
+    let Some(of) = stats.topics.iter().find(|of| of.topic_name == topic.as_str()) else {
+        return Ok((stats.start_time, 0));
+    };
+    if of.paused || of.depth > 0 {
+        return early(format!("has messages of {topic} that are in no channel yet, or the topic is paused"));
+    }
+    for channel in &of.channels {
+        let ours = channel.channel_name == config.channel.as_str();
+        if ours && !channel.clients.is_empty() {
+            return early(format!("still has an intake of {topic}: stop that first"));
+        }
+        // A consumer that was cut over has left its channel paused, and has these from RocketMQ.
+        if channel.paused && !ours {
+            continue;
+        }
+        let left = channel.depth + channel.in_flight_count + channel.deferred_count;
+        if left > 0 {
+            return early(format!("has {left} messages in {topic}/{}", channel.channel_name));
+        }
+    }
+    Ok((stats.start_time, of.message_count))
+}
+
+/// Whether the relay, if there is one, has passed everything that is stored by now.
+async fn is_passed(cluster: &Cluster, config: &IntakeConfig, topic: &TopicName) -> Result<(), NotRetired> {
+    let group = config.names.relay_group(&config.group_prefix, topic);
+    if !cluster.groups().await.map_err(failed)?.contains(&group) {
+        return Ok(());
+    }
+    let queues = cluster.consume_stats(&group, &config.names.rocketmq_topic(topic)).await.map_err(failed)?;
+    match queues.iter().find(|(_, progress)| progress.consumer_offset < progress.broker_offset) {
+        Some((queue, progress)) => Err(NotRetired::TooEarly(format!(
+            "the relay has {} messages of {queue} before it: wait for it, or try again",
+            progress.broker_offset - progress.consumer_offset
+        ))),
+        None => Ok(()),
+    }
+}

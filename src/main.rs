@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         }
     };
     logging::start(invocation.log.level, matches!(invocation.log.format, LogFormat::Json));
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "the runtime cannot start");

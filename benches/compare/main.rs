@@ -6,9 +6,11 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a measurement, not an interface")]
 
+mod client;
 mod load;
 mod parts;
 mod publish;
+mod relay;
 mod table;
 
 use std::{env, fs, path::Path, time::Duration};
@@ -42,6 +44,12 @@ async fn main() {
     if wants("publish") {
         rows.extend(publish::rows(&plan, Flush::Async, &mut fresh).await);
         rows.extend(publish::rows(&plan, Flush::Sync, &mut fresh).await);
+    }
+    if wants("client") {
+        rows.extend(client::rows(&plan, &mut fresh).await);
+    }
+    if wants("relay") {
+        rows.extend(relay::rows(&plan, &mut fresh).await);
     }
     println!("{}", table::text(&rows));
     if wanted.is_empty() {

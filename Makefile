@@ -7,7 +7,7 @@ TEST_THREADS ?= 2
 CARGO_DENY := 0.20.2
 
 .DEFAULT_GOAL := help
-.PHONY: help brokers demo test lint audit clean
+.PHONY: help brokers demo test fuzz soak lint audit clean
 
 help: ## Show this.
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,12 +19,20 @@ demo: brokers ## Run the main job on real brokers; ONCE=1 ends by itself, ROCKET
 	@$(CARGO) build --quiet --bin nsqbridge --example demo
 	@ROCKETMQ=$(or $(ROCKETMQ),5.5.0) target/debug/examples/demo $(if $(ONCE),--once)
 
-test: brokers ## Run every test, on real brokers.
+test: brokers ## Run every test, on real brokers, and fuzz for a short time.
 	$(CARGO) test --workspace --lib --bins --tests -- --test-threads=$(TEST_THREADS)
 	$(CARGO) test --workspace --doc
+	FUZZ_SECONDS=5 fuzz/run.sh
+
+fuzz: ## Feed every decoder with made-up input, FUZZ_SECONDS (20) each.
+	@fuzz/run.sh
+
+soak: brokers ## Every fault on both lines with both ways to flush, then NSQBRIDGE_SOAK_MINUTES of random pairs; writes docs/soak.md.
+	NSQBRIDGE_SOAK=$(or $(NSQBRIDGE_SOAK),all) $(CARGO) test --test bridge no_acknowledged_message_is_lost_whatever_fails -- --test-threads=1 --nocapture
 
 lint: ## Check format and lints.
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 audit: .tools/bin/cargo-deny ## Check licences, bans and sources of the dependencies, offline.

@@ -11,7 +11,6 @@
 
 use std::{
     ffi::OsString,
-    fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -19,8 +18,11 @@ use std::{
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, error::ContextKind};
 use toml::{Table, Value};
 
-use crate::cli::{
-    AdminAddress, AdminArgs, Cli, Command, GatewayArgs, LogArgs, NamesArgs, RocketmqArgs, TransferArgs,
+use crate::{
+    cli::{
+        AdminAddress, AdminArgs, Cli, Command, GatewayArgs, LogArgs, NamesArgs, RocketmqArgs, TransferArgs,
+    },
+    problems::{Listed, Problem, read_toml, unknown},
 };
 
 /// What the process is to do.
@@ -31,29 +33,38 @@ pub struct Invocation {
     /// One role, or for `run` every role the file has a section for.
     pub roles: Vec<Command>,
     /// Where monitoring finds the process.
-    pub admin: AdminListener,
+    pub admin: Option<AdminListener>,
 }
 
 /// Where monitoring finds the process.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct AdminListener {
-    /// None when it is to find nothing.
-    pub address: Option<SocketAddr>,
+    /// Where to listen.
+    pub address: SocketAddr,
     /// Nobody asked for this address.
     pub is_default: bool,
+    /// The certificate to show.
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key.
+    pub tls_key: Option<PathBuf>,
+    /// A file with the token to ask for.
+    pub token_file: Option<PathBuf>,
+    /// It may be open to anybody.
+    pub insecure: bool,
 }
 
 impl AdminListener {
-    fn none() -> Self {
-        Self { address: None, is_default: false }
-    }
-
-    fn new(said: Option<AdminAddress>, default_port: u16) -> Self {
+    /// `None` when monitoring is to find nothing.
+    fn new(args: &AdminArgs, default_port: u16) -> Option<Self> {
         let default = SocketAddr::from(([127, 0, 0, 1], default_port));
-        match said {
-            Some(AdminAddress(address)) => Self { address, is_default: false },
-            None => Self { address: Some(default), is_default: true },
-        }
+        Some(Self {
+            address: args.admin_address.map_or(Some(default), |AdminAddress(address)| address)?,
+            is_default: args.admin_address.is_none(),
+            tls_cert: args.admin_tls_cert.clone(),
+            tls_key: args.admin_tls_key.clone(),
+            token_file: args.admin_token_file.clone(),
+            insecure: args.admin_insecure,
+        })
     }
 }
 
@@ -84,24 +95,6 @@ pub enum Refusal {
     NoRoles,
 }
 
-/// One thing wrong with a file.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// `section.key`.
-    pub key: String,
-    /// What is wrong, and what is accepted.
-    pub reason: String,
-}
-
-struct Listed<'a>(&'a [Problem]);
-
-impl fmt::Display for Listed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} problem{}", self.0.len(), if self.0.len() == 1 { "" } else { "s" })?;
-        self.0.iter().try_for_each(|Problem { key, reason }| write!(f, "\n  {key} {reason}"))
-    }
-}
-
 /// Reads the command line, the environment and the configuration file they name.
 ///
 /// # Errors
@@ -111,10 +104,18 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     // Only the file's name for now: what else is said may lack what the file has.
     let named = Cli::command().ignore_errors(true).try_get_matches_from(&arguments);
     let path = named.ok().and_then(|matches| matches.get_one::<PathBuf>("config").cloned());
+    let file = path.map(|path| Ok::<_, Refusal>((read(&path)?, path))).transpose()?;
+    with_file(arguments, file)
+}
+
+/// What arguments, environment and the content of a file come to.
+pub(crate) fn with_file(
+    arguments: Vec<OsString>,
+    file: Option<(Table, PathBuf)>,
+) -> Result<Invocation, Refusal> {
     let mut command = Cli::command();
     let mut sections = Vec::new();
-    if let Some(path) = path {
-        let file = read(&path)?;
+    if let Some((file, path)) = file {
         let settings = check(&file).map_err(|problems| Refusal::Problems { path, problems })?;
         command = settings.into_iter().fold(command, with_default);
         sections = file.keys().cloned().collect();
@@ -132,25 +133,24 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
             if roles.is_empty() {
                 return Err(Refusal::NoRoles);
             }
-            (roles, AdminListener::new(run.admin.admin_address, 4155))
+            (roles, AdminListener::new(&run.admin, 4155))
         }
         Command::Gateway(args) => {
-            let admin = AdminListener::new(args.admin.admin_address, 4153);
+            let admin = AdminListener::new(&args.admin, 4153);
             (vec![Command::Gateway(args)], admin)
         }
         Command::Transfer(args) => {
-            let admin = AdminListener::new(args.admin.admin_address, 4154);
+            let admin = AdminListener::new(&args.admin, 4154);
             (vec![Command::Transfer(args)], admin)
         }
-        question => (vec![question], AdminListener::none()),
+        question => (vec![question], None),
     };
     Ok(Invocation { log: cli.log, roles, admin })
 }
 
 fn read(path: &Path) -> Result<Table, Refusal> {
     let unreadable = |reason: String| Refusal::Unreadable { path: path.to_owned(), reason };
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    text.parse().map_err(|error: toml::de::Error| unreadable(error.to_string()))
+    read_toml(path).map_err(unreadable)
 }
 
 /// A value of the file, and the flag it is the default of.
@@ -231,19 +231,6 @@ fn check(file: &Table) -> Result<Vec<Setting>, Vec<Problem>> {
     if problems.is_empty() { Ok(settings) } else { Err(problems) }
 }
 
-fn unknown(what: &str, name: &str, known: impl Iterator<Item = String>) -> String {
-    let known: Vec<String> = known.collect();
-    let near = known
-        .iter()
-        .map(|known| (strsim::jaro_winkler(name, known), known))
-        .filter(|(similarity, _)| *similarity > 0.7)
-        .max_by(|one, two| one.0.total_cmp(&two.0));
-    match near {
-        Some((_, near)) => format!("is no {what}; did you mean {near}?"),
-        None => format!("is no {what}; there are {}", known.join(", ")),
-    }
-}
-
 /// The texts a flag would have been given, each one accepted by it.
 fn checked(arg: &Arg, value: &Value) -> Result<Vec<String>, Vec<String>> {
     let several = matches!(arg.get_action(), ArgAction::Append);
@@ -303,12 +290,19 @@ fn with_default(command: clap::Command, setting: Setting) -> clap::Command {
     let role = |name: &str| match &*section {
         "gateway" | "transfer" if name == section => true,
         "gateway" => name == "doctor",
+        // Where nsqds are found, whoever moves a consumer needs to know as well.
+        "transfer" if id.ends_with("d_http_address") => {
+            ["doctor", "status", "cutover", "rollback", "complete", "rehearse"].contains(&name)
+        }
         "transfer" => name == "doctor" && !id.starts_with("max_"),
         _ => true,
     };
+    // A plan names its own cluster.
+    let follows_plan = |command: &clap::Command| command.get_arguments().any(|arg| arg.get_id() == "plan");
+    let takes = |command: &clap::Command| has(command) && (id != "namesrv" || !follows_plan(command));
     let names: Vec<String> = command
         .get_subcommands()
-        .filter(|role_command| role(role_command.get_name()) && has(role_command))
+        .filter(|role_command| role(role_command.get_name()) && takes(role_command))
         .map(|role_command| role_command.get_name().to_owned())
         .collect();
     names.into_iter().fold(command, |command, name| command.mut_subcommand(name, set))

@@ -19,11 +19,17 @@
 //!
 //! ```text
 //! main, cli, config            the program: words, settings
-//! run │ questions              wiring, for what goes on and for what is asked once; exit codes
+//! run │ questions, verifying,  wiring, for what goes on and for what is asked or done once; exit codes
+//!       migrating, moves
+//! migration                    plans, and moves consumers; asks what doctor finds, and the relays as other programs do
+//!                              (`transfer::control`)
 //! gateway │ transfer │ doctor  the roles; they never name each other
+//! audit                        what each hop counts, and whether it adds up
 //! mapping                      NSQ's names in RocketMQ: the only module that knows both
 //! nsq │ rocketmq               the two sides; they never name each other
-//! retry, shutdown, observe     what everything needs
+//! retry, shutdown, pem,        what everything needs
+//!   excerpt, observe,
+//!   problems, table
 //! ```
 //!
 //! # Invariants, as absences
@@ -32,21 +38,33 @@
 //! - `hyper` is named only where HTTP is served: in `gateway` and `observe::admin`; `reqwest` only in `nsq`, `backoff` only in `retry`.
 //! - There is no unbounded channel.
 //! - No message body is written to a log.
-//! - What only turns bytes into values has no `async`: `rocketmq::{command, record, properties, message}`, `nsq::mpub`,
-//!   `nsq::query`, `mapping`.
+//! - What only turns bytes into values has no `async`: `rocketmq::{command, record, properties, message}`,
+//!   `nsq::{mpub, query, frames}`, `mapping`, `audit::{sketch, record, reconcile}`; nor has what judges a plan:
+//!   `migration::{plan, checks, steps}`. What reads a peer's bytes or a file has a fuzz target in `fuzz/`.
 //!
 //! `tests/bridge/layers.rs` holds these.
 
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod doctor;
+pub mod excerpt;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod gateway;
 pub mod mapping;
+pub mod migrating;
+pub mod migration;
+pub mod moves;
 pub mod nsq;
 pub mod observe;
+pub mod pem;
+pub mod problems;
 pub mod questions;
 pub mod retry;
 pub mod rocketmq;
 pub mod run;
 pub mod shutdown;
+pub mod table;
 pub mod transfer;
+pub mod verifying;

@@ -21,6 +21,10 @@ const EPHEMERAL_HERE: &str = "%ephemeral";
 const RESERVED_PREFIX: &str = "%nsq%";
 const PARKING_PREFIX: &str = "%parked%";
 const JOURNAL_PREFIX: &str = "%undrained%";
+const AUDIT_PREFIX: &str = "%audit%";
+
+/// The property that says when a gateway had the whole request a message came with, in milliseconds since 1970.
+pub const ACCEPTED_MS: &str = "nsq_accepted_ms";
 
 /// Topics RocketMQ keeps for itself (`TopicValidator`, 4.9.7 and 5.5.0).
 const RESERVED: &[&str] = &[
@@ -98,11 +102,17 @@ impl Names {
         if errors.is_empty() { Ok(Self { renamed, back }) } else { Err(errors) }
     }
 
+    /// What an operator renamed the topic to.
+    #[must_use]
+    pub fn rename_of(&self, topic: &TopicName) -> Option<&str> {
+        self.renamed.get(topic).map(String::as_str)
+    }
+
     /// The RocketMQ topic that holds an NSQ topic's messages; unrenamed at most 69 characters.
     #[must_use]
     pub fn rocketmq_topic(&self, topic: &TopicName) -> String {
-        if let Some(name) = self.renamed.get(topic) {
-            return name.clone();
+        if let Some(name) = self.rename_of(topic) {
+            return name.to_owned();
         }
         let name = topic.as_str().replace(EPHEMERAL, EPHEMERAL_HERE).replace('.', "|");
         let taken = is_reserved(&name) || self.back.contains_key(&name);
@@ -138,6 +148,13 @@ impl Names {
         format!("{JOURNAL_PREFIX}{}", self.rocketmq_topic(topic))
     }
 
+    /// The RocketMQ topic in which gateways and relays of a topic write down what they have counted. No topic is mapped to such a
+    /// name.
+    #[must_use]
+    pub fn audit_topic(&self, topic: &TopicName) -> String {
+        format!("{AUDIT_PREFIX}{}", self.rocketmq_topic(topic))
+    }
+
     /// The consumer group that stands for a channel: `TOPIC%%CHANNEL`. No mapped name holds `%%`, so no two channels meet.
     #[must_use]
     pub fn channel_group(&self, topic: &TopicName, channel: &ChannelName) -> String {
@@ -146,18 +163,71 @@ impl Names {
     }
 }
 
+/// RocketMQ's limit for the name of a consumer group.
+pub const MAX_GROUP_BYTES: usize = 120;
+
+impl Names {
+    /// The group whose committed offsets are a channel's barrier: its old consumer has what lies below. Nobody consumes with it.
+    #[must_use]
+    pub fn barrier_group(&self, topic: &TopicName, channel: &ChannelName) -> String {
+        format!("nsqbridge-barrier-{}", self.channel_group(topic, channel))
+    }
+
+    /// The group that says, by being there, that a rollback has begun since the channel's last cutover.
+    #[must_use]
+    pub fn returning_group(&self, topic: &TopicName, channel: &ChannelName) -> String {
+        format!("nsqbridge-returning-{}", self.channel_group(topic, channel))
+    }
+
+    /// The group that says, by being there, that a channel is done with and is not to be created again.
+    #[must_use]
+    pub fn completed_group(&self, topic: &TopicName, channel: &ChannelName) -> String {
+        format!("nsqbridge-completed-{}", self.channel_group(topic, channel))
+    }
+
+    /// What the names of all these groups of a topic begin with; the channel follows.
+    #[must_use]
+    pub fn completed_prefix(&self, topic: &TopicName) -> String {
+        format!("nsqbridge-completed-{}%%", self.rocketmq_topic(topic))
+    }
+
+    /// The group in whose name queues are locked by whoever moves one of a topic's channels.
+    #[must_use]
+    pub fn driver_group(&self, topic: &TopicName) -> String {
+        format!("nsqbridge-driver-{}", self.rocketmq_topic(topic))
+    }
+}
+
 /// Whether an operator may name a topic so: RocketMQ accepts it, and means nothing by it.
 fn may_be_chosen(name: &str) -> bool {
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"%|-_".contains(&byte);
     (1..=127).contains(&name.len())
-        && name.bytes().all(legal)
+        && name.bytes().all(is_legal)
         && !name.contains("%%")
         && !name.ends_with('%')
-        && !name.starts_with(RESERVED_PREFIX)
-        && !name.starts_with(PARKING_PREFIX)
+        && [RESERVED_PREFIX, PARKING_PREFIX, JOURNAL_PREFIX, AUDIT_PREFIX]
+            .iter()
+            .all(|ours| !name.starts_with(ours))
         && !name.starts_with("%RETRY%")
         && !name.starts_with("%DLQ%")
         && !is_reserved(name)
+}
+
+/// A consumer group RocketMQ does not accept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a consumer group is named with 1 to {MAX_GROUP_BYTES} of letters, digits, '%', '|', '-', '_'")]
+pub struct InvalidGroup;
+
+/// Whether RocketMQ accepts a consumer group of this name.
+///
+/// # Errors
+/// [`InvalidGroup`].
+pub fn check_group(name: &str) -> Result<(), InvalidGroup> {
+    let fits = (1..=MAX_GROUP_BYTES).contains(&name.len()) && name.bytes().all(is_legal);
+    if fits { Ok(()) } else { Err(InvalidGroup) }
+}
+
+fn is_legal(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"%|-_".contains(&byte)
 }
 
 #[cfg(test)]
@@ -228,7 +298,17 @@ mod tests {
         assert_eq!(swapped.nsq_topic("a"), Some("b".parse().unwrap()));
         for (renames, refused) in [
             (&[("a", "x"), ("b", "x")][..], 1),
-            (&[("a", "x.y"), ("b", ""), ("c", "TBW102"), ("d", "%RETRY%g"), ("e", "%nsq%a")], 5),
+            (
+                &[
+                    ("a", "x.y"),
+                    ("b", ""),
+                    ("c", "TBW102"),
+                    ("d", "%RETRY%g"),
+                    ("e", "%nsq%a"),
+                    ("f", "%audit%a"),
+                ],
+                6,
+            ),
         ] {
             assert_eq!(names(renames).unwrap_err().len(), refused, "{renames:?}");
         }

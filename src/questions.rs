@@ -5,8 +5,11 @@ use std::{io::Write, process::ExitCode, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::{Command, DoctorArgs, Output, ParkedAction, ParkedArgs, RelayAction, RelayArgs, StatusArgs},
+    cli::{
+        Command, DoctorArgs, Output, ParkedAction, ParkedArgs, RelayAction, RelayArgs, StatusArgs, StatusOf,
+    },
     doctor::{self, DoctorConfig},
+    migrating, migration, moves,
     nsq::{nsqd::Nsqd, nsqlookupd::Nsqlookupd},
     rocketmq::ClusterError,
     run::{self, RunError},
@@ -15,6 +18,7 @@ use crate::{
         control::{self, Change},
         parking,
     },
+    verifying,
 };
 
 const WATCHED_EVERY: Duration = Duration::from_secs(2);
@@ -31,11 +35,18 @@ pub async fn answer(question: Command, stop: &CancellationToken) -> Result<ExitC
         Command::Status(args) => show_status(*args, stop).await,
         Command::Relay(args) => change(*args).await,
         Command::Parked(args) => handle_parked(*args).await,
+        Command::Verify(args) => verifying::answer(*args).await,
+        Command::Scan(args) => migrating::scan(*args).await,
+        Command::Plan(args) => migrating::plan(*args).await,
+        Command::Cutover(args) => moves::cut_over(*args, stop).await,
+        Command::Rollback(args) => moves::roll_back(*args, stop).await,
+        Command::Complete(args) => moves::complete(*args, stop).await,
+        Command::Rehearse(args) => moves::rehearse(*args, stop).await,
         Command::Gateway(_) | Command::Transfer(_) | Command::Run(_) => Ok(ExitCode::SUCCESS),
     }
 }
 
-fn failed(error: impl ToString) -> RunError {
+pub(crate) fn failed(error: impl ToString) -> RunError {
     RunError::Failed(error.to_string())
 }
 
@@ -53,6 +64,7 @@ async fn examine(args: DoctorArgs) -> Result<ExitCode, RunError> {
         names,
         max_msg_size: args.max_msg_size,
         max_req_timeout: args.max_req_timeout,
+        retention: doctor::RETENTION,
         timeout: args.timeout,
     })
     .await;
@@ -68,13 +80,42 @@ async fn show_status(args: StatusArgs, stop: &CancellationToken) -> Result<ExitC
     let cluster = run::cluster(&args.rocketmq, &mut problems);
     let names = run::names(&args.names, &mut problems);
     let (Some(cluster), Some(names)) = (cluster, names) else { return Err(RunError::Usage(problems)) };
+    let (mut topics, mut channels) = (Vec::new(), Vec::new());
+    for of in &args.of {
+        match of {
+            StatusOf::Topic(topic) => topics.push(topic.clone()),
+            StatusOf::Channel(channel) => channels.push(moves::subject(
+                channel.clone(),
+                args.group.clone(),
+                &args.names,
+                &args.rocketmq,
+                &args.lookupd_http_address,
+                &args.nsqd_http_address,
+            )?),
+        }
+    }
     loop {
-        let asked = status::ask(&cluster, &names, &args.names.group_prefix, &args.topic).await;
-        let statuses = asked.map_err(failed)?;
+        let statuses = if channels.is_empty() || !topics.is_empty() {
+            let asked = status::ask(&cluster, &names, &args.names.group_prefix, &topics).await;
+            Some(asked.map_err(failed)?)
+        } else {
+            None
+        };
+        let mut moved = Vec::new();
+        for channel in &channels {
+            moved.push(migration::status::status(channel).await.map_err(failed)?);
+        }
         let clear = if args.watch && args.output == Output::Table { CLEAR } else { "" };
         match args.output {
-            Output::Table => print!("{clear}{}", status::table(&statuses)),
-            Output::Json => println!("{}", serde_json::json!({ "topics": statuses })),
+            Output::Table => {
+                let table = statuses.as_deref().map(status::table).unwrap_or_default();
+                let moved: Vec<String> = moved.iter().map(migration::status::text).collect();
+                print!("{clear}{table}{}", moved.join("\n"));
+            }
+            Output::Json => println!(
+                "{}",
+                serde_json::json!({ "topics": statuses.unwrap_or_default(), "channels": moved })
+            ),
         }
         if !args.watch || stop.run_until_cancelled(tokio::time::sleep(WATCHED_EVERY)).await.is_none() {
             return Ok(ExitCode::SUCCESS);

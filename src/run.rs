@@ -9,20 +9,21 @@ use tracing::{error, info, warn};
 
 use crate::{
     cli::{
-        Command, EphemeralTopics, GapPolicy, GatewayArgs, InexactDefer, NamesArgs, RocketmqArgs,
+        Command, EphemeralTopics, GapPolicy, GatewayArgs, InexactDefer, NamesArgs, RocketmqArgs, SpoolArgs,
         TransferArgs, UnknownTopics, UnreadablePolicy,
     },
-    config::Invocation,
+    config::{AdminListener, Invocation},
     gateway::{
         self, GatewayConfig,
         admission::AdmissionLimits,
         metrics::MetricsConfig,
         publish::{PublishConfig, Publisher},
+        spool::SpoolConfig,
     },
     mapping::Names,
     nsq::{nsqd::Nsqd, nsqlookupd::Nsqlookupd},
     observe::{
-        admin::{self, Admin},
+        admin::{self, Admin, Guard, GuardSettings},
         health::Readiness,
         metrics, process,
     },
@@ -62,6 +63,9 @@ impl RunError {
     }
 }
 
+/// Open files beside producers' connections: brokers, name servers, listeners, the log.
+const FILES_BESIDE: u64 = 200;
+
 /// A role that is ready to run.
 struct Role {
     name: &'static str,
@@ -76,11 +80,24 @@ struct Role {
 pub async fn run(invocation: Invocation) -> Result<ExitCode, RunError> {
     let shutdown = Shutdown::on_signals()
         .map_err(|error| RunError::Start { doing: "listening for signals".to_owned(), error })?;
+    let open_files = process::raise_open_files();
+    // Before anything listens.
+    let guard = invocation.admin.as_ref().map(guard).transpose()?;
     let mut registry = metrics::registry();
     let mut roles = Vec::new();
     for command in invocation.roles {
         match command {
-            Command::Gateway(args) => roles.push(build_gateway(*args, &shutdown, &mut registry).await?),
+            Command::Gateway(args) => {
+                let few =
+                    open_files.filter(|&files| files < args.bounds.max_connections as u64 + FILES_BESIDE);
+                roles.push(build_gateway(*args, &shutdown, &mut registry).await?);
+                if let Some(open_files) = few {
+                    warn!(
+                        open_files,
+                        "fewer open files are allowed than --max-connections takes: raise LimitNOFILE"
+                    );
+                }
+            }
             Command::Transfer(args) => roles.push(build_transfer(*args, &shutdown, &mut registry)?),
             Command::Run(_) => {}
             question => {
@@ -90,10 +107,13 @@ pub async fn run(invocation: Invocation) -> Result<ExitCode, RunError> {
         }
     }
     let readiness = roles.iter().map(|role| Arc::clone(&role.readiness)).collect();
-    let admin = Admin { registry, readiness, drain: shutdown.drain.clone() };
-    let _admin = listen_for_admin(invocation.admin)
-        .await?
-        .map(|listener| AbortOnDropHandle::new(tokio::spawn(admin::serve(listener, admin))));
+    let _admin = match invocation.admin.zip(guard) {
+        None => None,
+        Some((at, guard)) => listen_for_admin(&at).await?.map(|listener| {
+            let admin = Admin { registry, readiness, drain: shutdown.drain.clone(), guard };
+            AbortOnDropHandle::new(tokio::spawn(admin::serve(listener, admin)))
+        }),
+    };
     match shutdown.force.run_until_cancelled(run_all(roles, &shutdown)).await {
         Some(code) => Ok(code),
         None => Ok(ExitCode::FAILURE),
@@ -144,6 +164,14 @@ async fn build_gateway(
     if args.max_body_size < args.max_msg_size {
         problems.push("--max-body-size must be at least --max-msg-size".to_owned());
     }
+    let hostname = process::host_name();
+    // An empty variable is how compose files say "not set".
+    let broadcast_address = args.broadcast_address.filter(|address| !address.is_empty());
+    let broadcast_address = broadcast_address.unwrap_or_else(|| hostname.clone());
+    if broadcast_address.contains(|letter: char| letter.is_control()) || broadcast_address.len() > 255 {
+        problems.push("--broadcast-address must be a name: it is written on each message".to_owned());
+    }
+    let spool = spool(args.spool, args.publish_timeout, &mut problems);
     let (Some(cluster), Some(names), []) = (cluster, names, &problems[..]) else {
         return Err(RunError::Usage(problems));
     };
@@ -165,16 +193,21 @@ async fn build_gateway(
         },
         metrics: MetricsConfig { max_topics: args.bounds.max_topic_labels },
         relay_group_prefix: args.names.group_prefix,
+        spool,
+        audit: args.audit,
     };
-    let publisher = Arc::new(Publisher::new(cluster, publishing));
+    let publisher =
+        Publisher::new(cluster, publishing).map_err(|error| RunError::Failed(error.to_string()))?;
+    let publisher = Arc::new(publisher);
+    publisher.resume();
     publisher.register(registry);
-    let hostname = process::host_name();
     let config = GatewayConfig {
         max_msg_size: args.max_msg_size,
         max_body_size: args.max_body_size,
         max_req_timeout: args.max_req_timeout,
+        body_timeout: args.bounds.body_timeout,
         max_connections: args.bounds.max_connections,
-        broadcast_address: args.broadcast_address.unwrap_or_else(|| hostname.clone()),
+        broadcast_address,
         hostname,
     };
     info!(http_address = %args.http_address, "gateway ready");
@@ -184,6 +217,30 @@ async fn build_gateway(
         running: Box::pin(gateway::serve(listener, publisher, config, shutdown.drain.clone())),
         readiness: Arc::new(move || watched.dependencies()),
     })
+}
+
+fn spool(args: SpoolArgs, publish_timeout: Duration, problems: &mut Vec<String>) -> SpoolConfig {
+    let config = SpoolConfig {
+        path: args.spool_path,
+        policy: args.on_unavailable,
+        policies: args.on_unavailable_of.into_iter().collect(),
+        after: args.spool_after,
+        max_bytes: args.spool_max_bytes as u64,
+        max_topic_bytes: args.spool_max_topic_bytes as u64,
+        max_age: args.spool_max_age,
+        max_disk_use: args.spool_max_disk_use,
+        drain_on_stop: args.spool_drain_on_stop,
+    };
+    if config.spools() && config.path.is_none() {
+        problems
+            .push("--on-unavailable spool needs --spool-path, a folder on a disk of this machine".to_owned());
+    }
+    if config.spools() && config.after >= publish_timeout {
+        problems.push(
+            "--spool-after must be less than --publish-timeout, or nothing is spooled in time".to_owned(),
+        );
+    }
+    config
 }
 
 fn build_transfer(
@@ -231,6 +288,7 @@ fn build_transfer(
         max_bytes: args.max_relay_bytes,
         ordered: args.ordered,
         replay: args.replay,
+        audit: args.audit,
         park_unreadable: args.on_unreadable == UnreadablePolicy::Park,
         on_gap: match args.on_gap {
             GapPolicy::Hold => OnGap::Hold,
@@ -254,10 +312,22 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
     listening.map_err(|error| RunError::Start { doing: format!("listening on {address}"), error })
 }
 
+/// Who may ask the admin listener.
+fn guard(at: &AdminListener) -> Result<Guard, RunError> {
+    let settings = GuardSettings {
+        address: at.address,
+        tls_cert: at.tls_cert.as_deref(),
+        tls_key: at.tls_key.as_deref(),
+        token_file: at.token_file.as_deref(),
+        token: std::env::var("NSQBRIDGE_ADMIN_TOKEN").ok(),
+        insecure: at.insecure,
+    };
+    Guard::new(settings).map_err(|error| RunError::Usage(vec![error.to_string()]))
+}
+
 /// The admin listener. An address nobody asked for may be taken, by another role on the same machine most likely.
-async fn listen_for_admin(at: crate::config::AdminListener) -> Result<Option<TcpListener>, RunError> {
-    let Some(address) = at.address else { return Ok(None) };
-    let listener = match listen(address).await {
+async fn listen_for_admin(at: &AdminListener) -> Result<Option<TcpListener>, RunError> {
+    let listener = match listen(at.address).await {
         Ok(listener) => listener,
         Err(error) if at.is_default => {
             warn!(%error, "no /livez, /readyz and /metrics; choose another --admin-address");

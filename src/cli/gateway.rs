@@ -1,16 +1,24 @@
 //! `nsqbridge gateway`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::shared::{AdminArgs, NamesArgs, RocketmqArgs, size};
+use crate::{gateway::spool::OnUnavailable, nsq::names::TopicName};
+
+use super::shared::{AdminArgs, NamesArgs, RocketmqArgs, listen_address, size};
 
 /// `nsqbridge gateway`.
 #[derive(Debug, Args)]
 pub struct GatewayArgs {
     /// Listen here for producers; nsqd's own port by default.
-    #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:4151", env = "NSQBRIDGE_HTTP_ADDRESS")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "0.0.0.0:4151",
+        value_parser = listen_address,
+        env = "NSQBRIDGE_HTTP_ADDRESS"
+    )]
     pub http_address: SocketAddr,
     /// What this gateway calls itself in /info and on each message; the host's name by default (nsqd's flag).
     #[arg(long, value_name = "HOST", env = "NSQBRIDGE_BROADCAST_ADDRESS")]
@@ -27,12 +35,18 @@ pub struct GatewayArgs {
     /// How long a publish is tried before the producer hears 503; keep it below the producers' own timeout.
     #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_PUBLISH_TIMEOUT")]
     pub publish_timeout: Duration,
+    /// Write down in RocketMQ (topic %audit%TOPIC) how many messages were accepted and a digest of their ids, for `nsqbridge verify`.
+    #[arg(long, env = "NSQBRIDGE_AUDIT", action = clap::ArgAction::Set, value_name = "BOOL", default_value = "true")]
+    pub audit: bool,
     /// What each topic is to be.
     #[command(flatten)]
     pub topics: TopicsArgs,
     /// What may be held in memory.
     #[command(flatten)]
     pub bounds: BoundsArgs,
+    /// What becomes of publishes while RocketMQ is not available.
+    #[command(flatten)]
+    pub spool: SpoolArgs,
     /// What topics are called.
     #[command(flatten)]
     pub names: NamesArgs,
@@ -93,12 +107,62 @@ pub struct BoundsArgs {
     /// Requests being read or waiting for RocketMQ.
     #[arg(long, value_name = "N", default_value = "10000", value_parser = size(1 << 24), env = "NSQBRIDGE_MAX_IN_FLIGHT_REQUESTS")]
     pub max_in_flight_requests: usize,
+    /// How long a request's body may take to come; one that comes slower is refused, for it holds room.
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration, env = "NSQBRIDGE_BODY_TIMEOUT")]
+    pub body_timeout: Duration,
     /// Open connections; more are closed at once.
     #[arg(long, value_name = "N", default_value = "20000", value_parser = size(1 << 20), env = "NSQBRIDGE_MAX_CONNECTIONS")]
     pub max_connections: usize,
     /// Topics with metrics of their own; the rest share one label.
     #[arg(long, value_name = "N", default_value = "200", value_parser = size(100_000), env = "NSQBRIDGE_MAX_TOPIC_LABELS")]
     pub max_topic_labels: usize,
+}
+
+/// What becomes of publishes while RocketMQ is not available.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Spool (while RocketMQ is not available)")]
+pub struct SpoolArgs {
+    /// Publishes RocketMQ does not take: answer 503, or keep them on this machine's disk, answer OK, and bring them into RocketMQ when
+    /// it is back.
+    #[arg(long, value_name = "POLICY", default_value = "refuse", value_parser = policy, env = "NSQBRIDGE_ON_UNAVAILABLE")]
+    pub on_unavailable: OnUnavailable,
+    /// The same for one topic; repeat it for several.
+    #[arg(long, value_name = "TOPIC=POLICY", value_parser = topic_policy, env = "NSQBRIDGE_ON_UNAVAILABLE_OF", value_delimiter = ',')]
+    pub on_unavailable_of: Vec<(TopicName, OnUnavailable)>,
+    /// Keep them in this folder, which no other gateway may use. What was left there is brought into RocketMQ whatever the policies are.
+    #[arg(long, value_name = "FOLDER", env = "NSQBRIDGE_SPOOL_PATH")]
+    pub spool_path: Option<PathBuf>,
+    /// How long a publish is tried before it is spooled.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_SPOOL_AFTER")]
+    pub spool_after: Duration,
+    /// Bytes of the spool, past which publishes are answered 503 all the same.
+    #[arg(long, value_name = "BYTES", default_value = "1073741824", value_parser = size(1 << 50), env = "NSQBRIDGE_SPOOL_MAX_BYTES")]
+    pub spool_max_bytes: usize,
+    /// Of these, bytes of one topic.
+    #[arg(long, value_name = "BYTES", default_value = "1073741824", value_parser = size(1 << 50), env = "NSQBRIDGE_SPOOL_MAX_TOPIC_BYTES")]
+    pub spool_max_topic_bytes: usize,
+    /// A topic whose oldest spooled message has waited longer takes no more.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration, env = "NSQBRIDGE_SPOOL_MAX_AGE")]
+    pub spool_max_age: Duration,
+    /// Percent of the disk in use, by whomever, past which nothing more is spooled.
+    #[arg(long, value_name = "PERCENT", default_value = "80", value_parser = clap::value_parser!(u8).range(1..=100), env = "NSQBRIDGE_SPOOL_MAX_DISK_USE")]
+    pub spool_max_disk_use: u8,
+    /// How long a graceful stop waits for RocketMQ to take what is spooled; the rest is kept for the next start.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_SPOOL_DRAIN_ON_STOP")]
+    pub spool_drain_on_stop: Duration,
+}
+
+fn policy(text: &str) -> Result<OnUnavailable, String> {
+    match text {
+        "refuse" => Ok(OnUnavailable::Refuse),
+        "spool" => Ok(OnUnavailable::Spool),
+        _ => Err("refuse or spool is accepted".to_owned()),
+    }
+}
+
+fn topic_policy(text: &str) -> Result<(TopicName, OnUnavailable), String> {
+    let (topic, to) = text.split_once('=').ok_or("TOPIC=refuse or TOPIC=spool is accepted")?;
+    Ok((topic.parse().map_err(|error| format!("{error}"))?, policy(to)?))
 }
 
 /// What to do with a publish to a topic nobody has created.

@@ -8,14 +8,20 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod gateway;
+mod migration;
+mod moving;
 mod shared;
 mod tools;
 mod transfer;
+mod verify;
 
 pub use gateway::*;
+pub use migration::*;
+pub use moving::*;
 pub use shared::{AdminAddress, AdminArgs, NamesArgs, Output, RocketmqArgs};
 pub use tools::*;
 pub use transfer::*;
+pub use verify::*;
 
 /// Moves a running NSQ installation to Apache RocketMQ: no flag day, no lost message.
 ///
@@ -129,6 +135,52 @@ pub enum Command {
         nsqbridge parked show orders broker-a:3:1712 --namesrv rmq-1:9876\n  \
         nsqbridge parked retry orders --nsqd-http-address nsqd-1:4151 --namesrv rmq-1:9876")]
     Parked(Box<ParkedArgs>),
+    /// Check that every message of a stretch of time has reached every hop, and name those that have not.
+    ///
+    /// Gateways and relays write down what passes them; this holds it against what RocketMQ has. Exits with 0 when nothing is
+    /// missing, 1 for a loss, 2 when it cannot be said. Changes nothing without --repair.
+    #[command(after_help = "Examples:\n  \
+        nsqbridge verify orders --namesrv rmq-1:9876\n  \
+        nsqbridge verify orders --namesrv rmq-1:9876 --window 1d --lookupd-http-address lookup-1:4161\n  \
+        nsqbridge verify orders --namesrv rmq-1:9876 --nsqd-http-address nsqd-1:4151 --repair")]
+    Verify(Box<VerifyArgs>),
+    /// Show what a running NSQ has: topics, channels, rates, producers and consumers; and draft a plan from it.
+    ///
+    /// Changes nothing.
+    #[command(after_help = "Examples:\n  \
+        nsqbridge scan --lookupd-http-address lookup-1:4161\n  \
+        nsqbridge scan --lookupd-http-address lookup-1:4161 -n rmq-1:9876 --write-plan orders.toml")]
+    Scan(Box<ScanArgs>),
+    /// Hold a plan against the world: what blocks it, what to know, and what it would create and change.
+    ///
+    /// Changes nothing. Exits with 2 when something blocks.
+    #[command(after_help = "Example:\n  \
+        nsqbridge plan -f orders.toml     (migration-plans/ has examples)")]
+    Plan(Box<PlanArgs>),
+    /// Move a channel's consumer to a RocketMQ consumer group: nothing lost, nothing doubled, and a way back.
+    ///
+    /// Says what it would do, and does it with --execute. The topic's relay is held until the channel's consumers have finished all they
+    /// have; then the channel is paused, and the group begins exactly there. Started again after an interruption, it finishes or
+    /// undoes what was begun.
+    #[command(after_help = "Examples:\n  \
+        nsqbridge cutover orders/billing --namesrv rmq-1:9876\n  \
+        nsqbridge cutover orders/billing --namesrv rmq-1:9876 --execute --max-pause 10s")]
+    Cutover(Box<CutoverArgs>),
+    /// Give a channel that was cut over back to its NSQ consumers.
+    ///
+    /// With --mode healthy nothing comes twice. With --mode broken what the group has consumed since the cutover comes again; how
+    /// much that is, is told before it asks. Nothing is lost either way.
+    #[command(after_help = "Example:\n  \
+        nsqbridge rollback orders/billing --mode broken --namesrv rmq-1:9876 --execute")]
+    Rollback(Box<RollbackArgs>),
+    /// Delete a channel whose consumer has moved for good. There is no way back.
+    #[command(after_help = "Example:\n  \
+        nsqbridge complete orders/billing --namesrv rmq-1:9876 --lookupd-http-address lookup-1:4161 --execute")]
+    Complete(Box<CompleteArgs>),
+    /// Try cutover and rollback on a scratch channel of a topic, with a small consumer on either side that counts.
+    #[command(after_help = "Example:\n  \
+        nsqbridge rehearse orders --namesrv rmq-1:9876 --execute")]
+    Rehearse(Box<RehearseArgs>),
 }
 
 /// `nsqbridge run`.

@@ -56,11 +56,30 @@ pub struct AdminArgs {
     /// gateway, 4154 for a relay, 4155 for `run`.
     #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_ADMIN_ADDRESS", value_parser = address_or_none)]
     pub admin_address: Option<AdminAddress>,
+    /// Speak TLS there, with the certificate chain in this PEM file. Beyond loopback this or a token is needed.
+    #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ADMIN_TLS_CERT")]
+    pub admin_tls_cert: Option<PathBuf>,
+    /// The private key (PEM) of that certificate.
+    #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ADMIN_TLS_KEY")]
+    pub admin_tls_key: Option<PathBuf>,
+    /// Answer only who shows the token in this file (`Authorization: Bearer TOKEN`); /livez stays open. The token may also come
+    /// from the environment variable NSQBRIDGE_ADMIN_TOKEN.
+    #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ADMIN_TOKEN_FILE")]
+    pub admin_token_file: Option<PathBuf>,
+    /// Serve them beyond loopback to anybody, with neither TLS nor a token.
+    #[arg(long, env = "NSQBRIDGE_ADMIN_INSECURE", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub admin_insecure: bool,
 }
 
 /// An address to listen on, or none.
 #[derive(Debug, Clone, Copy)]
 pub struct AdminAddress(pub Option<SocketAddr>);
+
+/// An address to listen on; `:4151` is every address of this machine, as for nsqd.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let whole = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    whole.parse().map_err(|_| "IP:PORT or :PORT is accepted, such as 0.0.0.0:4151".to_owned())
+}
 
 /// How results are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -92,4 +111,16 @@ fn address_or_none(text: &str) -> Result<AdminAddress, String> {
     }
     let address = text.parse().map_err(|_| "IP:PORT, or nothing, is accepted")?;
     Ok(AdminAddress(Some(address)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_alone_is_every_address_of_this_machine() {
+        assert_eq!(listen_address(":4151"), Ok(SocketAddr::from(([0, 0, 0, 0], 4151))));
+        assert_eq!(listen_address("[::1]:1"), Ok(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 1))));
+        assert!(listen_address("4151").is_err());
+    }
 }

@@ -5,7 +5,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::shared::{NamesArgs, Output, RocketmqArgs, size};
-use crate::nsq::{address::HttpAddress, names::TopicName};
+use crate::nsq::{
+    address::HttpAddress,
+    names::{ChannelPath, InvalidName, TopicName},
+};
 
 /// `nsqbridge doctor`.
 #[derive(Debug, Args)]
@@ -42,8 +45,18 @@ pub struct DoctorArgs {
 /// `nsqbridge status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// The topics, by their NSQ names; all that are or were relayed by default.
-    pub topic: Vec<TopicName>,
+    /// Topics, or channels as TOPIC/CHANNEL, by their NSQ names; all topics that are or were relayed by default.
+    #[arg(value_name = "TOPIC[/CHANNEL]")]
+    pub of: Vec<StatusOf>,
+    /// The consumer group of the channels; TOPIC%%CHANNEL by default.
+    #[arg(long, value_name = "GROUP", env = "NSQBRIDGE_GROUP")]
+    pub group: Option<String>,
+    /// For channels: find nsqds in this nsqlookupd, beside those the relays know; repeat it for several.
+    #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_LOOKUPD_HTTP_ADDRESS", value_delimiter = ',')]
+    pub lookupd_http_address: Vec<HttpAddress>,
+    /// For channels: look at this nsqd, too; repeat it for several.
+    #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_NSQD_HTTP_ADDRESS", value_delimiter = ',')]
+    pub nsqd_http_address: Vec<HttpAddress>,
     /// Show it again every two seconds.
     #[arg(short, long, env = "NSQBRIDGE_WATCH")]
     pub watch: bool,
@@ -56,6 +69,23 @@ pub struct StatusArgs {
     /// How to reach RocketMQ.
     #[command(flatten)]
     pub rocketmq: RocketmqArgs,
+}
+
+/// What a status is asked of.
+#[derive(Debug, Clone)]
+pub enum StatusOf {
+    /// A topic's relay.
+    Topic(TopicName),
+    /// A channel's move.
+    Channel(ChannelPath),
+}
+
+impl std::str::FromStr for StatusOf {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        if text.contains('/') { text.parse().map(Self::Channel) } else { text.parse().map(Self::Topic) }
+    }
 }
 
 /// `nsqbridge relay`.

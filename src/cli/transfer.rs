@@ -53,14 +53,20 @@ pub struct TransferArgs {
     /// that is away moves its queues to another.
     #[arg(long, env = "NSQBRIDGE_ORDERED", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub ordered: bool,
-    /// When the committed offset lies outside its queue (messages expired, or it was reset): hold the queue, continue with the
-    /// nearest message there is, or replay from the oldest.
+    /// When the committed offset is not where the relay left it, or messages have expired: hold (refuse an offset that went back, and
+    /// wait for a person where messages would be left out), continue (refuse it, and leave out what must be), or replay (relay
+    /// again rather than leave out).
     #[arg(long, value_enum, value_name = "POLICY", default_value = "hold", env = "NSQBRIDGE_ON_GAP")]
     pub on_gap: GapPolicy,
     /// Relay again what an nsqd had in memory, in flight or deferred when it crashed, was restarted or went away: for this the relay
-    /// remembers in RocketMQ (topic %undrained%TOPIC) what each nsqd has not let go of yet. With false it is lost.
+    /// remembers in RocketMQ (topic %undrained%TOPIC) what each nsqd has not let go of yet. With false it is lost, and only up to
+    /// where each queue is relayed is written there.
     #[arg(long, env = "NSQBRIDGE_REPLAY", action = clap::ArgAction::Set, value_name = "BOOL", default_value = "true")]
     pub replay: bool,
+    /// Write down in RocketMQ (topic %audit%TOPIC) what was relayed and where to, before offsets are committed, for `nsqbridge verify`.
+    /// What a relay relays with false looks lost to it.
+    #[arg(long, env = "NSQBRIDGE_AUDIT", action = clap::ArgAction::Set, value_name = "BOOL", default_value = "true")]
+    pub audit: bool,
     /// The nsqds' --max-msg-timeout: a message in flight for longer has been finished, or is counted as timed out. In a channel that
     /// is never idle nothing else shows that; where no consumer uses TOUCH, their --msg-timeout (60s) is enough, and less comes
     /// twice after a crash.
@@ -92,14 +98,14 @@ pub enum UnreadablePolicy {
     Hold,
 }
 
-/// What a relay does at an offset its queue does not have.
+/// What a relay does at an offset that is not where it left it, or that its queue does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum GapPolicy {
-    /// Wait for a person.
+    /// Wait for a person where messages would be left out.
     Hold,
-    /// Give up what is missing.
+    /// Leave out what must be.
     Continue,
-    /// Relay all there is again.
+    /// Relay again rather than leave out.
     Replay,
 }
 

@@ -4,10 +4,25 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+/// Makes a constant of each name, and `ALL` of them, so that none is used without being listed.
+macro_rules! reasons {
+    ($($constant:ident = $name:literal),* $(,)?) => {
+        $(
+            #[doc = concat!("`", $name, "`.")]
+            pub const $constant: &str = $name;
+        )*
+        /// All of them.
+        pub const ALL: &[&str] = &[$($constant),*];
+    };
+}
+pub(crate) use reasons;
+
 /// How bad it is. Ordered: worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Severity {
+    /// The migration must not go on so.
+    Block,
     /// The bridge cannot do its work so.
     Fail,
     /// It can, with less than people may think they have.
@@ -21,6 +36,7 @@ pub enum Severity {
 impl Severity {
     fn word(self) -> &'static str {
         match self {
+            Severity::Block => "BLOCK",
             Severity::Fail => "FAIL",
             Severity::Warn => "WARN",
             Severity::Info => "INFO",
@@ -50,23 +66,27 @@ impl Finding {
         Self { severity, what: what.to_owned(), check, finding: finding.into(), advice: String::new() }
     }
 
-    pub(super) fn ok(what: &str, check: &'static str, finding: impl Into<String>) -> Self {
+    pub(crate) fn ok(what: &str, check: &'static str, finding: impl Into<String>) -> Self {
         Self::new(Severity::Ok, what, check, finding)
     }
 
-    pub(super) fn info(what: &str, check: &'static str, finding: impl Into<String>) -> Self {
+    pub(crate) fn info(what: &str, check: &'static str, finding: impl Into<String>) -> Self {
         Self::new(Severity::Info, what, check, finding)
     }
 
-    pub(super) fn warn(what: &str, check: &'static str, finding: impl Into<String>) -> Self {
+    pub(crate) fn warn(what: &str, check: &'static str, finding: impl Into<String>) -> Self {
         Self::new(Severity::Warn, what, check, finding)
     }
 
-    pub(super) fn fail(what: &str, check: &'static str, finding: impl Into<String>) -> Self {
+    pub(crate) fn block(what: &str, check: &'static str, finding: impl Into<String>) -> Self {
+        Self::new(Severity::Block, what, check, finding)
+    }
+
+    pub(crate) fn fail(what: &str, check: &'static str, finding: impl Into<String>) -> Self {
         Self::new(Severity::Fail, what, check, finding)
     }
 
-    pub(super) fn advise(self, advice: impl Into<String>) -> Self {
+    pub(crate) fn advise(self, advice: impl Into<String>) -> Self {
         Self { advice: advice.into(), ..self }
     }
 }
@@ -79,16 +99,16 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(mut findings: Vec<Finding>) -> Self {
+    pub(crate) fn new(mut findings: Vec<Finding>) -> Self {
         // Stable: within one severity the order of looking is kept.
         findings.sort_by_key(|finding| finding.severity);
         Self { findings }
     }
 
-    /// Whether anything keeps the bridge from its work.
+    /// Whether anything keeps the bridge from its work, or the migration from going on.
     #[must_use]
     pub fn blocks(&self) -> bool {
-        self.findings.iter().any(|finding| finding.severity == Severity::Fail)
+        self.findings.iter().any(|finding| finding.severity <= Severity::Fail)
     }
 
     /// For programs.
@@ -99,9 +119,28 @@ impl Report {
         serde_json::to_string_pretty(self)
     }
 
-    /// For people: a row for each finding, and below it what to do.
+    /// For people: a row for each finding, below it what to do, and at the end how many there are of each.
     #[must_use]
     pub fn table(&self) -> String {
+        format!(
+            "{}\n{} failed, {} warnings, {} to know, {} as they should be",
+            self.rows(),
+            self.count(Severity::Fail),
+            self.count(Severity::Warn),
+            self.count(Severity::Info),
+            self.count(Severity::Ok),
+        )
+    }
+
+    /// How many findings are just so bad.
+    #[must_use]
+    pub fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
+    }
+
+    /// A row for each finding, and below it what to do.
+    #[must_use]
+    pub fn rows(&self) -> String {
         let width = |of: fn(&Finding) -> usize| self.findings.iter().map(of).max().unwrap_or(0);
         let (what, check) =
             (width(|finding| finding.what.chars().count()), width(|finding| finding.check.len()));
@@ -113,15 +152,6 @@ impl Report {
                 let _ = writeln!(table, "{:<7}{:<what$}  {:<check$}  → {advice}", "", "", "");
             }
         }
-        let count = |severity| self.findings.iter().filter(|finding| finding.severity == severity).count();
-        let _ = write!(
-            table,
-            "\n{} failed, {} warnings, {} to know, {} as they should be",
-            count(Severity::Fail),
-            count(Severity::Warn),
-            count(Severity::Info),
-            count(Severity::Ok),
-        );
         table
     }
 }

@@ -6,8 +6,10 @@
 //! rocketmq    name servers, brokers, their settings and clocks
 //! nsq         nsqlookupds, nsqds, the topics' names
 //! finding     what is found, as a table or as JSON
+//! checks      what things are looked at for, by stable names
 //! ```
 
+pub mod checks;
 mod finding;
 mod nsq;
 mod rocketmq;
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use futures_util::future::join;
 
+pub(crate) use self::finding::reasons;
 pub use self::finding::{Finding, Report, Severity};
 use crate::{
     mapping::Names,
@@ -25,6 +28,9 @@ use crate::{
 
 /// Clocks that differ by more than this make delays, retention and traces hard to read.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
+
+/// How long brokers had better keep messages, if nobody says otherwise.
+pub const RETENTION: Duration = Duration::from_secs(24 * 3_600);
 
 /// What to look at, and what it will have to bear.
 #[derive(Debug)]
@@ -43,6 +49,8 @@ pub struct DoctorConfig {
     pub max_msg_size: usize,
     /// The gateway's `--max-req-timeout`.
     pub max_req_timeout: Duration,
+    /// How long the brokers are to keep messages.
+    pub retention: Duration,
     /// How long each question may take.
     pub timeout: Duration,
 }
@@ -63,10 +71,10 @@ fn clock(what: &str, theirs_ms: i64, ours_ms: i64, precision: Duration) -> Findi
     if apart > CLOCKS_DIFFER {
         return Finding::warn(
             what,
-            "ClockDiffers",
+            checks::CLOCK_DIFFERS,
             format!("its clock is {apart:.1?} {direction} this machine's"),
         )
         .advise("run NTP on both machines; deferred messages are due by the broker's clock");
     }
-    Finding::ok(what, "ClockDiffers", "its clock agrees with this machine's")
+    Finding::ok(what, checks::CLOCK_DIFFERS, "its clock agrees with this machine's")
 }

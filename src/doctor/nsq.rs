@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::future::join_all;
 
-use super::{DoctorConfig, Finding, clock};
+use super::{DoctorConfig, Finding, checks, clock};
 use crate::{
     nsq::{address::HttpAddress, names::TopicName, nsqd::Nsqd, nsqlookupd::Nsqlookupd},
     rocketmq::producer::unix_millis,
@@ -38,15 +38,15 @@ async fn nsqlookupd(config: &DoctorConfig, lookupd: &Nsqlookupd) -> (Vec<Finding
     let nodes = match tokio::time::timeout(config.timeout, lookupd.nodes()).await {
         Ok(Ok(nodes)) => nodes,
         Ok(Err(error)) => {
-            return (vec![unreachable(&what, "NsqlookupdReachable", &error.to_string())], Vec::new());
+            return (vec![unreachable(&what, checks::NSQLOOKUPD_REACHABLE, &error.to_string())], Vec::new());
         }
-        Err(_) => return (vec![silent(&what, "NsqlookupdReachable", config.timeout)], Vec::new()),
+        Err(_) => return (vec![silent(&what, checks::NSQLOOKUPD_REACHABLE, config.timeout)], Vec::new()),
     };
     let mut findings =
-        vec![Finding::ok(&what, "NsqlookupdReachable", format!("lists {} nsqds", nodes.len()))];
+        vec![Finding::ok(&what, checks::NSQLOOKUPD_REACHABLE, format!("lists {} nsqds", nodes.len()))];
     if nodes.is_empty() {
         findings.push(
-            Finding::warn(&what, "NoNsqd", "no nsqd is registered there, so a relay would wait")
+            Finding::warn(&what, checks::NO_NSQD, "no nsqd is registered there, so a relay would wait")
                 .advise("start the nsqds with --lookupd-tcp-address"),
         );
     }
@@ -54,7 +54,7 @@ async fn nsqlookupd(config: &DoctorConfig, lookupd: &Nsqlookupd) -> (Vec<Finding
         let topics: Vec<String> = node.tombstoned.iter().map(ToString::to_string).collect();
         findings.push(Finding::info(
             &what,
-            "Tombstones",
+            checks::TOMBSTONES,
             format!(
                 "nsqd {} is tombstoned for {}: nothing is relayed there now",
                 node.address,
@@ -73,13 +73,13 @@ async fn nsqd(config: &DoctorConfig, server: &Nsqd) -> (Vec<Finding>, Vec<TopicN
     let (stats, time) = match asked {
         Ok((Ok(stats), time)) => (stats, time),
         Ok((Err(error), _)) => {
-            return (vec![unreachable(&what, "NsqdReachable", &error.to_string())], Vec::new());
+            return (vec![unreachable(&what, checks::NSQD_REACHABLE, &error.to_string())], Vec::new());
         }
-        Err(_) => return (vec![silent(&what, "NsqdReachable", config.timeout)], Vec::new()),
+        Err(_) => return (vec![silent(&what, checks::NSQD_REACHABLE, config.timeout)], Vec::new()),
     };
     let mut findings = vec![Finding::ok(
         &what,
-        "NsqdReachable",
+        checks::NSQD_REACHABLE,
         format!("version {}, {} topics", stats.version, stats.topics.len()),
     )];
     if let Ok(Some(theirs)) = time {
@@ -88,13 +88,13 @@ async fn nsqd(config: &DoctorConfig, server: &Nsqd) -> (Vec<Finding>, Vec<TopicN
     }
     if stats.health != "OK" {
         findings.push(
-            Finding::warn(&what, "NsqdHealth", stats.health.clone())
+            Finding::warn(&what, checks::NSQD_HEALTH, stats.health.clone())
                 .advise("its disk refused a write; messages relayed there may be lost"),
         );
     }
     if !stats.version.starts_with("1.") {
         findings.push(
-            Finding::warn(&what, "NsqdVersion", format!("version {} is untested", stats.version))
+            Finding::warn(&what, checks::NSQD_VERSION, format!("version {} is untested", stats.version))
                 .advise("nsqd 1.x is tested, 1.3.0 most of all"),
         );
     }
@@ -103,14 +103,14 @@ async fn nsqd(config: &DoctorConfig, server: &Nsqd) -> (Vec<Finding>, Vec<TopicN
         if deferred > 0 {
             findings.push(Finding::info(
                 &what,
-                "DeferredMessages",
+                checks::DEFERRED_MESSAGES,
                 format!("topic {} holds {deferred} deferred messages, in memory only", topic.topic_name),
             ));
         }
         if topic.paused {
             findings.push(Finding::info(
                 &what,
-                "TopicPaused",
+                checks::TOPIC_PAUSED,
                 format!("topic {} is paused", topic.topic_name),
             ));
         }
@@ -132,18 +132,18 @@ pub(super) fn names(
             findings.push(
                 Finding::fail(
                     &what,
-                    "TopicReserved",
+                    checks::TOPIC_RESERVED,
                     format!("{name} is a topic RocketMQ keeps for a broker or cluster of that name"),
                 )
                 .advise(format!("--rename {topic}=ANOTHER, at gateways and relays alike")),
             );
         } else if name != topic.as_str() {
-            findings.push(Finding::info(&what, "TopicName", format!("is called {name} in RocketMQ")));
+            findings.push(Finding::info(&what, checks::TOPIC_NAME, format!("is called {name} in RocketMQ")));
         }
         if topic.is_ephemeral() {
             findings.push(Finding::info(
                 &what,
-                "TopicEphemeral",
+                checks::TOPIC_EPHEMERAL,
                 "is stored as durably as any other, and relayed",
             ));
         }

@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::future::join_all;
 
-use super::{DoctorConfig, Finding, clock};
+use super::{DoctorConfig, Finding, checks, clock};
 use crate::rocketmq::{
     Cluster, ClusterConfig, ClusterError, codes::response, message::FIRST_VERSION_WITH_TIMERS,
     producer::unix_millis,
@@ -37,7 +37,7 @@ pub(super) async fn examine(config: &DoctorConfig) -> (Vec<Finding>, BTreeSet<St
     }
     if lines.len() > 1 {
         findings.push(
-            Finding::warn("cluster", "MixedLines", "brokers of RocketMQ 4 and 5 side by side").advise(
+            Finding::warn("cluster", checks::MIXED_LINES, "brokers of RocketMQ 4 and 5 side by side").advise(
                 "a deferred message is exact on one and rounded up on the other; finish the upgrade first",
             ),
         );
@@ -66,14 +66,14 @@ async fn name_servers(config: &DoctorConfig) -> (Vec<Finding>, Brokers) {
                 let names: Vec<&str> = listed.keys().map(String::as_str).collect();
                 findings.push(Finding::ok(
                     &what,
-                    "NameServerReachable",
+                    checks::NAME_SERVER_REACHABLE,
                     format!("lists {}", names.join(", ")),
                 ));
                 if Some(&listed) != first.as_ref() {
                     findings.push(
                         Finding::warn(
                             &what,
-                            "NameServersDisagree",
+                            checks::NAME_SERVERS_DISAGREE,
                             "lists other brokers than the first name server",
                         )
                         .advise("every broker must be given all name servers (namesrvAddr)"),
@@ -84,15 +84,19 @@ async fn name_servers(config: &DoctorConfig) -> (Vec<Finding>, Brokers) {
                 }
             }
             Err(error) => findings.push(
-                Finding::fail(&what, "NameServerReachable", error.to_string())
+                Finding::fail(&what, checks::NAME_SERVER_REACHABLE, error.to_string())
                     .advise("check --namesrv, the network and the name server's log"),
             ),
         }
     }
     if !brokers.values().any(|addresses| addresses.contains_key(&0)) {
         findings.push(
-            Finding::fail("cluster", "NoBroker", "no master is registered with a name server that answers")
-                .advise("start brokers with namesrvAddr set to these name servers"),
+            Finding::fail(
+                "cluster",
+                checks::NO_BROKER,
+                "no master is registered with a name server that answers",
+            )
+            .advise("start brokers with namesrvAddr set to these name servers"),
         );
     }
     (findings, brokers)
@@ -120,9 +124,12 @@ async fn broker(
         Ok(Ok(version)) => version,
         Ok(Err(error)) => return Looked { findings: vec![unreachable(&what, &error)], ..Looked::default() },
         Err(_) => {
-            let silent =
-                Finding::fail(&what, "BrokerReachable", format!("no answer within {:?}", config.timeout))
-                    .advise("it may be frozen: look at its log and its garbage collector");
+            let silent = Finding::fail(
+                &what,
+                checks::BROKER_REACHABLE,
+                format!("no answer within {:?}", config.timeout),
+            )
+            .advise("it may be frozen: look at its log and its garbage collector");
             return Looked { findings: vec![silent], ..Looked::default() };
         }
     };
@@ -132,19 +139,19 @@ async fn broker(
     let named = runtime.as_ref().ok().and_then(|runtime| runtime.get("brokerVersionDesc").cloned());
     let line = if version < FIRST_VERSION_WITH_TIMERS { "RocketMQ 4" } else { "RocketMQ 5" };
     let named = named.map_or_else(|| line.to_owned(), |name| name.trim_start_matches('V').replace('_', "."));
-    findings.push(Finding::ok(&what, "BrokerReachable", format!("version {named}")));
+    findings.push(Finding::ok(&what, checks::BROKER_REACHABLE, format!("version {named}")));
     match runtime.as_ref().ok().and_then(now_ms) {
         Some(theirs) => findings.push(clock(&what, theirs, asked_at, Duration::from_secs(1))),
         None => findings.push(Finding::info(
             &what,
-            "ClockDiffers",
+            checks::CLOCK_DIFFERS,
             "its clock cannot be read: it has only just started, or may not be asked",
         )),
     }
     let settings = match settings {
         Ok(settings) => settings,
         Err(error) => {
-            findings.push(Finding::warn(&what, "SettingsUnknown", error.to_string()).advise(
+            findings.push(Finding::warn(&what, checks::SETTINGS_UNKNOWN, error.to_string()).advise(
                 "let this user read the broker's configuration, or check it by hand: durability is not shown",
             ));
             return Looked { findings, cluster_name: None, version: Some(version) };
@@ -165,7 +172,7 @@ fn unreachable(what: &str, error: &ClusterError) -> Finding {
         ClusterError::Refused { remark, .. } => remark.contains("AclException"),
         _ => false,
     };
-    let finding = Finding::fail(what, "BrokerReachable", error.to_string());
+    let finding = Finding::fail(what, checks::BROKER_REACHABLE, error.to_string());
     if refused {
         finding.advise(
             "check --access-key and its secret; the gateway needs Pub on the topics, the relay Sub and Get",
@@ -193,13 +200,13 @@ fn setting<'a>(settings: &'a Settings, name: &str) -> &'a str {
 /// What a crash can take of what was answered `SEND_OK`.
 fn durability(findings: &mut Vec<Finding>, what: &str, settings: &Settings, version: i32, slaves: usize) {
     if setting(settings, "flushDiskType") == "SYNC_FLUSH" {
-        findings.push(Finding::ok(what, "BrokerFlush", "SYNC_FLUSH: on disk before SEND_OK"));
+        findings.push(Finding::ok(what, checks::BROKER_FLUSH, "SYNC_FLUSH: on disk before SEND_OK"));
     } else {
         let every = setting(settings, "flushIntervalCommitLog");
         findings.push(
             Finding::warn(
                 what,
-                "BrokerFlush",
+                checks::BROKER_FLUSH,
                 format!(
                     "ASYNC_FLUSH: SEND_OK comes before the disk; a power failure takes the last {every} ms"
                 ),
@@ -211,7 +218,7 @@ fn durability(findings: &mut Vec<Finding>, what: &str, settings: &Settings, vers
         findings.push(
             Finding::warn(
                 what,
-                "BrokerStorePool",
+                checks::BROKER_STORE_POOL,
                 "transientStorePoolEnable: a crash of the process loses messages",
             )
             .advise("set transientStorePoolEnable=false"),
@@ -224,23 +231,29 @@ fn durability(findings: &mut Vec<Finding>, what: &str, settings: &Settings, vers
     let finding = match (slaves, synchronous) {
         (0, true) if waits => Finding::fail(
             what,
-            "BrokerReplication",
+            checks::BROKER_REPLICATION,
             "SYNC_MASTER without the slaves it waits for: no publish is acknowledged",
         )
         .advise("start a slave, or set brokerRole=ASYNC_MASTER"),
-        (0, _) => Finding::warn(what, "BrokerReplication", "no slave: a lost disk takes everything it holds")
-            .advise("add a slave, or rely on the disk"),
-        (_, false) => {
-            Finding::warn(what, "BrokerReplication", "ASYNC_MASTER: SEND_OK comes before a slave has it")
-                .advise("set brokerRole=SYNC_MASTER")
+        (0, _) => {
+            Finding::warn(what, checks::BROKER_REPLICATION, "no slave: a lost disk takes everything it holds")
+                .advise("add a slave, or rely on the disk")
         }
+        (_, false) => Finding::warn(
+            what,
+            checks::BROKER_REPLICATION,
+            "ASYNC_MASTER: SEND_OK comes before a slave has it",
+        )
+        .advise("set brokerRole=SYNC_MASTER"),
         (_, true) if version >= FIRST_VERSION_WITH_TIMERS && replicas < 2 => Finding::warn(
             what,
-            "BrokerReplication",
+            checks::BROKER_REPLICATION,
             "SYNC_MASTER with inSyncReplicas=1: SEND_OK comes without any slave all the same",
         )
         .advise("set inSyncReplicas=2"),
-        (slaves, true) => Finding::ok(what, "BrokerReplication", format!("SYNC_MASTER with {slaves} slaves")),
+        (slaves, true) => {
+            Finding::ok(what, checks::BROKER_REPLICATION, format!("SYNC_MASTER with {slaves} slaves"))
+        }
     };
     findings.push(finding);
 }
@@ -250,11 +263,15 @@ fn room(findings: &mut Vec<Finding>, what: &str, settings: &Settings, config: &D
     let largest: usize = setting(settings, "maxMessageSize").parse().unwrap_or(0);
     let wanted = config.max_msg_size;
     findings.push(if largest >= wanted {
-        Finding::ok(what, "BrokerMessageSize", format!("takes {largest} bytes, the gateway up to {wanted}"))
+        Finding::ok(
+            what,
+            checks::BROKER_MESSAGE_SIZE,
+            format!("takes {largest} bytes, the gateway up to {wanted}"),
+        )
     } else {
         Finding::fail(
             what,
-            "BrokerMessageSize",
+            checks::BROKER_MESSAGE_SIZE,
             format!("takes only {largest} bytes, the gateway up to {wanted}"),
         )
         .advise(format!("set maxMessageSize={wanted} or more, or lower --max-msg-size"))
@@ -262,11 +279,11 @@ fn room(findings: &mut Vec<Finding>, what: &str, settings: &Settings, config: &D
     let hours: u64 = setting(settings, "fileReservedTime").parse().unwrap_or(0);
     let ratio = setting(settings, "diskMaxUsedSpaceRatio");
     let kept = format!("keeps messages {hours} hours, less when the disk is {ratio} % full, relayed or not");
-    findings.push(if hours >= 24 {
-        Finding::info(what, "BrokerRetention", kept)
+    findings.push(if Duration::from_secs(hours * 3_600) >= config.retention {
+        Finding::info(what, checks::BROKER_RETENTION, kept)
     } else {
-        Finding::warn(what, "BrokerRetention", kept)
-            .advise("set fileReservedTime beyond the longest outage of NSQ you want to survive")
+        Finding::warn(what, checks::BROKER_RETENTION, kept)
+            .advise("set fileReservedTime beyond the longest outage of NSQ, and the longest way back, you want to survive")
     });
 }
 
@@ -279,7 +296,7 @@ fn delays(findings: &mut Vec<Finding>, what: &str, settings: &Settings, version:
             findings.push(
                 Finding::fail(
                     what,
-                    "BrokerTimers",
+                    checks::BROKER_TIMERS,
                     format!("its levels of delay are not RocketMQ's own but {levels}: a `defer` would end at another time"),
                 )
                 .advise(format!("set messageDelayLevel={DELAY_LEVELS}, or start the gateway with --inexact-defer refuse")),
@@ -289,7 +306,7 @@ fn delays(findings: &mut Vec<Finding>, what: &str, settings: &Settings, version:
         findings.push(
             Finding::warn(
                 what,
-                "BrokerTimers",
+                checks::BROKER_TIMERS,
                 format!("RocketMQ 4: `defer` is rounded up to one of {levels}"),
             )
             .advise("upgrade to 5.x for exact delays, or start the gateway with --inexact-defer refuse"),
@@ -298,17 +315,17 @@ fn delays(findings: &mut Vec<Finding>, what: &str, settings: &Settings, version:
     }
     let longest = Duration::from_secs(setting(settings, "timerMaxDelaySec").parse().unwrap_or(0));
     findings.push(if setting(settings, "timerWheelEnable") != "true" {
-        Finding::fail(what, "BrokerTimers", "timerWheelEnable is off: it refuses deferred messages")
+        Finding::fail(what, checks::BROKER_TIMERS, "timerWheelEnable is off: it refuses deferred messages")
             .advise("set timerWheelEnable=true")
     } else if longest < wanted {
         Finding::warn(
             what,
-            "BrokerTimers",
+            checks::BROKER_TIMERS,
             format!("timers of up to {longest:?}, the gateway takes `defer` of up to {wanted:?}"),
         )
         .advise("raise timerMaxDelaySec or lower --max-req-timeout")
     } else {
-        Finding::ok(what, "BrokerTimers", "timers, exact to a second")
+        Finding::ok(what, checks::BROKER_TIMERS, "timers, exact to a second")
     });
 }
 
@@ -318,7 +335,7 @@ fn permissions(findings: &mut Vec<Finding>, what: &str, settings: &Settings) {
         findings.push(
             Finding::fail(
                 what,
-                "BrokerPermission",
+                checks::BROKER_PERMISSION,
                 format!("brokerPermission={permission}: it takes no messages"),
             )
             .advise("set brokerPermission=6 when its maintenance is over"),
@@ -328,7 +345,7 @@ fn permissions(findings: &mut Vec<Finding>, what: &str, settings: &Settings) {
         findings.push(
             Finding::fail(
                 what,
-                "BrokerPermission",
+                checks::BROKER_PERMISSION,
                 format!("brokerPermission={permission}: it hands out no messages"),
             )
             .advise("set brokerPermission=6 when its maintenance is over"),
@@ -338,7 +355,7 @@ fn permissions(findings: &mut Vec<Finding>, what: &str, settings: &Settings) {
         findings.push(
             Finding::warn(
                 what,
-                "BrokerGroups",
+                checks::BROKER_GROUPS,
                 "autoCreateSubscriptionGroup=false: the relay's groups must be created",
             )
             .advise("mqadmin updateSubGroup -g nsqbridge-transfer-TOPIC for each topic"),

@@ -22,7 +22,7 @@ use crate::nsq::{
 const MAX_GROUP_BYTES: usize = 120;
 
 /// Answers `/topic/ACTION`.
-pub(super) async fn on_topic(gateway: &Gateway, action: Action, query: &Query) -> Result<Reply, Error> {
+pub(super) async fn on_topic(gateway: &Gateway, action: Action, query: &Query<'_>) -> Result<Reply, Error> {
     let text = query.get("topic").ok_or(Error::MissingTopic)?;
     let name = match (text.parse::<TopicName>(), action) {
         (Ok(name), _) => name,
@@ -41,7 +41,7 @@ pub(super) async fn on_topic(gateway: &Gateway, action: Action, query: &Query) -
 }
 
 /// Answers `/channel/ACTION`.
-pub(super) async fn on_channel(gateway: &Gateway, action: Action, query: &Query) -> Result<Reply, Error> {
+pub(super) async fn on_channel(gateway: &Gateway, action: Action, query: &Query<'_>) -> Result<Reply, Error> {
     let topic = query.get("topic").ok_or(Error::MissingTopic)?;
     let topic: TopicName = topic.parse().map_err(|_| Error::InvalidArgTopic)?;
     let channel = query.get("channel").ok_or(Error::MissingChannel)?;

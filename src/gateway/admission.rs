@@ -121,7 +121,7 @@ mod tests {
         let limits =
             AdmissionLimits { bytes: 4 * REQUEST_BYTES, topic_bytes: 2 * REQUEST_BYTES, requests: 3 };
         let admission = Admission::new(limits);
-        let topic = |name: &str| Arc::new(Topic::new(name.parse().unwrap(), name.to_owned()));
+        let topic = |name: &str| Arc::new(Topic::new(name.parse().unwrap(), name.to_owned(), None));
         let (stuck, other) = (topic("stuck"), topic("other"));
         let admit = || admission.admit();
 

@@ -14,6 +14,8 @@ use hyper::{
     http::request::Parts,
 };
 
+use tokio::time::timeout;
+
 use super::{admission::Permit, replies::Error};
 
 /// A rest smaller than this is read before the answer, as nsqd does, and the connection lives on; with a larger one it
@@ -28,13 +30,15 @@ pub(super) struct Body {
     incoming: Incoming,
     /// The client sends it only when it is asked to (`Expect: 100-continue`); hyper asks when it is first read.
     awaits_continue: bool,
+    /// How long it may take to come: while it is read it holds room that others need.
+    within: Duration,
 }
 
-/// Takes a request apart.
-pub(super) fn open(request: Request<Incoming>) -> (Parts, Body) {
+/// Takes a request apart; its body may take so long to come.
+pub(super) fn open(request: Request<Incoming>, within: Duration) -> (Parts, Body) {
     let (head, incoming) = request.into_parts();
     let awaits_continue = head.version >= Version::HTTP_11 && head.headers.contains_key(EXPECT);
-    (head, Body { incoming, awaits_continue })
+    (head, Body { incoming, awaits_continue, within })
 }
 
 impl Body {
@@ -46,6 +50,11 @@ impl Body {
     /// Reads it whole; of a body beyond `limit` the first `limit + 1` bytes, whatever more came along with them. `permit`
     /// grows with what is held.
     pub(super) async fn read(&mut self, limit: usize, permit: &mut Permit) -> Result<Bytes, Error> {
+        let within = self.within;
+        timeout(within, self.read_on(limit, permit)).await.unwrap_or(Err(Error::Unreadable))
+    }
+
+    async fn read_on(&mut self, limit: usize, permit: &mut Permit) -> Result<Bytes, Error> {
         let most = limit.saturating_add(1);
         let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
         permit.grow(first.len())?;
@@ -71,8 +80,12 @@ impl Body {
 
     /// Reads it to its end and keeps nothing, as nsqd does with the body of a request that needs none.
     pub(super) async fn finish(&mut self) -> Result<(), Error> {
-        while self.chunk().await.map_err(|_| Error::InvalidRequest)?.is_some() {}
-        Ok(())
+        let within = self.within;
+        let reading = async {
+            while self.chunk().await.map_err(|_| Error::InvalidRequest)?.is_some() {}
+            Ok(())
+        };
+        timeout(within, reading).await.unwrap_or(Err(Error::Unreadable))
     }
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
@@ -102,12 +115,12 @@ impl Body {
             return true;
         }
         if self.announced() < READ_FIRST_BYTES {
-            let reading = tokio::time::timeout(READ_ON_FOR, self.skip(READ_FIRST_BYTES));
+            let reading = timeout(READ_ON_FOR, self.skip(READ_FIRST_BYTES));
             if reading.await == Ok(true) {
                 return false;
             }
         }
-        tokio::spawn(async move { tokio::time::timeout(READ_ON_FOR, self.skip(u64::MAX)).await });
+        tokio::spawn(async move { timeout(READ_ON_FOR, self.skip(u64::MAX)).await });
         true
     }
 

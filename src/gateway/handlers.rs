@@ -66,7 +66,7 @@ pub(super) struct Answer {
 /// Answers one request.
 pub(super) async fn handle(gateway: &Gateway, request: Request<Incoming>) -> Answer {
     let started = Instant::now();
-    let (head, mut body) = body::open(request);
+    let (head, mut body) = body::open(request, gateway.config.body_timeout);
     let mut endpoint = "other";
     let mut topic = None;
     let reply = if gateway.drain.is_cancelled() {
@@ -221,11 +221,11 @@ fn log(gateway: &Gateway, topic: Option<&TopicName>, error: &PublishError) {
     }
 }
 
-fn query(head: &Parts) -> Result<Query, Error> {
+fn query(head: &Parts) -> Result<Query<'_>, Error> {
     Query::parse(head.uri.query().unwrap_or_default()).map_err(|_| Error::InvalidRequest)
 }
 
-fn topic(query: &Query) -> Result<TopicName, Error> {
+fn topic(query: &Query<'_>) -> Result<TopicName, Error> {
     query.get("topic").ok_or(Error::MissingTopic)?.parse().map_err(|_| Error::InvalidTopic)
 }
 

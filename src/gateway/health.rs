@@ -29,6 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 struct Seen {
     publishing: Result<(), String>,
+    /// Whether RocketMQ was looked at.
+    looked: bool,
     name_servers: Result<(), String>,
     brokers: BTreeMap<String, Result<(), String>>,
 }
@@ -44,7 +46,8 @@ impl Health {
     /// Begins to watch; bad until RocketMQ was seen.
     pub(super) fn watch(cluster: Cluster, levels: Levels) -> Self {
         let unseen = || Err("RocketMQ was not reached yet".to_owned());
-        let seen = Seen { publishing: unseen(), name_servers: unseen(), brokers: BTreeMap::new() };
+        let seen =
+            Seen { publishing: unseen(), looked: false, name_servers: unseen(), brokers: BTreeMap::new() };
         let seen = Arc::new(Mutex::new(seen));
         let watch = tokio::spawn(watch(cluster, Arc::clone(&seen), levels));
         Self { seen, _watch: Some(AbortOnDropHandle::new(watch)) }
@@ -53,7 +56,7 @@ impl Health {
     /// Always good.
     #[cfg(test)]
     pub(super) fn good() -> Self {
-        let seen = Seen { publishing: Ok(()), name_servers: Ok(()), brokers: BTreeMap::new() };
+        let seen = Seen { publishing: Ok(()), looked: true, name_servers: Ok(()), brokers: BTreeMap::new() };
         Self { seen: Arc::new(Mutex::new(seen)), _watch: None }
     }
 
@@ -78,23 +81,25 @@ impl Health {
 async fn watch(cluster: Cluster, seen: Arc<Mutex<Seen>>, levels: Levels) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut masters = BTreeMap::new();
+    let mut masters: BTreeMap<String, String> = BTreeMap::new();
     let mut met = HashSet::new();
     loop {
         ticks.tick().await;
         let listed = cluster.brokers().await;
         let name_servers = listed.as_ref().map(drop).map_err(ToString::to_string);
+        let mut unlisted: HashSet<String> = HashSet::new();
         if let Ok(brokers) = listed {
-            masters = brokers
-                .into_iter()
-                .filter_map(|(name, mut addresses)| Some((name, addresses.remove(&0)?)))
-                .collect();
+            unlisted = masters.keys().filter(|name| !brokers.contains_key(*name)).cloned().collect();
+            let listed = brokers.into_iter();
+            masters.extend(listed.filter_map(|(name, mut addresses)| Some((name, addresses.remove(&0)?))));
         }
         let looks = masters.iter().map(|(name, address)| {
             let cluster = &cluster;
             async move { (name.clone(), cluster.version(address).await.map_err(|error| error.to_string())) }
         });
         let versions: BTreeMap<String, Result<i32, String>> = join_all(looks).await.into_iter().collect();
+        // A name server that has just started lists nobody for up to half a minute.
+        masters.retain(|name, _| !unlisted.contains(name) || versions.get(name).is_some_and(Result::is_ok));
         for (name, version) in &versions {
             if let Ok(version) = version
                 && met.insert(name.clone())
@@ -112,16 +117,16 @@ async fn watch(cluster: Cluster, seen: Arc<Mutex<Seen>>, levels: Levels) {
                 .unwrap_or_else(|| "no RocketMQ broker is registered with the name servers".to_owned())),
         };
         let brokers = versions.into_iter().map(|(name, version)| (name, version.map(drop))).collect();
-        report(&seen, Seen { publishing, name_servers, brokers });
+        report(&seen, Seen { publishing, looked: true, name_servers, brokers });
     }
 }
 
 fn report(seen: &Mutex<Seen>, now: Seen) {
     let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-    if seen.publishing.is_ok() != now.publishing.is_ok() {
+    if !seen.looked || seen.publishing.is_ok() != now.publishing.is_ok() {
         match &now.publishing {
             Ok(()) => info!("RocketMQ is reachable"),
-            Err(reason) => warn!(reason, "RocketMQ is not reachable"),
+            Err(reason) => warn!(reason, "RocketMQ is not reachable; publishes are answered 503"),
         }
     }
     *seen = now;

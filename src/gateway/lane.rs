@@ -41,7 +41,8 @@ pub(super) struct Publish {
     pub(super) accepted_ms: i64,
     pub(super) deadline: Instant,
     pub(super) wants_ids: bool,
-    pub(super) answer: oneshot::Sender<Result<Stored, PublishError>>,
+    /// Who waits; `None` once that is answered.
+    pub(super) answer: Option<oneshot::Sender<Result<Stored, PublishError>>>,
     /// Why it was not stored when it was tried.
     pub(super) failure: Option<String>,
     pub(super) permit: Permit,
@@ -52,10 +53,17 @@ impl Publish {
     pub(super) fn settle(self, outcome: Result<Stored, PublishError>) {
         // What is settled no longer counts as held.
         drop(self.permit);
-        let _ = self.answer.send(outcome);
+        let _ = self.answer.map(|waiting| waiting.send(outcome));
     }
 
-    fn has_time(&self, now: Instant) -> bool {
+    /// Ends the wait over a batch that is still on its way; the room is held until that has its outcome.
+    pub(super) fn settle_early(&mut self) {
+        let reason = || PublishError::Unknown("RocketMQ did not answer in time".to_owned());
+        let _ = self.answer.take().map(|waiting| waiting.send(Err(reason())));
+    }
+
+    /// Whether it may still be begun.
+    pub(super) fn has_time(&self, now: Instant) -> bool {
         now + LEAST_TIME <= self.deadline
     }
 
@@ -188,7 +196,7 @@ mod tests {
             accepted_ms: 0,
             deadline: Instant::now() + left,
             wants_ids: false,
-            answer,
+            answer: Some(answer),
             failure: None,
             permit: Admission::new(limits).admit().unwrap(),
         };

@@ -10,12 +10,15 @@
 //!       publish    topics, bounds (admission), the way into RocketMQ
 //!         lane       what gathers while a batch is on its way
 //!         store      one batch after the other, and each caller's outcome
+//!         spool      this machine's disk, for topics that go there while RocketMQ is away
+//!         audited    what is counted of it
 //!     actions    topics and channels          stats, options    what monitoring asks
 //!   replies    every answer, in one table
 //!   metrics    what is counted             health    whether RocketMQ is there
 //! ```
 //!
-//! What it promises: `OK` only when RocketMQ has answered `SEND_OK` for every message of the request; an unmodified
+//! What it promises: `OK` only when RocketMQ has answered `SEND_OK` for every message of the request, or the spool has them on the disk
+//! where the operator chose that; an unmodified
 //! producer sees nsqd's own answers to everything else it does. Once publishing has begun, a producer that hangs up cancels nothing.
 //!
 //! Where it differs from nsqd 1.3.0, and why, stands in `docs/differences.md`; a test compares the two request by request
@@ -23,6 +26,7 @@
 
 mod actions;
 pub mod admission;
+mod audited;
 mod body;
 mod handlers;
 mod health;
@@ -34,6 +38,7 @@ pub mod publish;
 mod replies;
 mod routes;
 mod server;
+pub mod spool;
 mod stamp;
 mod stats;
 mod store;
@@ -54,6 +59,8 @@ pub struct GatewayConfig {
     pub max_body_size: usize,
     /// The longest `defer`.
     pub max_req_timeout: Duration,
+    /// How long a body may take to come.
+    pub body_timeout: Duration,
     /// Connections beyond this are closed at once.
     pub max_connections: usize,
     /// How this gateway calls itself to clients, and on each message.

@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use tokio::{sync::oneshot, time::Instant};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
 use super::{
@@ -24,10 +24,12 @@ use super::{
     health::Health,
     lane::{Publish, Stored},
     metrics::{Metrics, MetricsConfig},
+    spool::{self, Spool, SpoolConfig, SpoolError},
     store,
     topic::Topic,
 };
 use crate::{
+    audit::{Pace, Recorder},
     mapping::Names,
     nsq::names::TopicName,
     observe::health::Dependency,
@@ -37,6 +39,11 @@ use crate::{
         unique_key::UniqueKeys,
     },
 };
+
+/// A topic's audit records follow each other no faster.
+const AUDITED_EVERY: Duration = Duration::from_secs(5);
+/// A stop waits this long for the last audit records.
+const LAST_RECORDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// How to store what is published.
 #[derive(Debug, Clone)]
@@ -59,6 +66,10 @@ pub struct PublishConfig {
     pub metrics: MetricsConfig,
     /// The prefix of the relays' consumer groups; how far they are tells a topic's depth.
     pub relay_group_prefix: String,
+    /// What becomes of publishes while RocketMQ is not available.
+    pub spool: SpoolConfig,
+    /// Write down what was accepted, for `nsqbridge verify`.
+    pub audit: bool,
 }
 
 impl Default for PublishConfig {
@@ -74,6 +85,8 @@ impl Default for PublishConfig {
             admission: AdmissionLimits { bytes: 256 << 20, topic_bytes: 64 << 20, requests: 10_000 },
             metrics: MetricsConfig { max_topics: 200 },
             relay_group_prefix: "nsqbridge-transfer".to_owned(),
+            spool: SpoolConfig::default(),
+            audit: true,
         }
     }
 }
@@ -136,6 +149,10 @@ pub struct Publisher {
     /// Batches and topic creations under way, whether somebody still waits for them or not.
     tasks: TaskTracker,
     health: Health,
+    spool: Option<Arc<Spool>>,
+    /// What is spooled is left for the next start.
+    stopping: CancellationToken,
+    recorder: Option<Recorder>,
     /// Stands in for RocketMQ where the HTTP side is tested alone.
     #[cfg(test)]
     script: Option<super::tests::Script>,
@@ -143,12 +160,18 @@ pub struct Publisher {
 
 impl Publisher {
     /// Makes a publisher and begins to watch the cluster's health.
-    #[must_use]
-    pub fn new(cluster: Cluster, config: PublishConfig) -> Self {
+    ///
+    /// # Errors
+    /// When there is to be a spool and it cannot be used.
+    pub fn new(cluster: Cluster, config: PublishConfig) -> Result<Self, SpoolError> {
+        let spool = Spool::open(config.spool.clone())?.map(Arc::new);
         let metrics = Arc::new(Metrics::new(config.metrics.clone()));
         let counted = Arc::clone(&metrics);
+        let pace = Pace { every: AUDITED_EVERY, spread: true };
+        let recorder = || Recorder::new(cluster.clone(), config.names.clone(), "nsqbridge-gateway", pace);
+        let recorder = config.audit.then(recorder);
         let health = Health::watch(cluster.clone(), config.levels);
-        Self {
+        Ok(Self {
             producer: Producer::new(cluster.clone(), "nsqbridge-gateway")
                 .with_levels(config.levels)
                 .with_observer(Arc::new(move |tried| counted.tried(tried))),
@@ -160,8 +183,23 @@ impl Publisher {
             metrics,
             tasks: TaskTracker::new(),
             health,
+            spool,
+            stopping: CancellationToken::new(),
+            recorder,
             #[cfg(test)]
             script: None,
+        })
+    }
+
+    /// Begins to bring into RocketMQ what an earlier process has spooled.
+    pub fn resume(self: &Arc<Self>) {
+        for (name, spool) in self.spool.iter().flat_map(|spool| spool.topics()) {
+            if spool.is_spooling() {
+                info!(topic = %name, messages = spool.messages(), "found in the spool");
+                let topic = self.topic(&name);
+                topic.named(&self.metrics);
+                self.spawn(spool::drain(Arc::clone(self), topic, spool));
+            }
         }
     }
 
@@ -169,12 +207,13 @@ impl Publisher {
     #[cfg(test)]
     pub(super) fn for_tests(script: super::tests::Script, config: PublishConfig) -> Self {
         let cluster = Cluster::new(crate::rocketmq::ClusterConfig::new(Vec::new()));
-        Self { script: Some(script), health: Health::good(), ..Self::new(cluster, config) }
+        Self { script: Some(script), health: Health::good(), ..Self::new(cluster, config).expect("no spool") }
     }
 
     /// Shows what is counted.
     pub fn register(&self, registry: &mut Registry) {
         self.metrics.register(registry, &self.admission, &self.cluster);
+        self.spool.iter().for_each(|spool| spool.register(registry));
     }
 
     /// Lets a request in, or says at once that there is no room.
@@ -199,10 +238,14 @@ impl Publisher {
             return asking.await.unwrap_or_else(|error| Err(PublishError::Unknown(error.to_string())));
         }
         let deadline = Instant::now() + self.config.budget;
-        let topic = self.ensure_topic(&request.topic).await?;
+        let topic = match self.spooling_topic(&request.topic) {
+            Some(topic) => topic,
+            None => self.ensure_topic(&request.topic).await?,
+        };
         let PublishRequest { bodies, properties, accepted_ms, defer, wants_ids, mut permit, .. } = request;
         permit.charge(&topic)?;
         let (answer, outcome) = oneshot::channel();
+        let answer = Some(answer);
         let publish =
             Publish { bodies, properties, accepted_ms, deadline, wants_ids, answer, failure: None, permit };
         if let Some(defer) = defer {
@@ -250,14 +293,19 @@ impl Publisher {
         }
         // In a task of its own: a producer that hangs up must not leave a topic on half of the brokers.
         let (publisher, name) = (Arc::clone(self), name.clone());
-        let deadline = Instant::now() + self.config.budget;
         let ensuring = self.tasks.spawn(async move {
             let topic = publisher.topic(&name);
-            let ensured = publisher.ensure(&topic, create, deadline).await;
-            if ensured.is_err() {
-                publisher.forget(&topic);
+            let spools = create && topic.spool.is_some();
+            let budget = if spools { publisher.spool_after() } else { publisher.config.budget };
+            match publisher.ensure(&topic, create, Instant::now() + budget).await {
+                // It is created when what is spooled gets to RocketMQ.
+                Err(PublishError::Unavailable(_)) if spools => Ok(topic),
+                Err(error) => {
+                    publisher.forget(&topic);
+                    Err(error)
+                }
+                Ok(()) => Ok(topic),
             }
-            ensured.map(|()| topic)
         });
         ensuring.await.unwrap_or_else(|error| Err(PublishError::Unavailable(error.to_string())))
     }
@@ -296,9 +344,11 @@ impl Publisher {
 
     async fn look_for_or_create(&self, topic: &Topic, create: bool) -> Result<(), ClusterError> {
         let name = &topic.rocketmq_topic;
-        match self.cluster.route(name).await {
-            Err(ClusterError::UnknownTopic(_)) if create => {}
-            found => return found.map(drop),
+        if !(create && topic.missed()) {
+            match self.cluster.route(name).await {
+                Err(ClusterError::UnknownTopic(_)) if create => {}
+                found => return found.map(drop),
+            }
         }
         self.cluster.create_topic(name, self.config.topic_queues).await?;
         info!(topic = %topic.name, rocketmq_topic = name, "topic created");
@@ -311,10 +361,18 @@ impl Publisher {
         topics.get(name).filter(|topic| topic.exists()).cloned()
     }
 
+    /// The topic, if its publishes go to the spool: RocketMQ need not be asked for it.
+    fn spooling_topic(&self, name: &TopicName) -> Option<Arc<Topic>> {
+        self.spool.as_ref()?;
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.get(name).filter(|topic| topic.is_spooling()).cloned()
+    }
+
     /// All topics that were published to or created, by name.
     pub(super) fn known_topics(&self) -> Vec<Arc<Topic>> {
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
-        let mut known: Vec<_> = topics.values().filter(|topic| topic.exists()).cloned().collect();
+        let known = topics.values().filter(|topic| topic.exists() || topic.is_spooling());
+        let mut known: Vec<_> = known.cloned().collect();
         known.sort_by(|one, two| one.name.cmp(&two.name));
         known
     }
@@ -323,7 +381,8 @@ impl Publisher {
         let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
         let make = || {
             let rocketmq_topic = self.config.names.rocketmq_topic(name);
-            Arc::new(Topic::new(name.clone(), rocketmq_topic))
+            let spool = self.spool.as_ref().and_then(|spool| spool.topic(name));
+            Arc::new(Topic::new(name.clone(), rocketmq_topic, spool))
         };
         Arc::clone(topics.entry(name.clone()).or_insert_with(make))
     }
@@ -331,7 +390,8 @@ impl Publisher {
     /// Names nobody could use are not kept: there may be very many.
     fn forget(&self, topic: &Arc<Topic>) {
         let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
-        if topics.get(&topic.name).is_some_and(|known| Arc::ptr_eq(known, topic) && !known.exists()) {
+        let unused = |known: &Topic| !known.exists() && !known.is_spooling();
+        if topics.get(&topic.name).is_some_and(|known| Arc::ptr_eq(known, topic) && unused(known)) {
             topics.remove(&topic.name);
         }
     }
@@ -351,12 +411,36 @@ impl Publisher {
         })
     }
 
+    /// Runs something to its end, whether somebody waits for it or not.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// How long a publish may be tried.
+    pub(super) fn budget(&self) -> Duration {
+        self.config.budget
+    }
+
+    /// How long before it is spooled.
+    pub(super) fn spool_after(&self) -> Duration {
+        self.config.spool.after
+    }
+
+    /// Cancelled when what is spooled is to be left for the next start.
+    pub(super) fn stopping(&self) -> &CancellationToken {
+        &self.stopping
+    }
+
     pub(super) fn creates_topics(&self) -> bool {
         self.config.create_topics
     }
 
     pub(super) fn producer(&self) -> &Producer {
         &self.producer
+    }
+
+    pub(super) fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_ref()
     }
 
     pub(super) fn metrics(&self) -> &Arc<Metrics> {
@@ -372,7 +456,8 @@ impl Publisher {
         }
         let queues = self.cluster.consume_stats(&group, &topic.rocketmq_topic).await.ok()?;
         let behind = queues.values().map(|queue| queue.broker_offset - queue.consumer_offset);
-        Some(behind.map(|behind| u64::try_from(behind).unwrap_or(0)).sum())
+        let stored: u64 = behind.map(|behind| u64::try_from(behind).unwrap_or(0)).sum();
+        Some(stored + topic.spool.as_ref().map_or(0, |spool| spool.messages()))
     }
 
     /// What is stored through this publisher: its cluster and how topics and groups are named there.
@@ -383,7 +468,14 @@ impl Publisher {
     /// Waits until everything that was begun has its outcome; nothing more must be published.
     pub(super) async fn drain(&self) {
         self.tasks.close();
-        self.tasks.wait().await;
+        let wait = self.config.spool.drain_on_stop;
+        if tokio::time::timeout(wait, self.tasks.wait()).await.is_err() {
+            self.stopping.cancel();
+            self.tasks.wait().await;
+        }
+        if let Some(recorder) = &self.recorder {
+            recorder.drain(LAST_RECORDS_WITHIN).await;
+        }
     }
 
     /// The publishes and topic creations under way.
@@ -402,6 +494,8 @@ impl Publisher {
     /// What publishing depends on.
     #[must_use]
     pub fn dependencies(&self) -> Vec<Dependency> {
-        self.health.dependencies()
+        let mut dependencies = self.health.dependencies();
+        dependencies.extend(self.spool.iter().map(|spool| Dependency::part("spool", spool.state())));
+        dependencies
     }
 }

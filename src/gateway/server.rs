@@ -1,11 +1,13 @@
 //! Sockets and connections.
 //!
-//! nsqd never times out an idle connection, so neither does this: pooled producers would find dead ones.
+//! nsqd never times out an idle connection, so neither does this: pooled producers would find dead ones. A producer whose host
+//! is gone without a word is noticed by the system's keep-alive, as nsqd's are.
 //!
 //! # Draining
 //! Nothing new is accepted, and what is under way is answered. A request that still comes over an open connection hears
 //! 503 `EXITING`, and every answer says `Connection: close`, so that a producer moves on between two requests and
-//! not in the middle of one. A connection nothing comes over is closed after [`LAST_REQUEST_WITHIN`].
+//! not in the middle of one. A connection nothing comes over is closed after [`LAST_REQUEST_WITHIN`]; one whose request does
+//! not come to its end, or whose answer is not taken, after [`LAST_ANSWER_WITHIN`] and the time a publish may take.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -15,6 +17,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -36,8 +39,12 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_HEADERS: usize = 256;
 /// After an accept that failed, most likely for want of file descriptors.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// When a silent producer is asked whether it is still there, and how often until its connection ends (Go's listeners).
+const KEEP_ALIVE: (Duration, u32) = (Duration::from_secs(15), 9);
 /// How long an idle connection stays open once draining has begun, for a request that is on its way.
 const LAST_REQUEST_WITHIN: Duration = Duration::from_millis(500);
+/// How long a producer may take for the rest of a request, and for the answer, once draining has begun.
+const LAST_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Serves until `drain`, then until every request under way is answered and every publish has its outcome.
 ///
@@ -100,6 +107,9 @@ async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "TCP_NODELAY");
     }
+    if let Err(error) = keep_alive(&stream) {
+        debug!(%error, "SO_KEEPALIVE");
+    }
     let service = service_fn(|request| {
         let gateway = Arc::clone(&gateway);
         async move {
@@ -130,12 +140,25 @@ async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
         ended = serving.as_mut() => ended,
         () = idle_for_good => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            let within = LAST_ANSWER_WITHIN + gateway.publisher.cluster().1.budget;
+            let Ok(ended) = tokio::time::timeout(within, serving).await else {
+                debug!("connection closed: its producer holds the drain up");
+                return;
+            };
+            ended
         }
     };
     if let Err(error) = ended {
         debug!(%error, "connection ended");
     }
+}
+
+fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
+    let (every, times) = KEEP_ALIVE;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, every)?;
+    sockopt::set_tcp_keepintvl(stream, every)?;
+    sockopt::set_tcp_keepcnt(stream, times)
 }
 
 /// A connection as long as it is open.

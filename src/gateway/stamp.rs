@@ -18,7 +18,7 @@ use hyper::{
 };
 
 use super::replies::Error;
-use crate::{nsq::names::TopicName, rocketmq::properties::PropertiesBuilder};
+use crate::{mapping::ACCEPTED_MS, nsq::names::TopicName, rocketmq::properties::PropertiesBuilder};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const KEYS: HeaderName = HeaderName::from_static("x-nsqbridge-keys");
@@ -39,7 +39,7 @@ pub(super) fn properties(
     let refused = |_| Error::InvalidRequest;
     let mut properties = PropertiesBuilder::new()
         .user("nsq_topic", topic.as_str())
-        .and_then(|properties| properties.user("nsq_accepted_ms", &accepted_ms.to_string()))
+        .and_then(|properties| properties.user(ACCEPTED_MS, &accepted_ms.to_string()))
         .and_then(|properties| properties.user("nsq_gateway", gateway))
         .map_err(refused)?;
     // As the specification asks, one that cannot be understood is as good as none.

@@ -54,7 +54,7 @@ pub(super) fn info(gateway: &Gateway) -> Reply {
 }
 
 /// Answers `/stats`.
-pub(super) async fn stats(gateway: &Gateway, query: &Query) -> Result<Reply, Error> {
+pub(super) async fn stats(gateway: &Gateway, query: &Query<'_>) -> Result<Reply, Error> {
     let filter = query.get("topic").filter(|topic| !topic.is_empty());
     let mut topics = gateway.publisher.known_topics();
     topics.retain(|topic| filter.as_ref().is_none_or(|name| topic.name.as_str() == name));
@@ -158,7 +158,7 @@ impl Memory {
 }
 
 /// nsqd takes every value it does not know for yes.
-fn wanted(query: &Query, name: &str) -> bool {
+fn wanted(query: &Query<'_>, name: &str) -> bool {
     !matches!(query.get(name).as_deref(), Some("false" | "0"))
 }
 

@@ -7,6 +7,8 @@
 //!   messages half by half, so that one message never stands for others.
 //!
 //! An unknown outcome stays one: what may be stored is never put back.
+//!
+//! Publishes of a topic that may be spooled go through [`spool::enter`] instead, and come here only when they were refused together.
 
 use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -16,8 +18,10 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::{
+    audited,
     lane::{Publish, Stored, parts},
     publish::{PublishError, Publisher},
+    spool,
     topic::Topic,
 };
 use crate::{
@@ -36,7 +40,13 @@ pub(super) async fn send_all(publisher: Arc<Publisher>, topic: Arc<Topic>) {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
     let sending = async {
         while let Some(group) = topic.lane.take() {
-            let again = send_group(&publisher, &topic, group).await;
+            let again = match &topic.spool {
+                Some(spool) => {
+                    let refused = spool::enter(&publisher, &topic, spool, group, None).await;
+                    each(&publisher, &topic, refused).await
+                }
+                None => send_group(&publisher, &topic, group).await,
+            };
             if again.is_empty() {
                 backoff.reset();
             } else {
@@ -52,27 +62,20 @@ pub(super) async fn send_all(publisher: Arc<Publisher>, topic: Arc<Topic>) {
 }
 
 /// Sends a batch; returns the publishes to try again.
-async fn send_group(publisher: &Publisher, topic: &Topic, group: Vec<Publish>) -> Vec<Publish> {
-    let [first, _, ..] = &group[..] else {
+async fn send_group(publisher: &Publisher, topic: &Topic, mut group: Vec<Publish>) -> Vec<Publish> {
+    // The last one's time, not the first one's: under load the first has little left, and an answer that is late for it alone
+    // would leave the fate of all unknown, batch after batch.
+    let Some(deadline) = group.iter().map(|publish| publish.deadline).max().filter(|_| group.len() > 1)
+    else {
         return each(publisher, topic, group).await;
     };
-    let deadline = first.deadline;
     let messages: Vec<Message> =
         group.iter().flat_map(|publish| publisher.messages(publish, &publish.bodies)).collect();
-    match deliver(publisher, topic, &messages, None, deadline).await {
+    let delivering = deliver(publisher, topic, &messages, None, deadline);
+    match outcome_for(&mut group, delivering).await {
         Outcome::Delivered(receipt) => {
             count(publisher, topic, &messages, &receipt);
-            let mut messages = messages.iter();
-            for publish in group {
-                let mine = messages.by_ref().take(publish.bodies.len());
-                let ids = if publish.wants_ids {
-                    mine.map(|message| message.unique_key).collect()
-                } else {
-                    mine.for_each(drop);
-                    Vec::new()
-                };
-                publish.settle(Ok(Stored { ids }));
-            }
+            acknowledge(group, &messages);
             Vec::new()
         }
         Outcome::Rejected(_) => each(publisher, topic, group).await,
@@ -85,10 +88,51 @@ async fn send_group(publisher: &Publisher, topic: &Topic, group: Vec<Publish>) -
     }
 }
 
+/// Tells each publish of a batch that its messages are stored.
+pub(super) fn acknowledge(group: Vec<Publish>, messages: &[Message]) {
+    let mut messages = messages.iter();
+    for publish in group {
+        let mine = messages.by_ref().take(publish.bodies.len());
+        let ids = if publish.wants_ids {
+            mine.map(|message| message.unique_key).collect()
+        } else {
+            mine.for_each(drop);
+            Vec::new()
+        };
+        publish.settle(Ok(Stored { ids }));
+    }
+}
+
+/// Where a batch went, for what is to go behind it.
+pub(super) fn queue_of(topic: &Topic, receipt: Receipt) -> Queue {
+    Queue { topic: topic.rocketmq_topic.clone(), broker: receipt.broker, id: receipt.queue_id }
+}
+
+/// Waits for a batch's outcome. Whose time is up meanwhile hears that it is unknown; the batch goes on for the others.
+async fn outcome_for(group: &mut [Publish], delivering: impl Future<Output = Outcome>) -> Outcome {
+    tokio::pin!(delivering);
+    loop {
+        let waiting = group.iter().filter(|publish| publish.answer.is_some());
+        let Some(next) = waiting.map(|publish| publish.deadline).min() else { return delivering.await };
+        tokio::select! {
+            biased;
+            outcome = &mut delivering => return outcome,
+            () = tokio::time::sleep_until(next) => {
+                let up = group.iter_mut().filter(|publish| publish.deadline <= next);
+                up.for_each(Publish::settle_early);
+            }
+        }
+    }
+}
+
 async fn each(publisher: &Publisher, topic: &Topic, group: Vec<Publish>) -> Vec<Publish> {
     let mut again = Vec::new();
     for publish in group {
-        again.extend(send_one(publisher, topic, publish).await);
+        if publish.has_time(Instant::now()) {
+            again.extend(send_one(publisher, topic, publish).await);
+        } else {
+            again.push(publish);
+        }
     }
     again
 }
@@ -108,11 +152,7 @@ async fn send_one(publisher: &Publisher, topic: &Topic, publish: Publish) -> Opt
                 if publish.wants_ids {
                     ids.extend(messages.iter().map(|message| message.unique_key));
                 }
-                queue = Some(Queue {
-                    topic: topic.rocketmq_topic.clone(),
-                    broker: receipt.broker,
-                    id: receipt.queue_id,
-                });
+                queue = Some(queue_of(topic, receipt));
             }
             Outcome::Rejected(_) if part.len() > 1 => {
                 let (half, rest) = part.split_at(part.len() / 2);
@@ -151,6 +191,15 @@ pub(super) async fn send_deferred(
     publish: Publish,
     deliver_at: i64,
 ) {
+    let publish = match &topic.spool {
+        Some(spool) => {
+            match spool::enter(&publisher, &topic, spool, vec![publish], Some(deliver_at)).await.pop() {
+                Some(refused) => refused,
+                None => return,
+            }
+        }
+        None => publish,
+    };
     let messages: Vec<Message> = publisher
         .messages(&publish, &publish.bodies)
         .map(|message| Message { deliver_at: Some(deliver_at), ..message })
@@ -171,7 +220,7 @@ fn not_stored(publish: Publish, failure: &Failure) -> Publish {
     Publish { failure: Some(failure.to_string()), ..publish }
 }
 
-fn count(publisher: &Publisher, topic: &Topic, messages: &[Message], receipt: &Receipt) {
+pub(super) fn count(publisher: &Publisher, topic: &Topic, messages: &[Message], receipt: &Receipt) {
     let bytes = messages.iter().map(|message| message.body.len()).sum();
     topic.count(messages.len(), bytes);
     publisher.metrics().stored(topic.label(), messages.len(), bytes);
@@ -182,7 +231,21 @@ fn count(publisher: &Publisher, topic: &Topic, messages: &[Message], receipt: &R
     }
 }
 
-async fn deliver(
+pub(super) async fn deliver(
+    publisher: &Publisher,
+    topic: &Topic,
+    messages: &[Message],
+    queue: Option<&Queue>,
+    deadline: Instant,
+) -> Outcome {
+    let outcome = send(publisher, topic, messages, queue, deadline).await;
+    // Before anybody hears of it, so that what was answered is counted.
+    audited::count(publisher, topic, messages, &outcome);
+    outcome
+}
+
+/// As [`deliver`], for what is counted as accepted already.
+pub(super) async fn send(
     publisher: &Publisher,
     topic: &Topic,
     messages: &[Message],
@@ -191,16 +254,18 @@ async fn deliver(
 ) -> Outcome {
     let left = || deadline.saturating_duration_since(Instant::now());
     let producer = publisher.producer();
-    let outcome = producer.deliver(&topic.rocketmq_topic, messages, queue, left()).await;
-    if !matches!(&outcome, Outcome::NotSent(Failure { hint: Hint::UnknownTopic, .. })) {
-        return outcome;
+    let mut outcome = producer.deliver(&topic.rocketmq_topic, messages, queue, left()).await;
+    if matches!(&outcome, Outcome::NotSent(Failure { hint: Hint::UnknownTopic, .. })) {
+        // Deleted since it was seen: nsqd would create it again, and so does this.
+        topic.gone();
+        outcome = match publisher.ensure(topic, publisher.creates_topics(), deadline).await {
+            Ok(()) => producer.deliver(&topic.rocketmq_topic, messages, None, left()).await,
+            Err(error) => Outcome::NotSent(Failure {
+                broker: "-".to_owned(),
+                reason: error.to_string(),
+                hint: Hint::None,
+            }),
+        };
     }
-    // Deleted since it was seen: nsqd would create it again, and so does this.
-    topic.gone();
-    match publisher.ensure(topic, publisher.creates_topics(), deadline).await {
-        Ok(()) => producer.deliver(&topic.rocketmq_topic, messages, None, left()).await,
-        Err(error) => {
-            Outcome::NotSent(Failure { broker: "-".to_owned(), reason: error.to_string(), hint: Hint::None })
-        }
-    }
+    outcome
 }

@@ -5,8 +5,11 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
-use super::{lane::Lane, metrics::Metrics};
-use crate::nsq::names::TopicName;
+use super::{lane::Lane, metrics::Metrics, spool::TopicSpool};
+use crate::{
+    audit::{Ledger, Recorder},
+    nsq::names::TopicName,
+};
 
 /// A topic somebody published to or created.
 #[derive(Debug)]
@@ -15,11 +18,17 @@ pub struct Topic {
     pub(super) rocketmq_topic: String,
     /// What waits to be sent.
     pub(super) lane: Lane,
+    /// Where its messages go while RocketMQ does not take them; `None` for nowhere.
+    pub(super) spool: Option<Arc<TopicSpool>>,
     /// Serialises looking for it and creating it.
     pub(super) ensuring: tokio::sync::Mutex<()>,
     /// Its name in metrics, or what stands for all beyond their bound; none before it is seen to exist.
     label: OnceLock<Arc<String>>,
     exists: AtomicBool,
+    /// Brokers said they do not have it, though it was seen.
+    missed: AtomicBool,
+    /// What is counted for the audit; none before something is.
+    ledger: OnceLock<Arc<Ledger>>,
     held_bytes: AtomicUsize,
     messages: AtomicU64,
     bytes: AtomicU64,
@@ -27,14 +36,17 @@ pub struct Topic {
 }
 
 impl Topic {
-    pub(super) fn new(name: TopicName, rocketmq_topic: String) -> Self {
+    pub(super) fn new(name: TopicName, rocketmq_topic: String, spool: Option<Arc<TopicSpool>>) -> Self {
         Self {
             name,
             rocketmq_topic,
             lane: Lane::default(),
+            spool,
             ensuring: tokio::sync::Mutex::default(),
             label: OnceLock::new(),
             exists: AtomicBool::default(),
+            missed: AtomicBool::default(),
+            ledger: OnceLock::new(),
             held_bytes: AtomicUsize::default(),
             messages: AtomicU64::default(),
             bytes: AtomicU64::default(),
@@ -49,17 +61,38 @@ impl Topic {
 
     /// It was seen, or created, just now.
     pub(super) fn seen(&self, metrics: &Metrics) {
-        self.label.get_or_init(|| metrics.label(&self.name));
+        self.named(metrics);
+        self.missed.store(false, Ordering::Relaxed);
         self.exists.store(true, Ordering::Relaxed);
+    }
+
+    /// It has a name in metrics from now on, whether RocketMQ was asked for it or not.
+    pub(super) fn named(&self, metrics: &Metrics) {
+        self.label.get_or_init(|| metrics.label(&self.name));
+    }
+
+    /// Whether its publishes go to the spool.
+    pub(super) fn is_spooling(&self) -> bool {
+        self.spool.as_ref().is_some_and(|spool| spool.is_spooling())
     }
 
     /// RocketMQ does not know it any more.
     pub(super) fn gone(&self) {
+        self.missed.store(true, Ordering::Relaxed);
         self.exists.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether brokers do not have it, whatever a name server still lists.
+    pub(super) fn missed(&self) -> bool {
+        self.missed.load(Ordering::Relaxed)
     }
 
     pub(super) fn label(&self) -> Option<&Arc<String>> {
         self.label.get()
+    }
+
+    pub(super) fn ledger(&self, recorder: &Recorder) -> &Ledger {
+        self.ledger.get_or_init(|| recorder.topic(&self.name))
     }
 
     /// Bytes of requests that wait for it.

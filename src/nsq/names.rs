@@ -48,6 +48,12 @@ macro_rules! name {
             }
         }
 
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
@@ -58,6 +64,30 @@ macro_rules! name {
 
 name!(TopicName);
 name!(ChannelName);
+
+/// A channel of a topic, written `TOPIC/CHANNEL`: no name has a slash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelPath {
+    /// The topic.
+    pub topic: TopicName,
+    /// The channel.
+    pub channel: ChannelName,
+}
+
+impl FromStr for ChannelPath {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let (topic, channel) = text.split_once('/').ok_or_else(|| InvalidName(text.to_owned()))?;
+        Ok(Self { topic: topic.parse()?, channel: channel.parse()? })
+    }
+}
+
+impl fmt::Display for ChannelPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.channel)
+    }
+}
 
 fn is_valid(name: &str) -> bool {
     let stem = name.strip_suffix(EPHEMERAL).unwrap_or(name);

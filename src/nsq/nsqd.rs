@@ -5,17 +5,21 @@
 
 use std::{error::Error as _, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use reqwest::StatusCode;
 use serde::{Deserialize, Deserializer};
 
 use super::{
     address::HttpAddress,
+    clients::ClientStats,
     names::{ChannelName, TopicName},
 };
+use crate::excerpt::excerpt;
 
 /// How long an administrative request may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest answer that is read; no `/stats` has reason to be longer.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
 /// One nsqd. Clones share its connections.
 #[derive(Debug, Clone)]
@@ -118,6 +122,9 @@ pub struct Stats {
     /// The topics, by name. nsqd writes `null` when a filter matches none.
     #[serde(default, deserialize_with = "null_as_empty")]
     pub topics: Vec<TopicStats>,
+    /// Who has published over TCP and is still connected, when clients were asked for; over HTTP nobody is.
+    #[serde(default, deserialize_with = "null_as_empty")]
+    pub producers: Vec<ClientStats>,
 }
 
 /// One topic of [`Stats`].
@@ -159,6 +166,9 @@ pub struct ChannelStats {
     pub timeout_count: u64,
     /// Whether delivery is stopped.
     pub paused: bool,
+    /// Its consumers, when clients were asked for.
+    #[serde(default, deserialize_with = "null_as_empty")]
+    pub clients: Vec<ClientStats>,
 }
 
 pub(super) fn null_as_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
@@ -253,19 +263,78 @@ impl Nsqd {
         exchange(self.http.post(url).timeout(TIMEOUT), &self.address, "POST /channel/create").await.map(drop)
     }
 
+    /// Stops a channel's deliveries; it goes on collecting.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn pause_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        self.on_channel("/channel/pause", "POST /channel/pause", topic, channel).await
+    }
+
+    /// Lets a channel deliver again.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn unpause_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        self.on_channel("/channel/unpause", "POST /channel/unpause", topic, channel).await
+    }
+
+    /// Drops everything a channel has, what is in flight and deferred included.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; it may have dropped it all the same.
+    pub async fn empty_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        self.on_channel("/channel/empty", "POST /channel/empty", topic, channel).await
+    }
+
+    /// Deletes a channel with everything it has, if it is there.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn delete_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        match self.on_channel("/channel/delete", "POST /channel/delete", topic, channel).await {
+            Err(HttpError::Refused { status: 404, .. }) => Ok(()),
+            answer => answer,
+        }
+    }
+
+    async fn on_channel(
+        &self,
+        path: &str,
+        asked: &'static str,
+        topic: &TopicName,
+        channel: &ChannelName,
+    ) -> Result<(), HttpError> {
+        let (topic, channel) = (escape(topic.as_str()), escape(channel.as_str()));
+        let url = format!("http://{}{path}?topic={topic}&channel={channel}", self.address);
+        exchange(self.http.post(url).timeout(TIMEOUT), &self.address, asked).await.map(drop)
+    }
+
     /// Its statistics, for one topic or for all; no topic in the list when it does not have it.
     ///
     /// # Errors
     /// See [`HttpError`]; repeating is safe.
     pub async fn stats(&self, topic: Option<&TopicName>) -> Result<Stats, HttpError> {
+        self.ask_stats(topic, false).await
+    }
+
+    /// As [`Self::stats`], with who is connected.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn stats_with_clients(&self, topic: Option<&TopicName>) -> Result<Stats, HttpError> {
+        self.ask_stats(topic, true).await
+    }
+
+    async fn ask_stats(&self, topic: Option<&TopicName>, clients: bool) -> Result<Stats, HttpError> {
         const ASKED: &str = "GET /stats";
         let filter = topic.map(|topic| format!("&topic={}", escape(topic.as_str()))).unwrap_or_default();
         let url = format!(
-            "http://{}/stats?format=json&include_clients=false&include_mem=false{filter}",
+            "http://{}/stats?format=json&include_clients={clients}&include_mem=false{filter}",
             self.address
         );
         let answer = exchange(self.http.get(url).timeout(TIMEOUT), &self.address, ASKED).await?;
-        decode(&answer, &self.address, ASKED)
+        decode(&self.address, ASKED, || serde_json::from_slice(&answer))
     }
 
     /// What it says of itself.
@@ -276,7 +345,7 @@ impl Nsqd {
         const ASKED: &str = "GET /info";
         let url = format!("http://{}/info", self.address);
         let answer = exchange(self.http.get(url).timeout(TIMEOUT), &self.address, ASKED).await?;
-        decode(&answer, &self.address, ASKED)
+        decode(&self.address, ASKED, || serde_json::from_slice(&answer))
     }
 
     /// Whether it is well; when its disk fails it answers 500 and `NOK - ` with the reason.
@@ -333,9 +402,18 @@ pub(super) async fn exchange(
             HttpError::Unknown { address: address.clone(), asked, reason }
         }
     };
-    let response = request.send().await.map_err(failed)?;
+    let mut response = request.send().await.map_err(failed)?;
     let status = response.status();
-    let body = response.bytes().await.map_err(failed)?;
+    // An announced length is but a claim: memory is taken as bytes come.
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+            let reason = format!("the answer is longer than {MAX_ANSWER_BYTES} bytes");
+            return Err(HttpError::Unknown { address: address.clone(), asked, reason });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let body = body.freeze();
     if status == StatusCode::OK {
         return Ok(body);
     }
@@ -347,16 +425,16 @@ pub(super) async fn exchange(
     })
 }
 
-/// An answer's JSON.
-pub(super) fn decode<T: for<'de> Deserialize<'de>>(
-    body: &[u8],
+/// What `read` makes of an answer.
+pub(super) fn decode<T>(
     address: &HttpAddress,
     asked: &'static str,
+    read: impl FnOnce() -> Result<T, serde_json::Error>,
 ) -> Result<T, HttpError> {
-    serde_json::from_slice(body).map_err(|error| HttpError::Unknown {
+    read().map_err(|error| HttpError::Unknown {
         address: address.clone(),
         asked,
-        reason: format!("the answer cannot be read: {error}"),
+        reason: excerpt(&format!("the answer cannot be read: {error}")),
     })
 }
 
@@ -367,12 +445,12 @@ fn error_code(body: &[u8]) -> String {
         #[serde(alias = "status_txt")]
         message: String,
     }
-    serde_json::from_slice::<Message>(body).map_or_else(|_| beginning(body), |body| body.message)
+    serde_json::from_slice::<Message>(body).map_or_else(|_| beginning(body), |body| excerpt(&body.message))
 }
 
 /// As much of an unexpected answer as an error should carry.
 fn beginning(body: &[u8]) -> String {
-    String::from_utf8_lossy(&body[..body.len().min(100)]).into_owned()
+    excerpt(&String::from_utf8_lossy(&body[..body.len().min(100)]))
 }
 
 /// reqwest's errors name their cause only further down.

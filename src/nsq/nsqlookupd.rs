@@ -142,14 +142,37 @@ impl Nsqlookupd {
         Ok(self.get("/nodes", "GET /nodes").await?.producers.iter().map(Producer::node).collect())
     }
 
+    /// Forgets a channel; nsqds that have it register it again when they next connect.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn delete_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        let (topic, channel) = (escape(topic.as_str()), escape(channel.as_str()));
+        let url = format!("http://{}/channel/delete?topic={topic}&channel={channel}", self.address);
+        match exchange(self.http.post(url).timeout(TIMEOUT), &self.address, "POST /channel/delete").await {
+            Err(HttpError::Refused { status: 404, .. }) => Ok(()),
+            answer => answer.map(drop),
+        }
+    }
+
     async fn get(&self, path: &str, asked: &'static str) -> Result<Answer, HttpError> {
         let url = format!("http://{}{path}", self.address);
         let body = exchange(self.http.get(url).timeout(TIMEOUT), &self.address, asked).await?;
-        match decode::<Wrapped>(&body, &self.address, asked)?.data {
-            Some(answer) => Ok(answer),
-            None => decode(&body, &self.address, asked),
-        }
+        decode(&self.address, asked, || read(&body))
     }
+}
+
+fn read(body: &[u8]) -> Result<Answer, serde_json::Error> {
+    match serde_json::from_slice::<Wrapped>(body)?.data {
+        Some(answer) => Ok(answer),
+        None => serde_json::from_slice(body),
+    }
+}
+
+/// The nodes an answer lists.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read_nodes(body: &[u8]) -> Result<Vec<Node>, serde_json::Error> {
+    Ok(read(body)?.producers.iter().map(Producer::node).collect())
 }
 
 #[cfg(test)]

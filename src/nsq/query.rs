@@ -8,33 +8,35 @@
 #[error("the query holds a bad percent escape or a semicolon")]
 pub struct InvalidQuery;
 
-/// The parameters of a query, in order.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Query(Vec<(Vec<u8>, Vec<u8>)>);
+/// The parameters of a query, in order. Nothing of it is copied before it is asked for: a query of many small parameters
+/// would take fifty times its length for as long as its request lasts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Query<'a>(&'a str);
 
-impl Query {
+impl<'a> Query<'a> {
     /// Reads the part of a request target behind `?`.
     ///
     /// # Errors
     /// [`InvalidQuery`], if any part of it is invalid.
-    pub fn parse(query: &str) -> Result<Self, InvalidQuery> {
-        let pieces = query.split('&').filter(|piece| !piece.is_empty());
-        let pairs = pieces.map(|piece| {
-            if piece.contains(';') {
-                return Err(InvalidQuery);
-            }
-            let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
-            Ok((unescape(name, b' ')?, unescape(value, b' ')?))
-        });
-        pairs.collect::<Result<_, _>>().map(Self)
+    pub fn parse(query: &'a str) -> Result<Self, InvalidQuery> {
+        if query.contains(';') || unescaped(query, b' ').any(|byte| byte.is_err()) {
+            return Err(InvalidQuery);
+        }
+        Ok(Self(query))
     }
 
     /// The first value of a parameter; `None` when it is absent. Bytes that are not UTF-8 are replaced: no value that
     /// matters here holds any.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<String> {
-        let (_, value) = self.0.iter().find(|(key, _)| key == name.as_bytes())?;
-        Some(String::from_utf8_lossy(value).into_owned())
+        let mut pairs = self
+            .0
+            .split('&')
+            .filter(|piece| !piece.is_empty())
+            .map(|piece| piece.split_once('=').unwrap_or((piece, "")));
+        let (_, value) = pairs.find(|(key, _)| unescaped(key, b' ').eq(name.bytes().map(Ok)))?;
+        let value = unescape(value, b' ').ok()?;
+        Some(String::from_utf8_lossy(&value).into_owned())
     }
 }
 
@@ -47,19 +49,21 @@ pub fn unescape_path(path: &str) -> Result<Vec<u8>, InvalidQuery> {
 }
 
 fn unescape(text: &str, plus: u8) -> Result<Vec<u8>, InvalidQuery> {
+    unescaped(text, plus).collect()
+}
+
+fn unescaped(text: &str, plus: u8) -> impl Iterator<Item = Result<u8, InvalidQuery>> {
     let mut bytes = text.bytes();
-    let mut out = Vec::with_capacity(text.len());
     let digit = |bytes: &mut std::str::Bytes<'_>| {
         bytes.next().and_then(|byte| char::from(byte).to_digit(16)).ok_or(InvalidQuery)
     };
-    while let Some(byte) = bytes.next() {
-        out.push(match byte {
-            b'+' => plus,
-            b'%' => (digit(&mut bytes)? * 16 + digit(&mut bytes)?) as u8,
-            other => other,
-        });
-    }
-    Ok(out)
+    std::iter::from_fn(move || {
+        Some(match bytes.next()? {
+            b'+' => Ok(plus),
+            b'%' => digit(&mut bytes).and_then(|high| Ok((high * 16 + digit(&mut bytes)?) as u8)),
+            other => Ok(other),
+        })
+    })
 }
 
 #[cfg(test)]

@@ -15,14 +15,19 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{names::TopicName, nsqd::Published};
+use super::{
+    frames::{self, Frame, MAX_FRAME_BYTES},
+    names::TopicName,
+    nsqd::Published,
+};
+use crate::excerpt::excerpt;
 
 const MAGIC: &[u8] = b"  V2";
+/// What the connections of this program call themselves.
+pub const USER_AGENT: &str = concat!("nsqbridge/", env!("CARGO_PKG_VERSION"));
 const RESPONSE: i32 = 0;
 const ERROR: i32 = 1;
 const HEARTBEAT: &[u8] = b"_heartbeat_";
-/// Answers to publishes are short; whatever is longer is no answer to one.
-const MAX_FRAME: usize = 64 * 1024;
 
 /// Why a batch has no `OK`.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -70,16 +75,20 @@ impl Connection {
     pub async fn open(address: &str, timeout: Duration) -> Result<Self, TcpError> {
         let not_sent = |reason: String| TcpError::NotSent { address: address.to_owned(), reason };
         let connecting = async {
-            let mut stream = TcpStream::connect(address).await?;
+            let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
-            stream.write_all(MAGIC).await?;
-            Ok::<_, io::Error>(stream)
+            let (address, used) = (address.to_owned(), Instant::now());
+            let mut connection = Self { address, stream, read: BytesMut::new(), used };
+            connection.stream.write_all(&hello()).await?;
+            match connection.answer().await? {
+                (RESPONSE, text) if text == "OK" => Ok(connection),
+                (_, text) => Err(io::Error::other(format!("IDENTIFY was answered {text}"))),
+            }
         };
         let connected = tokio::time::timeout(timeout, connecting).await;
-        let stream = connected
+        connected
             .map_err(|_| not_sent(format!("no connection within {timeout:?}")))?
-            .map_err(|error| not_sent(format!("connect: {error}")))?;
-        Ok(Self { address: address.to_owned(), stream, read: BytesMut::new(), used: Instant::now() })
+            .map_err(|error| not_sent(format!("connect: {error}")))
     }
 
     /// How long ago it was opened or used.
@@ -93,7 +102,7 @@ impl Connection {
         loop {
             match self.stream.try_read_buf(&mut self.read) {
                 Ok(0) => return false,
-                Ok(_) if self.read.len() > MAX_FRAME => return false,
+                Ok(_) if self.read.len() > MAX_FRAME_BYTES => return false,
                 Ok(_) => {}
                 Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
             }
@@ -142,9 +151,9 @@ impl Connection {
     /// The next frame that is no heartbeat: its type and words.
     async fn answer(&mut self) -> io::Result<(i32, String)> {
         loop {
-            while let Some((kind, data)) = self.frame()? {
+            while let Some(Frame { kind, data }) = frames::decode(&mut self.read).map_err(io::Error::other)? {
                 if data != HEARTBEAT {
-                    return Ok((kind, String::from_utf8_lossy(&data).into_owned()));
+                    return Ok((kind, excerpt(&String::from_utf8_lossy(&data))));
                 }
                 self.stream.write_all(b"NOP\n").await?;
             }
@@ -153,21 +162,13 @@ impl Connection {
             }
         }
     }
+}
 
-    fn frame(&mut self) -> io::Result<Option<(i32, BytesMut)>> {
-        let Some(size) = self.read.first_chunk::<4>() else { return Ok(None) };
-        let size = usize::try_from(i32::from_be_bytes(*size)).unwrap_or(0);
-        if !(4..=MAX_FRAME).contains(&size) {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        if self.read.len() < 4 + size {
-            return Ok(None);
-        }
-        self.read.advance(4);
-        let mut frame = self.read.split_to(size);
-        let kind = frame.get_i32();
-        Ok(Some((kind, frame)))
-    }
+/// The first words on a connection. By the user agent a relay's connection can be told from a producer's in nsqd's statistics.
+fn hello() -> Vec<u8> {
+    let identity = format!(r#"{{"user_agent":"{USER_AGENT}","feature_negotiation":false}}"#);
+    let size = u32::try_from(identity.len()).unwrap_or(u32::MAX).to_be_bytes();
+    [MAGIC, b"IDENTIFY\n", &size, identity.as_bytes()].concat()
 }
 
 /// Whether nsqd found fault with the batch itself. `E_MPUB_FAILED` is no such fault, for the first messages may be published; nor
@@ -188,13 +189,40 @@ mod tests {
         [&(data.len() as i32 + 4).to_be_bytes()[..], &kind.to_be_bytes(), data].concat()
     }
 
+    /// A connection that was opened as it should be.
+    async fn greeted(listener: &TcpListener) -> TcpStream {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut got = vec![0; hello().len()];
+        stream.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, hello());
+        stream.write_all(&frame(RESPONSE, b"OK")).await.unwrap();
+        stream
+    }
+
+    #[tokio::test]
+    async fn nsqd_is_not_reached_unless_it_takes_the_greeting() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut got = vec![0; hello().len()];
+            stream.read_exact(&mut got).await.unwrap();
+            stream.write_all(&frame(ERROR, b"E_INVALID")).await.unwrap();
+        });
+        let refused = Connection::open(&address, SOON).await.unwrap_err();
+        assert!(
+            matches!(&refused, TcpError::NotSent { reason, .. } if reason.contains("E_INVALID")),
+            "{refused}"
+        );
+    }
+
     /// What becomes of a batch when nsqd, once it has all of it, says `answer` and closes.
     async fn outcome(answer: Vec<u8>) -> Result<Published, TcpError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let sent = b"  V2MPUB t\n\0\0\0\x09\0\0\0\x01\0\0\0\x01x";
+        let sent = b"MPUB t\n\0\0\0\x09\0\0\0\x01\0\0\0\x01x";
         tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut stream = greeted(&listener).await;
             let mut got = vec![0; sent.len()];
             stream.read_exact(&mut got).await.unwrap();
             assert_eq!(got, sent);
@@ -231,8 +259,8 @@ mod tests {
     async fn a_closed_connection_is_noticed_before_it_is_used() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let mut connection = Connection::open(&address, SOON).await.unwrap();
-        let (mut stream, _) = listener.accept().await.unwrap();
+        let (connection, mut stream) = tokio::join!(Connection::open(&address, SOON), greeted(&listener));
+        let mut connection = connection.unwrap();
         assert!(connection.is_open());
         stream.write_all(&frame(RESPONSE, HEARTBEAT)).await.unwrap();
         connection.stream.readable().await.unwrap();

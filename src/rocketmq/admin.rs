@@ -17,6 +17,7 @@ use super::{
     reader::Bounds,
     record::{self, StoredMessage},
     route::Queue,
+    subscription,
 };
 
 /// How long a new topic may take to reach the name servers; brokers register it at once.
@@ -29,6 +30,15 @@ pub struct Progress {
     pub broker_offset: i64,
     /// What the group has committed.
     pub consumer_offset: i64,
+}
+
+/// What a consumer has of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hand {
+    /// Messages it was given and has not finished.
+    pub messages: i64,
+    /// It has consumed everything below.
+    pub consumed: i64,
 }
 
 impl Cluster {
@@ -122,19 +132,7 @@ impl Cluster {
     }
 
     async fn create_group_on(&self, address: &str, group: &str) -> Result<(), ClusterError> {
-        let config = serde_json::json!({
-            "groupName": group,
-            "consumeEnable": true,
-            "consumeFromMinEnable": true,
-            "consumeBroadcastEnable": true,
-            "retryQueueNums": 1,
-            "retryMaxTimes": 16,
-            "brokerId": 0,
-            "whichBrokerWhenConsumeSlowly": 1,
-            "notifyConsumerIdsChangedEnable": true,
-        });
-        let command = Command::request(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP).body(config.to_string());
-        self.ask(address, &format!("to create group {group}"), command).await.map(drop)
+        self.put_group_on(address, group, subscription::new_group(group)).await
     }
 
     /// The consumer groups the masters know.
@@ -149,15 +147,31 @@ impl Cluster {
         Ok(groups)
     }
 
+    /// The consumer groups known to the masters that answer.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub async fn groups_known(&self) -> Result<BTreeSet<String>, ClusterError> {
+        let mut groups = BTreeSet::new();
+        let mut failure = None;
+        let mut answered = false;
+        for (_, address) in self.masters().await? {
+            match self.groups_on(&address).await {
+                Ok(known) => {
+                    answered = true;
+                    groups.extend(known);
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        match failure {
+            Some(error) if !answered => Err(error),
+            _ => Ok(groups),
+        }
+    }
+
     async fn groups_on(&self, address: &str) -> Result<BTreeSet<String>, ClusterError> {
-        let asked = "its consumer groups";
-        let answer =
-            self.ask(address, asked, Command::request(request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG)).await?;
-        let body =
-            loose_json::parse(&answer.body).map_err(|error| malformed(address, asked, error.to_string()))?;
-        let table = body.get("subscriptionGroupTable");
-        let table = table.ok_or_else(|| malformed(address, asked, "no subscriptionGroupTable"))?;
-        Ok(table.entries().iter().filter_map(|(name, _)| Some(name.as_str()?.to_owned())).collect())
+        Ok(self.group_settings_on(address).await?.into_keys().collect())
     }
 
     /// The members of a group, each with a broker it is connected to.
@@ -223,6 +237,32 @@ impl Cluster {
             .collect())
     }
 
+    /// What a member of a group has in hand of each of its queues, as it says itself; nothing of queues it does not speak of.
+    ///
+    /// # Errors
+    /// When the broker or the member does not answer.
+    pub async fn in_hand(
+        &self,
+        broker: &str,
+        group: &str,
+        member: &str,
+    ) -> Result<BTreeMap<Queue, Hand>, ClusterError> {
+        let asked = format!("the running information of {member}");
+        let command = Command::request(request::GET_CONSUMER_RUNNING_INFO)
+            .field("consumerGroup", group)
+            .field("clientId", member)
+            .field("jstackEnable", false);
+        let answer = self.ask(broker, &asked, command).await?;
+        let body =
+            loose_json::parse(&answer.body).map_err(|error| malformed(broker, &asked, error.to_string()))?;
+        let table = body.get("mqTable").map(Value::entries).unwrap_or_default();
+        let hand = |value: &Value| {
+            let messages = value.get("cachedMsgCount")?.as_i64()?;
+            Some(Hand { messages, consumed: value.get("commitOffset")?.as_i64()? })
+        };
+        Ok(table.iter().filter_map(|(key, value)| Some((queue_of(key)?, hand(value)?))).collect())
+    }
+
     /// Every topic the name servers know, RocketMQ's own among them.
     ///
     /// # Errors
@@ -243,7 +283,7 @@ impl Cluster {
     }
 
     /// Name and address of every master registered with the name servers; one at least.
-    async fn masters(&self) -> Result<Vec<(String, String)>, ClusterError> {
+    pub(super) async fn masters(&self) -> Result<Vec<(String, String)>, ClusterError> {
         let brokers = self.brokers().await?;
         let masters = brokers.into_iter().filter_map(|(name, mut ids)| Some((name, ids.remove(&0)?)));
         let masters: Vec<_> = masters.collect();
@@ -328,6 +368,28 @@ impl Cluster {
         let text = String::from_utf8_lossy(&answer.body);
         let pairs = text.lines().filter_map(|line| line.split_once('='));
         Ok(pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect())
+    }
+
+    /// How long each master keeps messages at least, by its name; those that answer.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub async fn reserves(&self) -> Result<BTreeMap<String, Duration>, ClusterError> {
+        let (mut reserves, mut failure) = (BTreeMap::new(), None);
+        for (broker, address) in self.masters().await? {
+            let told = self.broker_config(&address).await.and_then(|config| {
+                let hours = config.get("fileReservedTime").and_then(|hours| hours.parse::<u32>().ok());
+                hours.ok_or_else(|| malformed(&address, "its configuration", "no fileReservedTime"))
+            });
+            match told {
+                Ok(hours) => drop(reserves.insert(broker, hours * Duration::from_secs(3600))),
+                Err(error) => failure = Some(error),
+            }
+        }
+        match failure {
+            Some(error) if reserves.is_empty() => Err(error),
+            _ => Ok(reserves),
+        }
     }
 
     /// What a broker counts and says of itself by name: its version, when it started, how full its disk is.

@@ -28,7 +28,7 @@ use super::{
     route::Routes,
     tls::Tls,
 };
-use crate::retry::Backoff;
+use crate::{excerpt::excerpt, retry::Backoff};
 
 /// Brokers drop a connection that was silent for 120 s, the Java client beats every 30 s.
 pub(super) const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
@@ -146,7 +146,7 @@ pub(super) struct Shared {
     inbound: Inbound,
     descriptions: Arc<Descriptions>,
     membership_changed: watch::Sender<u64>,
-    unclaimed: AtomicU64,
+    unclaimed: Arc<AtomicU64>,
     /// The index of the name server that answered last.
     name_server: AtomicUsize,
 }
@@ -158,8 +158,7 @@ impl std::fmt::Debug for Shared {
 }
 
 /// The place of one peer's connection.
-#[derive(Debug, Default)]
-struct Slot(tokio::sync::Mutex<SlotState>);
+type Slot = tokio::sync::Mutex<SlotState>;
 
 #[derive(Debug, Default)]
 struct SlotState {
@@ -190,7 +189,7 @@ impl Cluster {
             config,
             slots: Mutex::default(),
             membership_changed,
-            unclaimed: AtomicU64::new(0),
+            unclaimed: Arc::default(),
             name_server: AtomicUsize::new(0),
         });
         let routes = Arc::new(Routes::default());
@@ -293,7 +292,7 @@ impl Shared {
         let slots: Vec<_> = self.slots().values().cloned().collect();
         let open = slots
             .iter()
-            .filter_map(|slot| Some(slot.0.try_lock().ok()?.connection.as_ref()?.unclaimed_answers()));
+            .filter_map(|slot| Some(slot.try_lock().ok()?.connection.as_ref()?.unclaimed_answers()));
         self.unclaimed.load(Ordering::Relaxed) + open.sum::<u64>()
     }
 
@@ -313,7 +312,13 @@ impl Shared {
             // 4.9 leaves this one field out of the text it verifies, 5.x keeps it in; we never send it.
             credentials.sign(&mut command.ext, &command.body, false);
         }
-        connection.request(command, timeout.saturating_sub(started.elapsed())).await
+        let left = timeout.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            // It would be written all the same, and its outcome unknown.
+            let reason = "no time was left for an answer".to_owned();
+            return Err(RequestError::NotSent { address: address.to_owned(), reason });
+        }
+        connection.request(command, left).await
     }
 
     pub(super) async fn ask(
@@ -334,57 +339,69 @@ impl Shared {
     /// Callers queue behind one attempt; after a failed one, everybody is told so at once until the backoff has passed.
     async fn connection(&self, address: &str) -> Result<Arc<Connection>, RequestError> {
         let slot = Arc::clone(self.slots().entry(address.to_owned()).or_default());
-        let mut state = slot.0.lock().await;
-        if let Some(connection) = &state.connection {
-            if !connection.is_spent() {
-                return Ok(Arc::clone(connection));
-            }
-            self.unclaimed.fetch_add(connection.unclaimed_answers(), Ordering::Relaxed);
-            state.connection = None;
-        }
-        if let Some(failure) = &state.failure
-            && Instant::now() < failure.retry_at
+        if let Ok(state) = slot.try_lock()
+            && let Some(connection) = state.connection.as_ref().filter(|open| !open.is_spent())
         {
-            return Err(RequestError::NotSent {
-                address: address.to_owned(),
-                reason: failure.reason.clone(),
-            });
+            return Ok(Arc::clone(connection));
         }
-        let opened = Connection::open(
-            address,
-            self.config.tls.as_ref(),
-            self.config.connect_timeout,
-            Arc::clone(&self.inbound),
-        )
-        .await;
-        match opened {
-            Ok(connection) => {
-                let connection = Arc::new(connection);
-                *state = SlotState { connection: Some(Arc::clone(&connection)), failure: None };
-                Ok(connection)
-            }
-            Err(error) => {
-                let (RequestError::NotSent { reason, .. } | RequestError::Unknown { reason, .. }) = &error;
-                let mut backoff = state.failure.take().map_or_else(
-                    || Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
-                    |failure| failure.backoff,
-                );
-                let retry_at = Instant::now() + backoff.next_delay();
-                state.failure = Some(ConnectFailure { reason: reason.clone(), backoff, retry_at });
-                Err(error)
-            }
-        }
+        // In a task of its own. The first to ask may have less time than connecting takes, and must not end the attempt for all:
+        // where handshakes are slow, there would never be a connection. And whoever asks may not be polled for a while, and must not
+        // be given the slot's turn meanwhile: nobody else would get one.
+        let address = address.to_owned();
+        let (config, inbound) = (self.config.clone(), Arc::clone(&self.inbound));
+        let opening = open(slot, address.clone(), config, inbound, Arc::clone(&self.unclaimed));
+        tokio::spawn(opening).await.unwrap_or_else(|error| {
+            Err(RequestError::NotSent { address, reason: format!("connect: {error}") })
+        })
     }
 
     /// The peers with an open connection.
     fn open_peers(&self) -> Vec<String> {
         let slots = self.slots();
         let open = slots.iter().filter(|(_, slot)| {
-            slot.0
-                .try_lock()
-                .is_ok_and(|state| state.connection.as_ref().is_some_and(|open| !open.is_spent()))
+            slot.try_lock().is_ok_and(|state| state.connection.as_ref().is_some_and(|open| !open.is_spent()))
         });
         open.map(|(address, _)| address.clone()).collect()
+    }
+}
+
+/// Waits for the slot's turn, and opens its connection unless somebody has by then; leaves it, or why there is none, there.
+async fn open(
+    slot: Arc<Slot>,
+    address: String,
+    config: ClusterConfig,
+    inbound: Inbound,
+    unclaimed: Arc<AtomicU64>,
+) -> Result<Arc<Connection>, RequestError> {
+    let mut state = slot.lock().await;
+    if let Some(connection) = &state.connection {
+        if !connection.is_spent() {
+            return Ok(Arc::clone(connection));
+        }
+        unclaimed.fetch_add(connection.unclaimed_answers(), Ordering::Relaxed);
+        state.connection = None;
+    }
+    if let Some(failure) = &state.failure
+        && Instant::now() < failure.retry_at
+    {
+        return Err(RequestError::NotSent { address, reason: failure.reason.clone() });
+    }
+    match Connection::open(&address, config.tls.as_ref(), config.connect_timeout, inbound).await {
+        Ok(connection) => {
+            let connection = Arc::new(connection);
+            *state = SlotState { connection: Some(Arc::clone(&connection)), failure: None };
+            Ok(connection)
+        }
+        Err(error) => {
+            let (RequestError::NotSent { reason, .. } | RequestError::Unknown { reason, .. }) = &error;
+            let mut backoff = state.failure.take().map_or_else(
+                || Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
+                |failure| failure.backoff,
+            );
+            let retry_at = Instant::now() + backoff.next_delay();
+            state.failure = Some(ConnectFailure { reason: reason.clone(), backoff, retry_at });
+            Err(error)
+        }
     }
 }
 
@@ -394,7 +411,7 @@ pub(super) fn refused(address: &str, asked: &str, answer: &Command) -> ClusterEr
         address: address.to_owned(),
         asked: asked.to_owned(),
         code: answer.code,
-        remark: answer.remark().to_owned(),
+        remark: excerpt(answer.remark()),
     }
 }
 
@@ -403,7 +420,7 @@ pub(super) fn malformed(address: &str, asked: &str, reason: impl ToString) -> Cl
     ClusterError::Malformed {
         address: address.to_owned(),
         asked: asked.to_owned(),
-        reason: reason.to_string(),
+        reason: excerpt(&reason.to_string()),
     }
 }
 

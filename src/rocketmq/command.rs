@@ -14,8 +14,17 @@ use std::collections::BTreeMap;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
+use crate::excerpt::excerpt;
+
 /// The longest frame either side accepts: `com.rocketmq.remoting.frameMaxLength`, 16 MiB by default.
 pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
+
+/// The longest header that is read. Brokers' are a few hundred bytes, and 32 KiB more with the largest properties; read, a
+/// header of very many small fields takes twenty times its length.
+pub const MAX_HEADER_BYTES: usize = 1024 * 1024;
+
+/// What is got ready for the next part of a frame at least; more only as bytes come, for the length is but a claim.
+const READ_BYTES: usize = 64 * 1024;
 
 /// The protocol version we announce: the ordinal of RocketMQ 5.5.0.
 ///
@@ -113,7 +122,7 @@ impl Command {
     /// When the field is absent or not a number: the peer broke the protocol.
     pub fn number(&self, name: &'static str) -> Result<i64, CodecError> {
         let text = self.ext.get(name).ok_or(CodecError::MissingField(name))?;
-        text.parse().map_err(|_| CodecError::BadField { name, value: text.clone() })
+        text.parse().map_err(|_| CodecError::BadField { name, value: excerpt(text) })
     }
 }
 
@@ -125,8 +134,10 @@ pub enum CodecError {
         "the peer announced a frame of {0} bytes; 4 to {MAX_FRAME_BYTES} are legal: not a RocketMQ peer?"
     )]
     FrameLength(u32),
-    /// The header's length does not fit the frame.
-    #[error("the peer announced a header of {header} bytes in a frame of {frame}")]
+    /// The header's length does not fit the frame, or is beyond [`MAX_HEADER_BYTES`].
+    #[error(
+        "the peer announced a header of {header} bytes in a frame of {frame}; at most {MAX_HEADER_BYTES} are read"
+    )]
     HeaderLength {
         /// Announced header bytes.
         header: usize,
@@ -219,7 +230,7 @@ pub fn decode(buf: &mut BytesMut) -> Result<Option<Command>, CodecError> {
         return Err(CodecError::FrameLength(length));
     }
     if buf.len() < 4 + frame_len {
-        buf.reserve(4 + frame_len - buf.len());
+        buf.reserve((4 + frame_len - buf.len()).min(buf.len().max(READ_BYTES)));
         return Ok(None);
     }
     buf.advance(4);
@@ -229,12 +240,12 @@ pub fn decode(buf: &mut BytesMut) -> Result<Option<Command>, CodecError> {
     if serialization != 0 {
         return Err(CodecError::Serialization(serialization));
     }
-    if header_len > frame.len() {
+    if header_len > frame.len().min(MAX_HEADER_BYTES) {
         return Err(CodecError::HeaderLength { header: header_len, frame: frame_len });
     }
     let header = frame.split_to(header_len);
     let header: HeaderIn =
-        serde_json::from_slice(&header).map_err(|error| CodecError::Header(error.to_string()))?;
+        serde_json::from_slice(&header).map_err(|error| CodecError::Header(excerpt(&error.to_string())))?;
     let ext = header.ext.unwrap_or_default().into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
     Ok(Some(Command {
         code: header.code,
@@ -302,6 +313,11 @@ mod tests {
         assert_eq!(decode(&[0, 0, 0, 4, 0, 0, 0, 9]), Err(CodecError::HeaderLength { header: 9, frame: 4 }));
         assert_eq!(decode(&[0, 0, 0, 4, 1, 0, 0, 0]), Err(CodecError::Serialization(1)));
         assert_eq!(decode(&[0, 0]), Ok(None));
+        let long = [&[0, 0xFF, 0, 0, 0, 0x10, 0, 1][..], &vec![b' '; 0x00FF_0000]].concat();
+        assert_eq!(decode(&long), Err(CodecError::HeaderLength { header: 0x10_0001, frame: 0xFF_0000 }));
+        let mut claim = BytesMut::from(&[0, 0xFF, 0, 0][..]);
+        assert_eq!(super::decode(&mut claim), Ok(None));
+        assert!(claim.capacity() < 2 * READ_BYTES, "{} bytes for a claim", claim.capacity());
     }
 
     #[test]

@@ -11,6 +11,9 @@
 //! - An opaque is never used again on a connection (it would take 2³² requests). A broker that answers twice, as 5.5.0 does with
 //!   `asyncSendEnable=false`, can therefore never confirm somebody else's message: an answer nobody waits for is
 //!   dropped and counted.
+//! - A peer that is gone without a word (its host died, or something between forgot the connection) holds nobody for long:
+//!   a connection nothing came over while a request waited in vain is used for no further request. What still waits
+//!   on it may yet be answered.
 //! - A frame that cannot be read ends the connection: the stream behind it has no known boundary.
 
 use std::{
@@ -42,6 +45,9 @@ const WRITE_QUEUE: usize = 1024;
 
 /// Frames are gathered up to this many bytes before one write.
 const WRITE_BATCH_BYTES: usize = 256 * 1024;
+
+/// A request that had less time than this says nothing of a connection nothing came over meanwhile.
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// A stream of bytes to a peer, plain or TLS.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -95,7 +101,10 @@ type Pending = HashMap<i32, oneshot::Sender<Result<Command, String>>>;
 struct Shared {
     pending: Mutex<Pending>,
     closed: CancellationToken,
-    going_away: AtomicBool,
+    /// Further requests should go over another connection.
+    spent: AtomicBool,
+    /// How often something was read.
+    heard: AtomicU64,
     unclaimed: AtomicU64,
     /// The version ordinal of the last answer; 0 before the first.
     peer_version: AtomicI32,
@@ -168,7 +177,7 @@ impl Connection {
     /// Whether a new request should go over another connection.
     #[must_use]
     pub fn is_spent(&self) -> bool {
-        self.shared.closed.is_cancelled() || self.shared.going_away.load(Ordering::Relaxed)
+        self.shared.closed.is_cancelled() || self.shared.spent.load(Ordering::Relaxed)
     }
 
     /// The version ordinal in the peer's last answer; `None` before the first.
@@ -195,6 +204,7 @@ impl Connection {
         command.opaque = opaque;
         let (answer, receiver) = oneshot::channel();
         let mut wait = Wait { connection: self, opaque, receiver };
+        let heard = self.shared.heard.load(Ordering::Relaxed);
         let exchange = async {
             if self.queue.send(Outgoing { command, answer: Some(answer) }).await.is_err() {
                 return None;
@@ -207,20 +217,27 @@ impl Connection {
             Ok(Some(result)) => result,
             // The queue, or the request in it, was dropped unwritten.
             Ok(None) => {
+                self.shared.spent.store(true, Ordering::Relaxed);
                 return Err(RequestError::NotSent { address, reason: "the connection closed".to_owned() });
             }
-            Err(_) => match wait.give_up() {
-                GivenUp::Unwritten => {
-                    let reason = format!("could not be written within {timeout:?}");
-                    return Err(RequestError::NotSent { address, reason });
+            Err(_) => {
+                if timeout >= SILENCE && self.shared.heard.load(Ordering::Relaxed) == heard {
+                    debug!(%address, ?timeout, "the peer is silent; the next request goes over a new connection");
+                    self.shared.spent.store(true, Ordering::Relaxed);
                 }
-                GivenUp::Written => Err(format!("none within {timeout:?}")),
-                GivenUp::Answered(result) => result,
-            },
+                match wait.give_up() {
+                    GivenUp::Unwritten => {
+                        let reason = format!("could not be written within {timeout:?}");
+                        return Err(RequestError::NotSent { address, reason });
+                    }
+                    GivenUp::Written => Err(format!("none within {timeout:?}")),
+                    GivenUp::Answered(result) => result,
+                }
+            }
         };
         let answer = result.map_err(|reason| RequestError::Unknown { address, reason })?;
         if answer.code == response::GO_AWAY {
-            self.shared.going_away.store(true, Ordering::Relaxed);
+            self.shared.spent.store(true, Ordering::Relaxed);
         }
         Ok(answer)
     }
@@ -341,7 +358,7 @@ async fn read_frames(
                     Ok(0) => {
                         break format!("the peer closed the connection {} bytes into a frame", buffer.len());
                     }
-                    Ok(_) => {}
+                    Ok(_) => drop(shared.heard.fetch_add(1, Ordering::Relaxed)),
                     Err(error) => break format!("read: {error}"),
                 }
             }

@@ -3,6 +3,8 @@
 //! Members find each other through heartbeats to every master. Each computes the same allocation from the sorted members and
 //! queues, so views differ for a while when somebody comes or goes; the broker's queue locks decide then. A lock is a
 //! lease: 60 s on the broker from the last renewal, and for its holder [`LEASE`] from the moment it *asked*.
+//!
+//! Brokers are asked side by side: the locks of one must not run out while others, frozen perhaps, are waited for.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -10,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
@@ -35,7 +38,7 @@ pub struct Member {
     cluster: Cluster,
     group: String,
     topic: String,
-    _beating: AbortOnDropHandle<()>,
+    _beating: Option<AbortOnDropHandle<()>>,
 }
 
 /// What became of a request for locks. A queue in neither set is one whose broker did not answer.
@@ -69,6 +72,13 @@ struct MembersAnswer {
     members: Vec<String>,
 }
 
+/// The members, or the locked queues, that an answer names.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn named(answer: &[u8]) -> usize {
+    let members = serde_json::from_slice::<MembersAnswer>(answer).map_or(0, |answer| answer.members.len());
+    members + serde_json::from_slice::<LockAnswer>(answer).map_or(0, |answer| answer.locked.len())
+}
+
 impl Member {
     /// Joins: beats once to every master of the topic, and goes on in the background.
     ///
@@ -77,18 +87,25 @@ impl Member {
     pub async fn join(cluster: Cluster, group: &str, topic: &str) -> Result<Self, ClusterError> {
         let route = cluster.route(topic).await?;
         let beat = consumer_data(group, topic);
-        for (broker, address) in route.masters() {
+        let beats = route.masters().map(async |(broker, address)| {
             if let Err(error) = send_beat(&cluster, address, &beat).await {
                 warn!(group, broker, %error, "first heartbeat failed; it will be repeated");
             }
-        }
+        });
+        join_all(beats).await;
         let beating = tokio::spawn(keep_beating(cluster.clone(), topic.to_owned(), beat));
         Ok(Self {
             cluster,
             group: group.to_owned(),
             topic: topic.to_owned(),
-            _beating: AbortOnDropHandle::new(beating),
+            _beating: Some(AbortOnDropHandle::new(beating)),
         })
+    }
+
+    /// For locks only: it beats to nobody, and so gets no share of the queues.
+    #[must_use]
+    pub fn unannounced(cluster: Cluster, group: &str, topic: &str) -> Self {
+        Self { cluster, group: group.to_owned(), topic: topic.to_owned(), _beating: None }
     }
 
     /// Everybody in the group now, as all masters that answer know it together; sorted.
@@ -100,8 +117,9 @@ impl Member {
         let mut members = BTreeSet::new();
         let mut failure = None;
         let mut answered = false;
-        for (_, address) in route.masters() {
-            match self.members_known_to(address).await {
+        let asking = route.masters().map(|(_, address)| self.members_known_to(address));
+        for known in join_all(asking).await {
+            match known {
                 Ok(known) => {
                     answered = true;
                     members.extend(known);
@@ -129,12 +147,17 @@ impl Member {
     pub async fn lock(&self, queues: &[Queue]) -> Locked {
         let until = Instant::now() + LEASE;
         let mut locked = Locked { granted: HashSet::new(), refused: HashSet::new(), until };
-        for (broker, of_broker) in by_broker(queues) {
-            match self.lock_at(&broker, &of_broker).await {
-                Ok(granted) => {
-                    let refused = of_broker.into_iter().filter(|queue| !granted.contains(queue));
-                    locked.refused.extend(refused.cloned());
+        let asking = by_broker(queues).into_iter().map(async |(broker, of_broker)| {
+            let answer = self.lock_at(&broker, &of_broker).await;
+            (broker, of_broker, answer)
+        });
+        for (broker, of_broker, answer) in join_all(asking).await {
+            match answer {
+                Ok(known) => {
+                    let (granted, refused): (Vec<_>, Vec<_>) =
+                        of_broker.into_iter().cloned().partition(|queue| known.contains(queue));
                     locked.granted.extend(granted);
+                    locked.refused.extend(refused);
                 }
                 Err(error) => debug!(group = self.group, broker, %error, "no locks from this broker"),
             }
@@ -154,12 +177,13 @@ impl Member {
 
     /// Gives locks back, as far as brokers answer; the others end with their lease.
     pub async fn unlock(&self, queues: &[Queue]) {
-        for (broker, of_broker) in by_broker(queues) {
+        let asking = by_broker(queues).into_iter().map(async |(broker, of_broker)| {
             let unlocked = self.ask_about(&broker, &of_broker, request::UNLOCK_BATCH_MQ, "an unlock").await;
             if let Err(error) = unlocked {
                 warn!(group = self.group, broker, %error, "queues not unlocked; the next owner waits up to 60 s");
             }
-        }
+        });
+        join_all(asking).await;
     }
 
     async fn ask_about(
@@ -191,14 +215,15 @@ impl Member {
     /// Leaves the group, so that the others take over at once.
     pub async fn leave(self) {
         let route = self.cluster.route(&self.topic).await.unwrap_or_default();
-        for (broker, address) in route.masters() {
+        let leaving = route.masters().map(async |(broker, address)| {
             let command = Command::request(request::UNREGISTER_CLIENT)
                 .field("clientID", &self.cluster.config().client_id)
                 .field("consumerGroup", &self.group);
             if let Err(error) = self.cluster.ask(address, "to leave the group", command).await {
                 warn!(group = self.group, broker, %error, "could not leave; the broker notices when the connection closes");
             }
-        }
+        });
+        join_all(leaving).await;
     }
 }
 
@@ -261,7 +286,7 @@ async fn keep_beating(cluster: Cluster, topic: String, data: serde_json::Value) 
                 debug!(broker, %error, "heartbeat failed");
             }
         });
-        futures_util::future::join_all(beats).await;
+        join_all(beats).await;
     }
 }
 

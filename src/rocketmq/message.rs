@@ -115,10 +115,12 @@ pub(super) fn payload(
     if let [message] = messages {
         let mut properties = message.properties.clone().system(names::UNIQ_KEY, message.unique_key.as_str());
         if let Some(deliver_at) = message.deliver_at.filter(|&at| at > now) {
+            // What is left, and not the time of day: the broker's clock need not agree with ours.
+            let left = deliver_at.saturating_sub(now).unsigned_abs();
             properties = if version >= FIRST_VERSION_WITH_TIMERS {
-                properties.system(names::TIMER_DELIVER_MS, &deliver_at.to_string())
+                properties.system(names::TIMER_DELAY_MS, &left.to_string())
             } else {
-                let delay = Duration::from_millis((deliver_at - now).unsigned_abs());
+                let delay = Duration::from_millis(left);
                 if levels == Levels::Refuse {
                     return Err(Illegal::DelayNotExact(delay));
                 }
@@ -141,6 +143,13 @@ pub(super) fn payload(
         return Err(Illegal::BatchTooBig(body.len()));
     }
     Ok(Payload { body: body.freeze(), properties: Properties::default(), is_batch: true })
+}
+
+/// How long a broker of any line may hold a message back that is to be held back for `delay`.
+#[must_use]
+pub fn longest_delay(delay: Duration) -> Duration {
+    let level = delay_level(delay).ok().map(|level| Duration::from_secs(DELAY_LEVELS[level - 1]));
+    level.unwrap_or(delay)
 }
 
 /// The lowest level that waits at least this long.
@@ -179,11 +188,11 @@ mod tests {
     fn a_delay_is_a_timer_on_5_and_a_level_rounded_up_on_4() {
         let delayed = |at| Message { deliver_at: Some(at), ..message(b"x") };
         let five = payload(&[delayed(61_500)], 513, Levels::RoundUp, 500).unwrap().properties;
-        assert_eq!(five.get(names::TIMER_DELIVER_MS), Some("61500"));
+        assert_eq!(five.get(names::TIMER_DELAY_MS), Some("61000"));
         assert_eq!(five.get(names::DELAY), None);
         let level = |delay_ms| {
             payload(&[delayed(delay_ms)], 409, Levels::RoundUp, 0).map(|four| {
-                assert_eq!(four.properties.get(names::TIMER_DELIVER_MS), None, "4.9 would deliver at once");
+                assert_eq!(four.properties.get(names::TIMER_DELAY_MS), None, "4.9 would deliver at once");
                 four.properties.get(names::DELAY).map(str::to_owned)
             })
         };

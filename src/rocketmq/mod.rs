@@ -4,8 +4,8 @@
 //! holds no global state, and serves several clusters in one process. A [`Cluster`] is the way in.
 //!
 //! ```text
-//!  producer   reader   offsets   group   admin        what a program does with a cluster
-//!      └─────────┴────────┴────────┴───────┘
+//!  producer   reader   offsets   group   subscription   admin     what a program does with a cluster
+//!      └─────────┴────────┴────────┴──────────┴───────────┘
 //!                cluster · route                      connections, name servers, routes
 //!                   connection                        requests in flight on one socket
 //!   command  record  properties  message  ...         bytes, without I/O
@@ -22,7 +22,7 @@ mod avoidance;
 mod cluster;
 pub mod codes;
 pub mod command;
-mod compression;
+pub(crate) mod compression;
 pub mod connection;
 pub mod credentials;
 pub mod group;
@@ -37,6 +37,7 @@ pub mod properties;
 pub mod reader;
 pub mod record;
 pub mod route;
+pub mod subscription;
 pub mod tls;
 pub mod unique_key;
 

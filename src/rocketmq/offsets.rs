@@ -51,6 +51,9 @@ impl Cluster {
 
     /// Commits `offset` for `group` and reads it back.
     ///
+    /// A group's first commits in a topic are better not made at once: a broker (`ConsumerOffsetManager.commitOffset`) makes the
+    /// table that holds them without a lock, and one made at the same moment takes its place.
+    ///
     /// # Errors
     /// When the broker cannot be asked or refuses; the offset may have been taken all the same. Repeating is safe.
     pub async fn commit_offset(
@@ -78,6 +81,25 @@ impl Cluster {
         let min = self.bound(queue, request::GET_MIN_OFFSET).await?;
         let max = self.bound(queue, request::GET_MAX_OFFSET).await?;
         Ok(Bounds { min, max })
+    }
+
+    /// About the first offset that was stored at `ms` (milliseconds since 1970) or later, by the broker's clock; within the queue's bounds.
+    ///
+    /// 4.x gives the message nearest to that time, so one that was stored a little earlier may be met.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked or refuses.
+    pub async fn offset_at(&self, queue: &Queue, ms: i64) -> Result<i64, ClusterError> {
+        let asked = format!("the offset of {queue} at a time");
+        let address = self.master_of(queue).await?;
+        let command = Command::request(request::SEARCH_OFFSET_BY_TIMESTAMP)
+            .field("topic", &queue.topic)
+            .field("queueId", queue.id)
+            .field("timestamp", ms);
+        let answer = self.ask(&address, &asked, command).await?;
+        let offset: i64 = answer.number("offset").map_err(|error| malformed(&address, &asked, error))?;
+        let bounds = self.queue_bounds(queue).await?;
+        Ok(offset.clamp(bounds.min, bounds.max.max(bounds.min)))
     }
 
     async fn bound(&self, queue: &Queue, code: i32) -> Result<i64, ClusterError> {

@@ -55,6 +55,8 @@ pub enum Hint {
     StaleRoute,
     /// The broker does not know the topic.
     UnknownTopic,
+    /// The broker has stored it, less durably than it should: asking it again would only add copies.
+    StoredWeakly,
 }
 
 /// Which arm an answered code belongs to; `None` for success.
@@ -63,20 +65,25 @@ pub fn classify(answer: i32, remark: &str) -> Option<(Arm, Hint)> {
     let remark_has = |parts: &[&str]| parts.iter().any(|part| remark.contains(part));
     let arm = match answer {
         code::SUCCESS => return None,
-        code::MESSAGE_ILLEGAL | code::REQUEST_CODE_NOT_SUPPORTED => (Arm::Rejected, Hint::None),
+        code::MESSAGE_ILLEGAL => (Arm::Rejected, Hint::None),
+        // Every broker knows how to be sent to: another kind of server has got its address.
+        code::REQUEST_CODE_NOT_SUPPORTED => (Arm::NotSent, Hint::StaleRoute),
         code::INVALID_PARAMETER | code::SYSTEM_ERROR if remark.contains("queueId[") => {
             (Arm::NotSent, Hint::StaleRoute)
         }
         code::INVALID_PARAMETER => (Arm::Rejected, Hint::None),
         code::SYSTEM_ERROR if remark_has(REFUSALS_UNDER_CODE_1) => (Arm::Rejected, Hint::None),
         code::SYSTEM_ERROR if remark_has(REFUSALS_OF_THE_MOMENT) => (Arm::NotSent, Hint::None),
-        code::SYSTEM_BUSY | code::SERVICE_NOT_AVAILABLE | code::FLOW_CONTROL | code::GO_AWAY => {
-            (Arm::NotSent, Hint::None)
-        }
+        code::SYSTEM_BUSY | code::FLOW_CONTROL => (Arm::NotSent, Hint::None),
+        // It is a slave now, its disk is full, or it is stopping: somebody else may be the one to ask.
+        code::SERVICE_NOT_AVAILABLE | code::GO_AWAY => (Arm::NotSent, Hint::StaleRoute),
         // Whether the broker, the topic or our credentials lack the permission: the message is not at fault.
         code::NO_PERMISSION => (Arm::NotSent, Hint::StaleRoute),
         code::TOPIC_NOT_EXIST => (Arm::NotSent, Hint::UnknownTopic),
-        // 10, 11, 12 and everything this client has not met: stored, perhaps.
+        code::FLUSH_DISK_TIMEOUT | code::SLAVE_NOT_AVAILABLE | code::FLUSH_SLAVE_TIMEOUT => {
+            (Arm::Unknown, Hint::StoredWeakly)
+        }
+        // Everything this client has not met: stored, perhaps.
         _ => (Arm::Unknown, Hint::None),
     };
     Some(arm)
@@ -118,6 +125,7 @@ const REFUSALS_UNDER_CODE_1: &[&str] = &[
     "timer message is not enabled",
 ];
 
-/// Remarks under code 1 that refuse any message now, before anything is stored: too few replicas, and 4.9's access
-/// control.
-const REFUSALS_OF_THE_MOMENT: &[&str] = &["in-sync replicas", "AclException"];
+/// Remarks under code 1 that refuse any message now, before anything is stored: too few replicas, 4.9's access control, and
+/// a disk that does not keep up.
+const REFUSALS_OF_THE_MOMENT: &[&str] =
+    &["in-sync replicas", "AclException", "[PC_SYNCHRONIZED]", "create mapped file failed"];

@@ -5,6 +5,7 @@
 //! stays unknown: a later "not sent" does not undo what the first broker may have stored.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -25,10 +26,19 @@ use super::{
     outcome::{Failure, Hint, Outcome, Receipt, classify},
     route::{Queue, Route},
 };
-use crate::retry::Backoff;
+use crate::{excerpt::excerpt, retry::Backoff};
 
 /// While another broker could take the message, one try may last this long; the last broker gets all that is left.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A try with less time than this is not begun after a failure: it would make a certain outcome unknown, and its broker look slow.
+const LEAST_TRY: Duration = Duration::from_millis(100);
+
+/// While another broker could take the message, the name servers have this long to tell a newer route.
+const ROUTE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// A broker that is left alone is asked after this many failures of the others.
+const PATIENCE: usize = 3;
 
 /// What one request to a broker came to.
 #[derive(Debug)]
@@ -107,14 +117,30 @@ impl Producer {
         let mut preferred = first.cloned();
         let mut last_broker = None;
         let mut unknown: Option<Failure> = None;
+        let (mut without, mut stored_weakly) = (BTreeSet::new(), BTreeSet::new());
+        let mut failures = 0;
         loop {
+            let mut asking_until = deadline;
             let failed = match in_time(deadline, self.cluster.route(topic)).await {
-                Ok(route) => match self.choose(&route, preferred.take(), last_broker.as_deref()) {
+                Ok(route) => match self.choose(
+                    &without_brokers(&route, &stored_weakly),
+                    preferred.take(),
+                    last_broker.as_deref(),
+                    failures,
+                ) {
                     Some((queue, others)) => {
                         let left = deadline.saturating_duration_since(Instant::now());
                         let timeout = if others { left.min(TRY_TIMEOUT) } else { left };
                         last_broker = Some(queue.broker.clone());
-                        self.send(&queue, messages, timeout).await
+                        let sent = self.send(&queue, messages, timeout).await;
+                        if others {
+                            asking_until = deadline.min(Instant::now() + ROUTE_PATIENCE);
+                        }
+                        sent
+                    }
+                    // Nobody is left who has not stored it.
+                    None if !stored_weakly.is_empty() => {
+                        return settle(unknown, not_sent("no other broker".to_owned(), Hint::None));
                     }
                     None => {
                         not_sent(format!("topic {topic} has no queue that may be written"), Hint::StaleRoute)
@@ -136,18 +162,26 @@ impl Producer {
                     failure.hint
                 }
             };
+            failures += 1;
             let delay = backoff.next_delay();
-            if Instant::now() + delay >= deadline {
+            if Instant::now() + delay + LEAST_TRY >= deadline {
                 return settle(unknown, failed);
             }
             debug!(topic, ?failed, "send failed; trying again");
             tokio::time::sleep(delay).await;
             match hint {
                 Hint::None => {}
-                Hint::StaleRoute => drop(in_time(deadline, self.cluster.fresh_route(topic)).await),
+                Hint::StoredWeakly => stored_weakly.extend(last_broker.clone()),
+                Hint::StaleRoute => drop(in_time(asking_until, self.cluster.fresh_route(topic)).await),
                 Hint::UnknownTopic => {
-                    // The broker is the judge: let the name servers say whether it lives elsewhere now.
-                    self.cluster.forget_route(topic);
+                    // Brokers are the judges: let the name servers say whether it lives elsewhere now.
+                    without.extend(last_broker.clone());
+                    let route = in_time(asking_until, self.cluster.doubted_route(topic)).await;
+                    if route.is_ok_and(|route| {
+                        route.write_queues.iter().all(|queue| without.contains(&queue.broker))
+                    }) {
+                        return settle(unknown, failed);
+                    }
                 }
             }
         }
@@ -223,7 +257,7 @@ impl Producer {
             }
         };
         if let Some((arm, hint)) = classify(answer.code, answer.remark()) {
-            return arm.outcome(failure(format!("code {}: {}", answer.code, answer.remark()), hint));
+            return arm.outcome(failure(format!("code {}: {}", answer.code, excerpt(answer.remark())), hint));
         }
         match (answer.number("queueId"), answer.number("queueOffset")) {
             (Ok(queue_id), Ok(queue_offset)) => Outcome::Delivered(Receipt {
@@ -238,21 +272,34 @@ impl Producer {
     }
 
     /// The next queue in turn, and whether another broker could be tried after it.
-    fn choose(&self, route: &Route, preferred: Option<Queue>, last: Option<&str>) -> Option<(Queue, bool)> {
-        let queues = &route.write_queues;
+    fn choose(
+        &self,
+        queues: &[&Queue],
+        preferred: Option<Queue>,
+        last: Option<&str>,
+        failures: usize,
+    ) -> Option<(Queue, bool)> {
         let others = |chosen: &Queue| queues.iter().any(|queue| queue.broker != chosen.broker);
-        if let Some(queue) = preferred.filter(|queue| queues.contains(queue)) {
+        if let Some(queue) = preferred.filter(|queue| queues.contains(&queue)) {
             let others = others(&queue);
             return Some((queue, others));
         }
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
-        let in_turn = || (0..queues.len()).map(|step| &queues[start.wrapping_add(step) % queues.len()]);
-        let fit = in_turn()
-            .find(|queue| Some(queue.broker.as_str()) != last && !self.avoidance.avoids(&queue.broker));
-        let other = || in_turn().find(|queue| Some(queue.broker.as_str()) != last);
-        let queue = fit.or_else(other).or_else(|| in_turn().next())?;
+        let in_turn = || (0..queues.len()).map(|step| queues[start.wrapping_add(step) % queues.len()]);
+        let other = |queue: &&Queue| Some(queue.broker.as_str()) != last;
+        let fit = |queue: &&Queue| !self.avoidance.avoids(&queue.broker);
+        // One that was only busy is asked again before one that does not answer at all, and would leave the outcome unknown.
+        let queue = in_turn()
+            .find(|queue| other(queue) && fit(queue))
+            .or_else(|| in_turn().find(fit).filter(|_| failures < PATIENCE))
+            .or_else(|| in_turn().find(other))
+            .or_else(|| in_turn().next())?;
         Some((queue.clone(), others(queue)))
     }
+}
+
+fn without_brokers<'a>(route: &'a Route, brokers: &BTreeSet<String>) -> Vec<&'a Queue> {
+    route.write_queues.iter().filter(|queue| !brokers.contains(&queue.broker)).collect()
 }
 
 /// Questions asked on the way to a send count against its time.
@@ -284,4 +331,29 @@ fn not_sent(reason: String, hint: Hint) -> Outcome {
 pub fn unix_millis() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rocketmq::ClusterConfig;
+
+    #[tokio::test]
+    async fn a_busy_broker_is_asked_again_before_one_that_does_not_answer_and_not_for_ever() {
+        let producer = Producer::new(Cluster::new(ClusterConfig::new(Vec::new())), "p");
+        let queue = |broker: &str| Queue { topic: "t".to_owned(), broker: broker.to_owned(), id: 0 };
+        let queues = [&queue("busy"), &queue("frozen")];
+        let chosen = |last, failures| producer.choose(&queues, None, last, failures).unwrap().0.broker;
+        assert_eq!(chosen(Some("busy"), 1), "frozen", "nothing is known of it");
+        let silent = RequestError::Unknown { address: String::new(), reason: String::new() };
+        producer.avoidance.observe("frozen", Duration::ZERO, Some(&silent));
+        for (last, failures, expected) in [
+            (None, 0, "busy"),
+            (Some("busy"), 1, "busy"),
+            (Some("busy"), PATIENCE, "frozen"),
+            (Some("frozen"), PATIENCE, "busy"),
+        ] {
+            assert_eq!(chosen(last, failures), expected, "{last:?} after {failures}");
+        }
+    }
 }

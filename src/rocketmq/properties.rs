@@ -15,6 +15,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use memchr::memchr;
 
 pub use names::is_reserved;
 
@@ -62,6 +63,18 @@ impl Properties {
         str::from_utf8(value).ok()
     }
 
+    /// As [`Self::get`], of several names in one pass.
+    #[must_use]
+    pub fn get_each<const N: usize>(&self, names: [&str; N]) -> [Option<&str>; N] {
+        let mut values = [None; N];
+        for (found, value) in self.pairs() {
+            if let Some(n) = names.iter().position(|name| name.as_bytes() == found) {
+                values[n] = str::from_utf8(value).ok();
+            }
+        }
+        values
+    }
+
     /// Names and values in stored order; of a name that comes twice the later value counts.
     ///
     /// What is not UTF-8 is replaced, and what the broker's parser drops is left out: pairs without
@@ -71,8 +84,15 @@ impl Properties {
     }
 
     fn pairs(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.0.split(|byte| *byte == PAIR_END).filter_map(|pair| {
-            let end = pair.iter().position(|byte| *byte == NAME_END)?;
+        let mut rest = &self.0[..];
+        let pieces = std::iter::from_fn(move || {
+            let end = memchr(PAIR_END, rest).unwrap_or(rest.len());
+            let (piece, behind) = rest.split_at_checked(end).filter(|_| !rest.is_empty())?;
+            rest = behind.get(1..).unwrap_or_default();
+            Some(piece)
+        });
+        pieces.filter_map(|pair| {
+            let end = memchr(NAME_END, pair)?;
             let (name, value) = (&pair[..end], &pair[end + 1..]);
             (!name.is_empty() && !value.is_empty()).then_some((name, value))
         })
@@ -96,6 +116,16 @@ impl PropertiesBuilder {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// What another builder had taken, as it was encoded.
+    pub(crate) fn from_encoded(encoded: &[u8]) -> Self {
+        Self { encoded: encoded.into() }
+    }
+
+    /// What was taken so far, encoded.
+    pub(crate) fn encoded(&self) -> &[u8] {
+        &self.encoded
     }
 
     /// Adds a property of the application's own.

@@ -20,6 +20,10 @@ use super::{
 /// A broker may answer a long poll this much after the time it was asked to hold it.
 const LONG_POLL_OVERRUN: Duration = Duration::from_secs(6);
 
+/// Message bytes one pull hands out, if there is more than one message: a small record may be compressed from a body of 64 MiB, and
+/// an answer holds many.
+const MAX_PULL_BYTES: usize = 32 * 1024 * 1024;
+
 const SYS_FLAG_SUSPEND: i32 = 1 << 1;
 const SYS_FLAG_SUBSCRIPTION: i32 = 1 << 2;
 
@@ -35,7 +39,7 @@ pub struct Bounds {
 /// The answer to a pull.
 #[derive(Debug)]
 pub enum Pull {
-    /// Messages from the offset asked for, without a gap.
+    /// Messages from the offset asked for, without a gap; fewer than the broker gave when they are large.
     Messages {
         /// At least one, unless `problem` is the first record's.
         messages: Vec<StoredMessage>,
@@ -162,7 +166,7 @@ impl QueueReader {
             response::PULL_NOT_FOUND => Pull::Empty { bounds },
             _ => {
                 let (messages, problem) =
-                    check(queue, offset, next, record::decode_records(answer.body.clone()));
+                    check(queue, offset, next, max, record::decode_records(answer.body.clone()));
                 if messages.is_empty() && problem.is_none() {
                     Pull::Empty { bounds }
                 } else {
@@ -173,16 +177,22 @@ impl QueueReader {
     }
 }
 
-/// The records up to the first that is not what must stand at its place.
+/// The records up to the first that is not what must stand at its place, or that nobody asked for.
 fn check(
     queue: &Queue,
     offset: i64,
     next: i64,
+    max: u32,
     records: impl Iterator<Item = Result<StoredMessage, RecordError>>,
 ) -> (Vec<StoredMessage>, Option<Problem>) {
     let mut messages = Vec::new();
     let mut place = offset;
+    let mut bytes = 0;
     for record in records {
+        // The rest is asked for again.
+        if messages.len() >= max as usize || bytes >= MAX_PULL_BYTES {
+            return (messages, None);
+        }
         let message = match record {
             Ok(message) => message,
             Err(error) => {
@@ -197,6 +207,7 @@ fn check(
             let found = message.queue_offset;
             return (messages, Some(Problem::Displaced { queue: queue.clone(), offset: place, found }));
         }
+        bytes += message.body.len();
         messages.push(message);
         place += 1;
     }

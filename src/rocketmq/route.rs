@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
 
@@ -18,13 +17,20 @@ use super::{
     cluster::{BrokerAddresses, Cluster, ClusterError, Shared, malformed, refused},
     codes::{request, response},
     command::Command,
-    loose_json,
+    loose_json::{self, Value},
 };
 
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
 
-const PERM_READ: i32 = 4;
-const PERM_WRITE: i32 = 2;
+/// Where one name server has refused, the others are asked too, but nobody waits long for them.
+const SECOND_OPINION_WITHIN: Duration = Duration::from_millis(500);
+
+const PERM_READ: i64 = 4;
+const PERM_WRITE: i64 = 2;
+/// Queues that are read of a topic, on all brokers together. A name server tells their number, and each takes memory here.
+const MAX_QUEUES: usize = 65_536;
+/// The longest name of a broker, which stands in each of its queues.
+const MAX_BROKER_NAME_BYTES: usize = 255;
 
 /// One queue of a topic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,9 +105,24 @@ impl Cluster {
         refresh(self.routes(), self.shared(), topic).await
     }
 
-    /// Forgets a route: its brokers say the topic is gone.
-    pub fn forget_route(&self, topic: &str) {
-        self.routes().known().remove(topic);
+    /// The topic's route now that a broker says it has no such topic: a known route no longer counts where the name
+    /// servers do not know the topic either.
+    ///
+    /// # Errors
+    /// As [`Self::route`].
+    pub(super) async fn doubted_route(&self, topic: &str) -> Result<Arc<Route>, ClusterError> {
+        match fetch(self.shared(), topic).await {
+            Err(unknown @ ClusterError::UnknownTopic(_)) => {
+                self.routes().known().remove(topic);
+                Err(unknown)
+            }
+            Err(_) => self.route(topic).await,
+            Ok(route) => {
+                let route = Arc::new(route);
+                self.routes().known().insert(topic.to_owned(), Arc::clone(&route));
+                Ok(route)
+            }
+        }
     }
 
     /// The address of the master of a queue's broker.
@@ -123,7 +144,17 @@ impl Cluster {
         asked: &str,
         command: &Command,
     ) -> Result<(String, Command), ClusterError> {
-        let (server, answer) = ask_name_servers(self.shared(), asked, command).await?;
+        self.ask_name_server_that(succeeds, asked, command).await
+    }
+
+    /// As [`Self::ask_any_name_server`], with success of a kind.
+    async fn ask_name_server_that(
+        &self,
+        settles: fn(&Command) -> bool,
+        asked: &str,
+        command: &Command,
+    ) -> Result<(String, Command), ClusterError> {
+        let (server, answer) = ask_name_servers(self.shared(), settles, asked, command).await?;
         if answer.code == response::SUCCESS {
             Ok((server, answer))
         } else {
@@ -153,7 +184,7 @@ impl Cluster {
     pub async fn brokers(&self) -> Result<BTreeMap<String, BrokerAddresses>, ClusterError> {
         const ASKED: &str = "the list of brokers";
         let command = Command::request(request::GET_BROKER_CLUSTER_INFO);
-        let (server, answer) = self.ask_any_name_server(ASKED, &command).await?;
+        let (server, answer) = self.ask_name_server_that(lists_brokers, ASKED, &command).await?;
         let info = loose_json::parse(&answer.body).map_err(|error| malformed(&server, ASKED, error))?;
         let table = info.get("brokerAddrTable").map(loose_json::Value::entries).unwrap_or_default();
         let mut brokers = BTreeMap::new();
@@ -170,29 +201,46 @@ impl Cluster {
     }
 }
 
-/// Asks the name server that answered last; if it does not, the others in turn.
+fn succeeds(answer: &Command) -> bool {
+    answer.code == response::SUCCESS
+}
+
+fn lists_brokers(answer: &Command) -> bool {
+    let info = loose_json::parse(&answer.body);
+    succeeds(answer)
+        && info.is_ok_and(|info| info.get("brokerAddrTable").is_some_and(|table| !table.entries().is_empty()))
+}
+
+/// Asks the name server that answered last; if its answer does not settle the question, the others in turn. One that has just
+/// started, or whom the brokers do not reach, knows no topic and no broker, and says so.
 async fn ask_name_servers(
     shared: &Shared,
+    settles: fn(&Command) -> bool,
     asked: &str,
     command: &Command,
 ) -> Result<(String, Command), ClusterError> {
     let config = shared.config();
     let servers = &config.name_servers;
     let first = shared.current_name_server().load(Ordering::Relaxed);
-    let mut last_error = None;
+    let (mut refusal, mut last_error) = (None, None);
     for turn in 0..servers.len() {
         let index = (first + turn) % servers.len();
         let server = &servers[index];
-        match shared.request(server, command.clone(), config.request_timeout).await {
-            Ok(answer) => {
+        let most = if refusal.is_some() { SECOND_OPINION_WITHIN } else { config.request_timeout };
+        match shared.request(server, command.clone(), most.min(config.request_timeout)).await {
+            Ok(answer) if settles(&answer) => {
                 shared.current_name_server().store(index, Ordering::Relaxed);
                 return Ok((server.clone(), answer));
             }
+            Ok(answer) => drop(refusal.get_or_insert((server.clone(), answer))),
             Err(error) => {
                 debug!(%error, asked, "a name server does not answer; trying the next");
                 last_error = Some(error);
             }
         }
+    }
+    if let Some(refusal) = refusal {
+        return Ok(refusal);
     }
     Err(last_error.map_or_else(|| malformed("-", asked, "no name server is configured"), ClusterError::from))
 }
@@ -223,7 +271,7 @@ async fn fetch(shared: &Shared, topic: &str) -> Result<Route, ClusterError> {
     let command = Command::request(request::GET_ROUTEINFO_BY_TOPIC)
         .field("topic", topic)
         .field("acceptStandardJsonOnly", true);
-    let (server, answer) = ask_name_servers(shared, &asked, &command).await?;
+    let (server, answer) = ask_name_servers(shared, succeeds, &asked, &command).await?;
     match answer.code {
         response::SUCCESS => decode(topic, &answer.body).map_err(|error| malformed(&server, &asked, error)),
         response::TOPIC_NOT_EXIST => Err(ClusterError::UnknownTopic(topic.to_owned())),
@@ -231,52 +279,50 @@ async fn fetch(shared: &Shared, topic: &str) -> Result<Route, ClusterError> {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RouteData {
-    #[serde(default)]
-    queue_datas: Vec<QueueData>,
-    #[serde(default)]
-    broker_datas: Vec<BrokerData>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct QueueData {
-    broker_name: String,
-    read_queue_nums: i32,
-    write_queue_nums: i32,
-    perm: i32,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BrokerData {
-    broker_name: String,
-    broker_addrs: BTreeMap<i64, String>,
-}
-
-fn decode(topic: &str, body: &[u8]) -> Result<Route, serde_json::Error> {
-    let data: RouteData = serde_json::from_slice(body)?;
-    let queues = |permission: i32, count: fn(&QueueData) -> i32| {
-        let readable = data.queue_datas.iter().filter(|queues| queues.perm & permission != 0);
-        let mut queues: Vec<_> = readable
-            .flat_map(|queues| {
-                (0..count(queues)).map(|id| Queue {
-                    topic: topic.to_owned(),
-                    broker: queues.broker_name.clone(),
-                    id,
-                })
+pub(crate) fn decode(topic: &str, body: &[u8]) -> Result<Route, String> {
+    let data = loose_json::parse(body).map_err(|error| error.to_string())?;
+    let items = |name| data.get(name).map(Value::items).unwrap_or_default();
+    let brokers = items("brokerDatas").iter().map(broker).collect::<Option<BTreeMap<_, _>>>();
+    let brokers = brokers.ok_or("a broker without a name or addresses")?;
+    let mut route = Route { brokers, ..Route::default() };
+    for data in items("queueDatas") {
+        let broker = data.get("brokerName").and_then(Value::as_str);
+        let [reads, writes, perm] =
+            ["readQueueNums", "writeQueueNums", "perm"].map(|name| data.get(name).and_then(Value::as_i64));
+        let (Some(broker), Some(reads), Some(writes), Some(perm)) = (broker, reads, writes, perm) else {
+            return Err("it has queues that are not described".to_owned());
+        };
+        if broker.len() > MAX_BROKER_NAME_BYTES {
+            let (long, most) = (broker.len(), MAX_BROKER_NAME_BYTES);
+            return Err(format!("it has a broker with a name of {long} bytes, and at most {most} are read"));
+        }
+        let queues = |count: i64, known: usize| {
+            let few = |count: &i32| usize::try_from(*count).is_ok_and(|count| known + count <= MAX_QUEUES);
+            let queue = |id| Queue { topic: topic.to_owned(), broker: broker.to_owned(), id };
+            let ids = i32::try_from(count).ok().filter(few).map(|count| 0..count);
+            ids.map(|ids| ids.map(queue)).ok_or_else(|| {
+                format!("it has {count} queues of {broker}, and at most {MAX_QUEUES} are read of a topic")
             })
-            .collect();
-        queues.sort_unstable();
-        queues
-    };
-    Ok(Route {
-        write_queues: queues(PERM_WRITE, |queues| queues.write_queue_nums),
-        read_queues: queues(PERM_READ, |queues| queues.read_queue_nums),
-        brokers: data.broker_datas.into_iter().map(|data| (data.broker_name, data.broker_addrs)).collect(),
-    })
+        };
+        if perm & PERM_READ != 0 {
+            let known = route.read_queues.len();
+            route.read_queues.extend(queues(reads, known)?);
+        }
+        // A slave takes no message, and stays in the route when its master is gone.
+        if perm & PERM_WRITE != 0 && route.master(broker).is_some() {
+            let known = route.write_queues.len();
+            route.write_queues.extend(queues(writes, known)?);
+        }
+    }
+    route.read_queues.sort_unstable();
+    route.write_queues.sort_unstable();
+    Ok(route)
+}
+
+fn broker(data: &Value) -> Option<(String, BrokerAddresses)> {
+    let addresses = data.get("brokerAddrs")?.entries().iter();
+    let addresses = addresses.map(|(id, address)| Some((id.as_i64()?, address.as_str()?.to_owned())));
+    Some((data.get("brokerName")?.as_str()?.to_owned(), addresses.collect::<Option<_>>()?))
 }
 
 /// Asks again for every known route, for as long as the cluster's handle lives.
@@ -324,6 +370,50 @@ mod tests {
         assert_eq!(ids(&route.read_queues), ["a0", "a1", "a2", "b0"]);
         assert_eq!(route.masters().collect::<Vec<_>>(), [("a", "127.0.0.1:10911")]);
         assert_eq!(route.master("b"), None);
+    }
+
+    #[test]
+    fn queues_of_a_broker_without_a_master_are_read_and_not_written() {
+        let body = br#"{"brokerDatas":[{"brokerAddrs":{"1":"127.0.0.1:10941"},"brokerName":"b"}],
+            "queueDatas":[{"brokerName":"b","perm":6,"readQueueNums":2,"writeQueueNums":2}]}"#;
+        let route = decode("t", body).unwrap();
+        assert_eq!((route.read_queues.len(), route.write_queues.len()), (2, 0));
+    }
+
+    #[test]
+    fn a_name_server_before_4_9_4_writes_numbers_as_keys() {
+        let body =
+            br#"{"brokerDatas":[{"brokerAddrs":{0:"127.0.0.1:10911",1:"127.0.0.1:10921"},"brokerName":"a"}],
+            "queueDatas":[{"brokerName":"a","perm":6,"readQueueNums":1,"writeQueueNums":1}]}"#;
+        assert_eq!(decode("t", body).unwrap().master("a"), Some("127.0.0.1:10911"));
+    }
+
+    #[test]
+    fn a_route_that_only_claims_to_be_large_takes_no_memory() {
+        let route = |broker: &str, queues: &[i32]| {
+            let queues: Vec<_> = queues
+                .iter()
+                .map(|count| serde_json::json!({"brokerName": broker, "perm": 6, "readQueueNums": count, "writeQueueNums": 1}))
+                .collect();
+            decode("t", serde_json::json!({ "queueDatas": queues }).to_string().as_bytes())
+        };
+        assert!(route("b", &[i32::MAX]).unwrap_err().contains("2147483647 queues"));
+        assert!(route("b", &[40_000, 40_000]).unwrap_err().contains("40000 queues"));
+        assert!(route(&"b".repeat(256), &[1]).unwrap_err().contains("256 bytes"));
+        assert_eq!(route("b", &[65_536]).unwrap().read_queues.len(), 65_536);
+    }
+
+    #[test]
+    fn what_no_name_server_should_say_is_an_error() {
+        for body in [
+            &b"<html>"[..],
+            br#"{"brokerDatas":[{"brokerName":"a"}]}"#,
+            br#"{"queueDatas":[{"brokerName":"a","perm":6}]}"#,
+            br#"{"queueDatas":[{"brokerName":"a","perm":6,"readQueueNums":2147483647,"writeQueueNums":1}]}"#,
+            br#"{"queueDatas":[{"brokerName":"a","perm":6,"readQueueNums":-1,"writeQueueNums":1}]}"#,
+        ] {
+            assert!(decode("t", body).is_err(), "{}", String::from_utf8_lossy(body));
+        }
     }
 
     #[test]

@@ -5,14 +5,11 @@ use std::{path::Path, sync::Arc};
 use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
-    rustls::{
-        ClientConfig, RootCertStore,
-        crypto::ring,
-        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
-    },
+    rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
 };
 
 use super::connection::Stream;
+use crate::pem::{self, PemError};
 
 /// How to speak TLS with a cluster: whom to trust, and who we are.
 #[derive(Clone)]
@@ -28,13 +25,8 @@ impl std::fmt::Debug for Tls {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file is missing or not PEM.
-    #[error("{path}: {reason}; give a PEM file")]
-    File {
-        /// The file named in the configuration.
-        path: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    #[error(transparent)]
+    File(#[from] PemError),
     /// The certificates are readable but do not fit together.
     #[error("TLS: {0}")]
     Unusable(String),
@@ -49,7 +41,7 @@ impl Tls {
     pub fn new(ca: &Path, identity: Option<(&Path, &Path)>) -> Result<Self, TlsError> {
         let unusable = |error: tokio_rustls::rustls::Error| TlsError::Unusable(error.to_string());
         let mut roots = RootCertStore::empty();
-        for certificate in certificates(ca)? {
+        for certificate in pem::certificates(ca)? {
             roots.add(certificate).map_err(unusable)?;
         }
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -58,10 +50,9 @@ impl Tls {
             .with_root_certificates(roots);
         let config = match identity {
             None => config.with_no_client_auth(),
-            Some((chain, key)) => {
-                let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| bad_file(key, error))?;
-                config.with_client_auth_cert(certificates(chain)?, key_der).map_err(unusable)?
-            }
+            Some((chain, key)) => config
+                .with_client_auth_cert(pem::certificates(chain)?, pem::private_key(key)?)
+                .map_err(unusable)?,
         };
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }
@@ -73,18 +64,4 @@ impl Tls {
         let stream = self.0.connect(name, tcp).await.map_err(|error| format!("TLS handshake: {error}"))?;
         Ok(Box::new(stream))
     }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| bad_file(path, error))?;
-    if certificates.is_empty() {
-        return Err(bad_file(path, "it holds no certificate"));
-    }
-    Ok(certificates)
-}
-
-fn bad_file(path: &Path, reason: impl ToString) -> TlsError {
-    TlsError::File { path: path.display().to_string(), reason: reason.to_string() }
 }

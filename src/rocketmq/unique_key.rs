@@ -42,6 +42,21 @@ impl UniqueKey {
     pub fn as_str(&self) -> &str {
         str::from_utf8(&self.0).expect("hex digits are ASCII")
     }
+
+    /// The digits as one number.
+    #[must_use]
+    pub fn number(&self) -> u128 {
+        number_of(&self.0)
+    }
+}
+
+impl UniqueKey {
+    /// A key read back; `None` for anything but 32 upper-case hex digits.
+    #[must_use]
+    pub fn from_digits(digits: &[u8]) -> Option<Self> {
+        let digits: [u8; 32] = digits.try_into().ok()?;
+        digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'A'..=b'F')).then_some(Self(digits))
+    }
 }
 
 impl fmt::Display for UniqueKey {
@@ -102,6 +117,22 @@ impl UniqueKeys {
             | u128::from(number as u16);
         UniqueKey(upper_hex(fields))
     }
+}
+
+/// The number that 32 hex digits write, in either case; of other bytes some number. Eight digits at a time, for it is done for
+/// every message.
+#[must_use]
+pub fn number_of(digits: &[u8; 32]) -> u128 {
+    let (eights, _) = digits.as_chunks::<8>();
+    eights.iter().fold(0, |number, eight| {
+        let digits = u64::from_be_bytes(*eight);
+        // Letters have bit 6 set, and their low bits count from 1.
+        let letters = (digits >> 6) & 0x0101_0101_0101_0101;
+        let nibbles = (digits & 0x0F0F_0F0F_0F0F_0F0F) + 9 * letters;
+        let bytes = (nibbles | nibbles >> 4) & 0x00FF_00FF_00FF_00FF;
+        let pairs = (bytes | bytes >> 8) & 0x0000_FFFF_0000_FFFF;
+        number << 32 | u128::from((pairs | pairs >> 16) as u32)
+    })
 }
 
 fn upper_hex(fields: u128) -> [u8; 32] {

@@ -37,6 +37,15 @@ pub(super) struct Batch(Vec<StoredMessage>);
 impl Batch {
     /// Takes the next batch from the front; `None` when nothing waits.
     pub(super) fn cut(waiting: &mut VecDeque<StoredMessage>, limits: Limits) -> Option<Self> {
+        Self::cut_at_most(waiting, limits, usize::MAX)
+    }
+
+    /// Takes the next batch of at most so many messages from the front.
+    pub(super) fn cut_at_most(
+        waiting: &mut VecDeque<StoredMessage>,
+        limits: Limits,
+        most: usize,
+    ) -> Option<Self> {
         let room = TARGET_BYTES.min(limits.max_body_size);
         let alone = |message: &StoredMessage| !(1..=limits.max_msg_size).contains(&message.body.len());
         let mut payload = mpub::COUNT_BYTES;
@@ -44,7 +53,7 @@ impl Batch {
             payload += mpub::SIZE_BYTES + message.body.len();
             payload <= room && !alone(message)
         });
-        let count = fits.count().max(1);
+        let count = fits.count().max(1).min(most);
         let batch: Vec<_> = waiting.drain(..count.min(waiting.len())).collect();
         (!batch.is_empty()).then_some(Self(batch))
     }
@@ -57,6 +66,11 @@ impl Batch {
     /// When its first message was stored, in milliseconds since 1970.
     pub(super) fn stored_ms(&self) -> i64 {
         self.0.first().map_or(0, |message| message.store_timestamp)
+    }
+
+    /// When its last message was stored.
+    pub(super) fn last_stored_ms(&self) -> Option<i64> {
+        self.0.last().map(|message| message.store_timestamp)
     }
 
     /// What they take in memory.

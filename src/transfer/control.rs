@@ -6,26 +6,39 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::join_all;
 use tracing::info;
 
-use super::state::{TopicReport, TopicState};
+use super::{
+    fence::FenceOrder,
+    state::{TopicReport, TopicState},
+};
 use crate::{
     mapping::Names,
-    nsq::names::TopicName,
+    nsq::names::{ChannelName, TopicName},
     rocketmq::{Cluster, ClusterError},
 };
 
 const REPORT: &str = "relay";
 const PAUSE: &str = "relayPause";
 const RATE: &str = "relayRate";
+const FENCE: &str = "relayFence";
+const LIFT: &str = "relayLift";
+const COMPLETED: &str = "relayCompleted";
 
 /// What may be changed while a relay runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Send nothing, or go on.
     Pause(bool),
     /// Send so many messages a second at most; 0 for any number.
     Rate(u64),
+    /// Go no further than this for a while; what it reports says whether it does.
+    Fence(FenceOrder),
+    /// Take this owner's fence away.
+    Lift(String),
+    /// Create this channel no more: it is done with.
+    Completed(ChannelName),
 }
 
 /// What one instance answered.
@@ -47,6 +60,15 @@ pub(super) fn answer(state: &TopicState, asked: &BTreeMap<String, String>) -> BT
         info!(topic = %state.topic, rate, "told to");
         state.pace.change(|wish| wish.rate = rate);
     }
+    if let Some(order) = asked.get(FENCE).and_then(|text| serde_json::from_str(text).ok()) {
+        state.fence.raise(order);
+    }
+    if let Some(owner) = asked.get(LIFT) {
+        state.fence.lift(owner);
+    }
+    if let Some(channel) = asked.get(COMPLETED).and_then(|text| text.parse().ok()) {
+        state.destinations.complete(&channel);
+    }
     let report = serde_json::to_string(&state.report()).unwrap_or_default();
     BTreeMap::from([(REPORT.to_owned(), report)])
 }
@@ -64,20 +86,26 @@ pub async fn ask(
 ) -> Result<Vec<Instance>, ClusterError> {
     let group = names.relay_group(group_prefix, topic);
     let mut asked = BTreeMap::new();
-    match change {
-        Some(Change::Pause(paused)) => drop(asked.insert(PAUSE.to_owned(), paused.to_string())),
-        Some(Change::Rate(rate)) => drop(asked.insert(RATE.to_owned(), rate.to_string())),
-        None => {}
+    if let Some(change) = change {
+        let (word, text) = match change {
+            Change::Pause(paused) => (PAUSE, paused.to_string()),
+            Change::Rate(rate) => (RATE, rate.to_string()),
+            Change::Fence(order) => (FENCE, serde_json::to_string(&order).unwrap_or_default()),
+            Change::Lift(owner) => (LIFT, owner),
+            Change::Completed(channel) => (COMPLETED, channel.to_string()),
+        };
+        asked.insert(word.to_owned(), text);
     }
-    let mut instances = Vec::new();
-    for (id, broker) in cluster.members_of(&group).await? {
+    let members = cluster.members_of(&group).await?;
+    // Side by side: one that is frozen must not keep the others waiting.
+    let asks = members.into_iter().map(async |(id, broker)| {
         let answered = cluster.ask_member(&broker, &group, &id, &asked).await;
         let report = answered.map_err(|error| error.to_string()).and_then(|properties| {
             let report =
                 properties.get(REPORT).ok_or("it is no relay of this program, or of an older version")?;
             serde_json::from_str(report).map_err(|error| error.to_string())
         });
-        instances.push(Instance { id, report });
-    }
-    Ok(instances)
+        Instance { id, report }
+    });
+    Ok(join_all(asks).await)
 }

@@ -25,10 +25,13 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    fleet::{self, Fleet, Seen, View},
+    completed::Completed,
+    fleet::{Fleet, Seen, TopicSeen, View},
     state::NsqdReport,
-    undrained::{Process, drain::DrainWatch},
+    undrained::Process,
+    watched::{Fate, Watched},
 };
+use crate::mapping::Names;
 use crate::nsq::{
     address::HttpAddress,
     names::{ChannelName, TopicName},
@@ -60,48 +63,27 @@ pub struct Choice {
     pub gone_after: Duration,
 }
 
-/// What is known of an nsqd process that has messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// It runs, or will perhaps be back. What a look of this number has seen in it has left it.
-    There {
-        /// 0 for nothing.
-        drained: u64,
-    },
-    /// Another process has taken its place.
-    Replaced,
-    /// It has not answered for too long.
-    Gone,
-}
-
 /// The destinations of one topic.
 #[derive(Debug)]
 pub(super) struct Destinations {
     topic: TopicName,
     choice: Choice,
     fleet: Arc<Fleet>,
-    begun: Instant,
+    names: Names,
+    completed: Arc<Completed>,
     state: Mutex<State>,
     /// An nsqd became ready, or has room again.
     changed: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     nodes: BTreeMap<HttpAddress, Node>,
-    /// Every channel seen anywhere since the start.
+    /// Every channel seen anywhere since the start, but for those that are done with.
     channels: BTreeSet<ChannelName>,
-    /// Every process that has answered, whether anything may go there or not.
-    watched: BTreeMap<HttpAddress, Watched>,
+    watched: Watched,
     /// Why nothing can be sent now.
     waiting: Option<String>,
-}
-
-#[derive(Debug)]
-struct Watched {
-    start_time: i64,
-    seen: Instant,
-    drain: DrainWatch,
 }
 
 #[derive(Debug)]
@@ -170,9 +152,44 @@ impl Node {
 }
 
 impl Destinations {
-    pub(super) fn new(topic: TopicName, fleet: Arc<Fleet>, choice: Choice) -> Self {
-        let begun = Instant::now();
-        Self { topic, choice, fleet, begun, state: Mutex::default(), changed: Notify::new() }
+    pub(super) fn new(
+        topic: TopicName,
+        fleet: Arc<Fleet>,
+        choice: Choice,
+        names: Names,
+        completed: Arc<Completed>,
+    ) -> Self {
+        let state = Mutex::new(State {
+            nodes: BTreeMap::new(),
+            channels: BTreeSet::new(),
+            watched: Watched::new(choice.longest_in_flight, choice.gone_after),
+            waiting: None,
+        });
+        Self { topic, choice, fleet, names, completed, state, changed: Notify::new() }
+    }
+
+    /// Creates this channel no more.
+    pub(super) fn complete(&self, channel: &ChannelName) {
+        info!(topic = %self.topic, %channel, "this channel is done with, and will not be created again");
+        self.completed.add(self.names.completed_group(&self.topic, channel));
+        self.state().channels.remove(channel);
+    }
+
+    fn is_completed(&self, channel: &ChannelName) -> bool {
+        self.completed.has(&self.names.completed_group(&self.topic, channel))
+    }
+
+    /// The channels whose consumers are RocketMQ's by now: paused behind a barrier. They wait for nobody, so nobody waits for
+    /// them, and what they hold is not relayed again for their sake: every other channel would get it twice.
+    fn parked(&self, seen: &TopicSeen) -> BTreeSet<ChannelName> {
+        let parked =
+            |channel: &&ChannelName| self.completed.has(&self.names.barrier_group(&self.topic, channel));
+        seen.paused.iter().filter(parked).cloned().collect()
+    }
+
+    /// The channels it does not create.
+    pub(super) fn completed(&self) -> Vec<String> {
+        self.completed.of_topic(&self.names.completed_prefix(&self.topic))
     }
 
     pub(super) fn topic(&self) -> &TopicName {
@@ -186,15 +203,7 @@ impl Destinations {
 
     /// What has become of a process that was given messages.
     pub(super) fn fate(&self, process: &Process) -> Fate {
-        let state = self.state();
-        let watched = state.watched.get(&process.nsqd);
-        match watched {
-            Some(watched) if watched.start_time != process.start_time => Fate::Replaced,
-            _ if watched.map_or(self.begun, |watched| watched.seen).elapsed() > self.choice.gone_after => {
-                Fate::Gone
-            }
-            watched => Fate::There { drained: watched.map_or(0, |watched| watched.drain.drained()) },
-        }
+        self.state().watched.fate(process)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -352,6 +361,7 @@ impl Destinations {
         let mut warned = false;
         // A look that was under way when this topic was first asked for may not have asked for it.
         let too_early = self.fleet.looks();
+        self.completed.known().await;
         loop {
             let view = Arc::clone(&views.borrow_and_update());
             if view.look <= too_early {
@@ -398,9 +408,9 @@ impl Destinations {
             match answer {
                 Ok(channels) => {
                     answered = true;
-                    self.state()
-                        .channels
-                        .extend(channels.into_iter().filter(|channel| !channel.is_ephemeral()));
+                    let wanted =
+                        |channel: &ChannelName| !channel.is_ephemeral() && !self.is_completed(channel);
+                    self.state().channels.extend(channels.into_iter().filter(wanted));
                 }
                 Err(error) => debug!(topic = %self.topic, %error, "channels not asked"),
             }
@@ -420,35 +430,33 @@ impl Destinations {
             }
             keep
         });
+        let mut paused = BTreeSet::new();
+        state.channels.retain(|channel| !self.is_completed(channel));
+        let new = state.watched.look(view.look);
         for Seen { nsqd, process, .. } in view.nsqds.values() {
-            if let Ok(process) = process {
-                state.channels.extend(process.topic(&self.topic).channels);
-                self.watch_drain(&mut state.watched, view.look, nsqd.address(), process);
+            let Ok(process) = process else { continue };
+            let seen = process.topic(&self.topic);
+            let counters = seen.counters.without(&self.parked(&seen));
+            state.channels.extend(seen.channels.into_iter().filter(|channel| !self.is_completed(channel)));
+            paused.extend(seen.paused);
+            let known = Process { nsqd: nsqd.address().clone(), start_time: process.start_time };
+            if new && state.watched.see(known, &counters) {
+                warn!(topic = %self.topic, nsqd = %nsqd.address(),
+                    "this nsqd has started again; what it may have lost is relayed again");
             }
         }
+        state.watched.tidy();
         let all = state.channels.clone();
-        listed.into_iter().filter_map(|seen| self.merge_one(&mut state, seen, &all)).collect()
+        listed.into_iter().filter_map(|seen| self.merge_one(&mut state, seen, &all, &paused)).collect()
     }
 
-    fn watch_drain(
+    fn merge_one(
         &self,
-        watched: &mut BTreeMap<HttpAddress, Watched>,
-        look: u64,
-        address: &HttpAddress,
-        process: &fleet::Process,
-    ) {
-        let (start_time, seen) = (process.start_time, Instant::now());
-        let new = || Watched { start_time, seen, drain: DrainWatch::new(self.choice.longest_in_flight) };
-        let known = watched.entry(address.clone()).or_insert_with(new);
-        if known.start_time != start_time {
-            warn!(topic = %self.topic, nsqd = %address, "this nsqd has started again; what it may have lost is relayed again");
-            *known = new();
-        }
-        known.seen = seen;
-        known.drain.see(look, &process.topic(&self.topic).counters, seen.into_std());
-    }
-
-    fn merge_one(&self, state: &mut State, seen: &Seen, all: &BTreeSet<ChannelName>) -> Option<Todo> {
+        state: &mut State,
+        seen: &Seen,
+        all: &BTreeSet<ChannelName>,
+        paused: &BTreeSet<ChannelName>,
+    ) -> Option<Todo> {
         let address = seen.nsqd.address();
         let node = state.nodes.entry(address.clone()).or_insert_with(|| {
             info!(topic = %self.topic, nsqd = %address, "destination found");
@@ -473,7 +481,7 @@ impl Destinations {
             }
         };
         let topic = process.topic(&self.topic);
-        node.depth = topic.depth;
+        node.depth = topic.waiting(&self.parked(&topic));
         node.sent = 0;
         let missing: Vec<_> = all.difference(&topic.channels).cloned().collect();
         let same = node.prepared.as_ref().is_some_and(|prepared| prepared.start_time == process.start_time);
@@ -481,6 +489,11 @@ impl Destinations {
             // A channel came up elsewhere, or another process is there: nothing goes there until it has them all.
             node.prepared = None;
             node.idle.clear();
+        }
+        if !state.watched.is_told_apart(address) {
+            node.trouble = Some("has just started".to_owned());
+            self.fleet.look_soon();
+            return None;
         }
         if let Some(prepared) = &mut node.prepared {
             node.trouble = None;
@@ -490,6 +503,7 @@ impl Destinations {
         }
         Some(Todo {
             nsqd: node.nsqd.clone(),
+            paused: missing.iter().filter(|channel| paused.contains(channel)).cloned().collect(),
             missing,
             prepared: Prepared {
                 channels: all.clone(),
@@ -500,11 +514,15 @@ impl Destinations {
     }
 
     /// Creates what an nsqd lacks.
-    async fn prepare(&self, Todo { nsqd, missing, prepared }: Todo) {
+    async fn prepare(&self, Todo { nsqd, missing, paused, prepared }: Todo) {
         let created = async {
             nsqd.create_topic(&self.topic).await?;
             for channel in &missing {
                 nsqd.create_channel(&self.topic, channel).await?;
+                // Paused elsewhere, it is paused here before its first message: its consumer may have moved.
+                if paused.contains(channel) {
+                    nsqd.pause_channel(&self.topic, channel).await?;
+                }
                 info!(topic = %self.topic, nsqd = %nsqd.address(), %channel, "channel created");
             }
             nsqd.info().await
@@ -534,5 +552,7 @@ fn weight(key: &Queue, nsqd: &HttpAddress) -> u32 {
 struct Todo {
     nsqd: Nsqd,
     missing: Vec<ChannelName>,
+    /// Those of them that are paused on other nsqds.
+    paused: BTreeSet<ChannelName>,
     prepared: Prepared,
 }

@@ -78,14 +78,25 @@ pub(super) struct Process {
 pub(super) struct TopicSeen {
     /// Ephemeral channels come and go with their consumers and are left out.
     pub(super) channels: BTreeSet<ChannelName>,
-    /// Messages that wait there: the topic's own, and those of its fullest channel.
-    pub(super) depth: u64,
+    /// Those of them that are paused.
+    pub(super) paused: BTreeSet<ChannelName>,
+    /// Messages that wait in the topic itself, and in each of its channels.
+    depth: u64,
+    depths: BTreeMap<ChannelName, u64>,
     pub(super) counters: Counters,
 }
 
 impl Process {
     pub(super) fn topic(&self, topic: &TopicName) -> TopicSeen {
         self.topics.get(topic.as_str()).cloned().unwrap_or_default()
+    }
+}
+
+impl TopicSeen {
+    /// Messages that wait there: the topic's own, and those of its fullest channel that is not parked.
+    pub(super) fn waiting(&self, parked: &BTreeSet<ChannelName>) -> u64 {
+        let running = self.depths.iter().filter(|(name, _)| !parked.contains(*name));
+        self.depth + running.map(|(_, depth)| *depth).max().unwrap_or(0)
     }
 }
 
@@ -260,11 +271,20 @@ async fn process(seen: &Seen, topics: &BTreeSet<TopicName>) -> Result<Arc<Proces
     // Of one that was replaced between two questions, the older answers count for nothing.
     answers.retain(|stats| stats.start_time == start_time);
     let topics = answers.into_iter().flat_map(|stats| stats.topics).map(|topic| {
-        let fullest = topic.channels.iter().map(|channel| channel.depth).max().unwrap_or(0);
-        let channels = topic.channels.iter().filter_map(|channel| channel.channel_name.parse().ok());
-        let channels = channels.filter(|channel: &ChannelName| !channel.is_ephemeral()).collect();
-        let counters = Counters::from(&topic);
-        (topic.topic_name, TopicSeen { channels, depth: topic.depth + fullest, counters })
+        let mut seen =
+            TopicSeen { depth: topic.depth, counters: Counters::from(&topic), ..TopicSeen::default() };
+        for channel in &topic.channels {
+            let Ok(name) = channel.channel_name.parse::<ChannelName>() else { continue };
+            seen.depths.insert(name.clone(), channel.depth);
+            if name.is_ephemeral() {
+                continue;
+            }
+            if channel.paused {
+                seen.paused.insert(name.clone());
+            }
+            seen.channels.insert(name);
+        }
+        (topic.topic_name, seen)
     });
     Ok(Arc::new(Process { start_time, tcp_address, topics: topics.collect() }))
 }

@@ -6,14 +6,14 @@ use crate::rocketmq::{
     reader::{Bounds, Problem},
 };
 
-/// What a relay does at an offset its queue does not have.
+/// What a relay does about an offset that is not where it left it, or that its queue does not have ([`super::start`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnGap {
-    /// Nothing, until a person has decided.
+    /// Nothing that misses a message, until a person has decided.
     Hold,
-    /// Go on with the nearest message there is, giving up those between.
+    /// Go on, giving up messages that lie between.
     Continue,
-    /// Begin again with the oldest message there is.
+    /// Relay rather twice than not at all.
     Replay,
 }
 
@@ -23,7 +23,7 @@ pub(super) enum Held {
     /// RocketMQ cannot be asked; it will be asked again.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// What a former owner knew of the nsqds' memory cannot be read; it will be asked again.
+    /// The record of what is relayed cannot be read, or is no longer this owner's to write; it will be asked again.
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// Something in the queue cannot be read.
@@ -33,16 +33,70 @@ pub(super) enum Held {
     Unreadable(#[from] Problem),
     /// The position is not in the queue any more, or not yet.
     #[error(
-        "{queue}: the committed offset {offset} lies outside the queue, which holds {} to {}: {}",
+        "{queue}: the offset to go on from, {offset}, lies outside the queue, which holds {} to {}: {}",
         bounds.min, bounds.max, out_of_range(*offset, *bounds)
     )]
     OutOfRange {
         /// The queue.
         queue: Queue,
-        /// What is committed.
+        /// Where to go on.
         offset: i64,
         /// What the queue holds.
         bounds: Bounds,
+    },
+    /// Somebody has committed an offset ahead of what was relayed.
+    #[error(
+        "{queue}: the committed offset is {committed}, and only what lies below {relayed} was relayed: {}. It was set by hand, another \
+         client commits for the group, or the broker lost its newest messages and has others in their place. To leave these messages \
+         out, start the relay once with --on-gap continue; to relay them, with --on-gap replay, or set the offset back",
+        messages(*relayed, *committed)
+    )]
+    Ahead {
+        /// The queue.
+        queue: Queue,
+        /// Everything below is relayed.
+        relayed: i64,
+        /// What is committed.
+        committed: i64,
+    },
+    /// Other messages stand where the relay's record says.
+    #[error(
+        "{queue}: other messages stand where those below {relayed} were relayed: the topic was made anew, or the broker lost its newest \
+         messages and has others in their place. The committed offset is {committed}, and the queue holds {} to {}. Start the relay once \
+         with --on-gap replay to relay all of them, or with --on-gap continue to go on at the committed offset",
+        bounds.min, bounds.max
+    )]
+    Renewed {
+        /// The queue.
+        queue: Queue,
+        /// Everything below was relayed, by the record.
+        relayed: i64,
+        /// What is committed.
+        committed: i64,
+        /// What the queue holds.
+        bounds: Bounds,
+    },
+    /// The committed offset changed under a running relay; it begins anew, and --on-gap decides.
+    #[error(
+        "{queue}: the relay committed {committed}, and the broker holds {}: it crashed, another client commits for the group, or \
+         the offset was set; looking where to go on",
+        holds.map_or_else(|| "none".to_owned(), |offset| offset.to_string())
+    )]
+    Moved {
+        /// The queue.
+        queue: Queue,
+        /// What was committed.
+        committed: i64,
+        /// What the broker holds.
+        holds: Option<i64>,
+    },
+    /// The broker does not give the messages at the relay's position; it begins anew, and --on-gap decides.
+    #[error("{queue}: the broker wants the relay elsewhere than at {offset}; looking where to go on")]
+    Reset {
+        /// The queue.
+        queue: Queue,
+        /// The next offset to be read.
+        offset: i64,
     },
     /// A delivery ended without an outcome: a defect of this program. What it had is relayed again.
     #[error("{queue}: a delivery task failed: {error}")]
@@ -52,29 +106,25 @@ pub(super) enum Held {
         /// What the runtime says of it.
         error: String,
     },
-    /// The broker holds another committed offset than the relay gave it.
-    #[error(
-        "{queue}: committed {offset}, but the broker holds {holds:?}: another client commits for this group, or it was reset"
-    )]
-    CommitIgnored {
-        /// The queue.
-        queue: Queue,
-        /// What was committed.
-        offset: i64,
-        /// What the broker holds.
-        holds: Option<i64>,
-    },
 }
 
 impl Held {
     /// Whether the queue stays held until somebody decides what to do about it.
-    pub(super) fn needs_a_person(&self, on_gap: OnGap) -> bool {
+    pub(super) fn needs_a_person(&self) -> bool {
         match self {
-            Held::Cluster(_) | Held::Journal(_) | Held::DeliveryFailed { .. } => false,
-            Held::OutOfRange { .. } => on_gap == OnGap::Hold,
-            Held::Unreadable(_) | Held::CommitIgnored { .. } => true,
+            Held::Cluster(_)
+            | Held::Journal(_)
+            | Held::Moved { .. }
+            | Held::Reset { .. }
+            | Held::DeliveryFailed { .. } => false,
+            Held::OutOfRange { .. } | Held::Ahead { .. } | Held::Renewed { .. } | Held::Unreadable(_) => true,
         }
     }
+}
+
+/// The messages from one offset up to another, in words.
+fn messages(from: i64, to: i64) -> String {
+    format!("the {} messages {from} to {} would be left out", to - from, to - 1)
 }
 
 fn out_of_range(offset: i64, bounds: Bounds) -> String {
@@ -85,8 +135,8 @@ fn out_of_range(offset: i64, bounds: Bounds) -> String {
             bounds.min - 1
         )
     } else {
-        "the broker lost its newest messages, or the offset was set by hand. To go on, start the relay once with --on-gap \
-         continue or replay"
+        "the broker lost its newest messages, the topic was made anew, or the offset was set by hand. To go on, start the relay once \
+         with --on-gap continue (at the end) or replay (with the oldest)"
             .to_owned()
     }
 }

@@ -10,12 +10,21 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::state::{NsqdReport, TopicState};
+use super::{
+    retention::Retention,
+    state::{NsqdReport, TopicState},
+};
 use crate::observe::health::Dependency;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TopicLabels {
     topic: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct JumpLabels {
+    topic: String,
+    jump: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -33,6 +42,7 @@ pub struct Metrics {
     parked: Family<TopicLabels, Counter>,
     perhaps_doubled: Family<TopicLabels, Counter>,
     missed: Family<TopicLabels, Counter>,
+    jumps: Family<JumpLabels, Counter>,
     replayed: Family<NsqdLabels, Counter>,
     topics: Arc<Mutex<Vec<Weak<TopicState>>>>,
 }
@@ -46,6 +56,7 @@ pub(super) struct TopicMetrics {
     parked: Counter,
     perhaps_doubled: Counter,
     missed: Counter,
+    jumps: Family<JumpLabels, Counter>,
     replayed_of: Family<NsqdLabels, Counter>,
     relayed_to: Family<NsqdLabels, Counter>,
     relayed: Counter,
@@ -66,8 +77,13 @@ impl Metrics {
         );
         registry.register(
             "missed_messages",
-            "Messages that expired in RocketMQ before they were relayed",
+            "Messages that expired in RocketMQ before they were relayed, or were left out as --on-gap says",
             self.missed.clone(),
+        );
+        registry.register(
+            "offset_jumps",
+            "Offsets that were not where this bridge left them: back, ahead, expired, renewed or beyond_end",
+            self.jumps.clone(),
         );
         registry.register(
             "replayed_messages",
@@ -82,9 +98,20 @@ impl Metrics {
     pub fn dependencies(&self) -> Vec<Dependency> {
         let topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
         let topics = topics.iter().filter_map(Weak::upgrade);
-        let state =
-            |topic: &TopicState| topic.waiting().map_or(Ok(()), |reason| Err(format!("waiting: {reason}")));
-        topics.map(|topic| Dependency::part(format!("relay of {}", topic.topic), state(&topic))).collect()
+        let state = |topic: &TopicState| match (topic.held().first(), topic.waiting()) {
+            (Some(reason), _) => Err(format!("held: {reason}")),
+            (None, Some(reason)) => Err(format!("waiting: {reason}")),
+            (None, None) => Ok(()),
+        };
+        let retention = |topic: &TopicState| topic.retention().warning().map_or(Ok(()), Err);
+        topics
+            .flat_map(|topic| {
+                [
+                    Dependency::part(format!("relay of {}", topic.topic), state(&topic)),
+                    Dependency::part(format!("retention of {}", topic.topic), retention(&topic)),
+                ]
+            })
+            .collect()
     }
 
     pub(super) fn topic(&self, topic: &str) -> Arc<TopicMetrics> {
@@ -96,6 +123,7 @@ impl Metrics {
             parked: self.parked.get_or_create_owned(&labels),
             perhaps_doubled: self.perhaps_doubled.get_or_create_owned(&labels),
             missed: self.missed.get_or_create_owned(&labels),
+            jumps: self.jumps.clone(),
             replayed_of: self.replayed.clone(),
             relayed_to: self.relayed.clone(),
             relayed: Counter::default(),
@@ -136,6 +164,13 @@ impl TopicMetrics {
 
     pub(super) fn perhaps_doubled(&self, messages: usize) {
         self.perhaps_doubled.inc_by(messages as u64);
+    }
+
+    /// Counts an offset that was not where it was left, and the messages nobody relays for it.
+    pub(super) fn jumped(&self, jump: &str, missed: i64) {
+        let labels = JumpLabels { topic: self.topic.clone(), jump: jump.to_owned() };
+        self.jumps.get_or_create(&labels).inc();
+        self.missed(missed);
     }
 
     pub(super) fn missed(&self, messages: i64) {
@@ -182,10 +217,41 @@ impl Collector for Standing {
             &|topic| topic.lag_seconds(),
         )?;
         gauge(
+            "held_queues",
+            "Queues that cannot go on; the log and `nsqbridge status` say why",
+            None,
+            &|topic| topic.held().len() as f64,
+        )?;
+        gauge(
             "waiting",
             "1 while nothing can be sent; the log and `nsqbridge status` say why",
             None,
             &|topic| f64::from(u8::from(topic.waiting().is_some())),
+        )?;
+        let mut of_retention =
+            |name: &str, help: &str, value: &dyn Fn(&Retention) -> Option<std::time::Duration>| {
+                let kind = ConstGauge::new(0.0).metric_type();
+                let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), kind)?;
+                for topic in &topics {
+                    // Nothing is better than a figure nobody knows.
+                    let Some(value) = value(&topic.retention()) else { continue };
+                    let labels = TopicLabels { topic: topic.topic.to_string() };
+                    ConstGauge::new(value.as_secs_f64()).encode(family.encode_family(&labels)?)?;
+                }
+                Ok::<_, std::fmt::Error>(())
+            };
+        of_retention("retention", "How long the topic's brokers keep messages at least", &|retention| {
+            retention.reserve
+        })?;
+        of_retention(
+            "expires_in",
+            "Until the oldest message that nsqd does not have yet may expire",
+            &Retention::expires_in,
+        )?;
+        of_retention(
+            "undrained_expires_in",
+            "Until the oldest message that an nsqd may still lose may expire, and could not be sent again",
+            &Retention::undrained_expires_in,
         )?;
         let mut of_nsqds = |name: &str, help: &str, value: &dyn Fn(&NsqdReport) -> u64| {
             let kind = ConstGauge::new(0.0).metric_type();

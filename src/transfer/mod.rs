@@ -4,15 +4,21 @@
 //! topics  which topics are relayed, found while running
 //!   └ topic   which of its queues are mine: membership, allocation, locks
 //!       └ queue   one loop a queue: confirmed? commit. Room? read.
+//!           ├ start         where it begins, and what is made of an offset that is not where it was left
 //!           ├ read_ahead    several pulls at a time, in order
 //!           ├ window        what is in flight, how far may be committed
-//!           ├ undrained     what is in which nsqd and could still be lost there
+//!           ├ undrained     what is in which nsqd and could still be lost there; the record of what is relayed
 //!           ├ replay        relays that again when that nsqd is gone
+//!           ├ audited       what went where, written down before it is committed
 //!           ├ batch         what nsqd takes in one request
 //!           └ deliver       until nsqd has answered OK, at the pace allowed
+//!               ├ watched        which nsqd processes there are, and what has become of them
 //!               ├ destinations   which nsqd is ready: topic and every channel exist, with room
 //!               └ parking        what nsqd will never take
 //! fleet   the nsqds, looked at for all topics at once
+//! committed   what the brokers hold as committed, looked at for all queues of a topic at once
+//! retention   whether messages are relayed well before they expire
+//! fence   how far a topic may be relayed while one of its consumers is moved; completed, which channels are done with
 //! state   how each topic stands, for metrics, and for control, which other programs ask through the brokers
 //! ```
 //!
@@ -24,15 +30,20 @@
 //! - What nsqd has in memory when it dies, or in flight when it stops, is relayed again: that nsqd's share, and no more than its
 //!   counters leave in doubt.
 //! - A queue that cannot go on (unreadable record, offset out of range) is held and named, never skipped.
+//! - A committed offset that this bridge has not committed is noticed, and what is made of it is somebody's choice ([`OnGap`]).
 //!
 //! Batches go over nsqd's TCP protocol, not HTTP. The two are equally fast (`cargo bench --bench transport`: 1.05 to 1, within
 //! the noise); but a TCP connection of our own is bound to one nsqd process, and a batch cannot reach one that came up empty in its place ([`crate::nsq::tcp`]).
 
+mod audited;
 mod batch;
 pub mod commands;
+mod committed;
+mod completed;
 pub mod control;
 mod deliver;
 mod destinations;
+pub mod fence;
 mod fleet;
 mod held;
 mod memory;
@@ -42,10 +53,13 @@ pub mod parking;
 mod queue;
 mod read_ahead;
 mod replay;
+mod retention;
+mod start;
 pub mod state;
 mod topic;
 mod topics;
-mod undrained;
+pub(crate) mod undrained;
+mod watched;
 mod window;
 
 use std::{
@@ -56,14 +70,23 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub use self::{batch::Limits, destinations::Choice, fleet::Source, held::OnGap, topics::Topics};
-use self::{fleet::Fleet, memory::Memory, metrics::Metrics};
-use crate::{mapping::Names, rocketmq::Cluster};
+use self::{completed::Completed, fleet::Fleet, memory::Memory, metrics::Metrics, retention::Reserves};
+use crate::{
+    audit::{Pace, Recorder},
+    mapping::Names,
+    rocketmq::Cluster,
+};
 
 /// So many topics are looked after as often as one; more, less often each.
 const AS_OFTEN_AS_ONE: usize = 40;
+/// A topic's audit records follow each other no faster; offsets are committed behind them.
+const AUDITED_EVERY: Duration = Duration::from_secs(1);
+/// A stop waits this long for the last audit records.
+const LAST_RECORDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// What to relay, and where to.
 #[derive(Debug, Clone)]
@@ -86,7 +109,7 @@ pub struct TransferConfig {
     pub max_bytes_per_queue: usize,
     /// Bytes of messages held in memory for all of them.
     pub max_bytes: usize,
-    /// What to do at an offset a queue does not have.
+    /// What to do at an offset a queue does not have, or that is not where it was left.
     pub on_gap: OnGap,
     /// Park what cannot be read, and go on behind it; otherwise its queue is held.
     pub park_unreadable: bool,
@@ -94,6 +117,8 @@ pub struct TransferConfig {
     pub ordered: bool,
     /// Relay again what an nsqd had when it went.
     pub replay: bool,
+    /// Write down what was relayed, for `nsqbridge verify`.
+    pub audit: bool,
     /// How long a graceful stop waits for nsqd to answer. Locks are not renewed meanwhile: below 10 s.
     pub drain_timeout: Duration,
 }
@@ -105,6 +130,10 @@ struct Shared {
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
     memory: Arc<Memory>,
+    recorder: Option<Recorder>,
+    /// How long the brokers keep messages.
+    reserves: watch::Sender<Reserves>,
+    completed: Arc<Completed>,
     /// Topics relayed now.
     topics: AtomicUsize,
 }
@@ -131,13 +160,27 @@ impl Shared {
 pub async fn run(cluster: Cluster, config: TransferConfig, metrics: Arc<Metrics>, drain: CancellationToken) {
     let fleet = Fleet::new(config.source.clone());
     let _looking = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&fleet).keep_looking()));
-    let shared = Shared {
+    let pace = Pace { every: AUDITED_EVERY, spread: false };
+    let recorder = || Recorder::new(cluster.clone(), config.names.clone(), "nsqbridge-transfer", pace);
+    let reserves = watch::Sender::new(Reserves::new());
+    let asking = retention::keep_asking(cluster.clone(), reserves.clone());
+    let _asking = AbortOnDropHandle::new(tokio::spawn(asking));
+    let completed = Arc::<Completed>::default();
+    let _completed =
+        AbortOnDropHandle::new(tokio::spawn(Arc::clone(&completed).keep_reading(cluster.clone())));
+    let shared = Arc::new(Shared {
+        recorder: config.audit.then(recorder),
         cluster,
+        reserves,
+        completed,
         fleet,
         metrics,
         memory: Arc::new(Memory::new(config.max_bytes)),
         config: Arc::new(config),
         topics: AtomicUsize::default(),
-    };
-    topics::relay_all(Arc::new(shared), drain).await;
+    });
+    topics::relay_all(Arc::clone(&shared), drain).await;
+    if let Some(recorder) = &shared.recorder {
+        recorder.drain(LAST_RECORDS_WITHIN).await;
+    }
 }

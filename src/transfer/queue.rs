@@ -15,21 +15,28 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
+    audited::Audited,
     batch::{Batch, held_bytes},
+    committed::Looks,
     deliver::Delivery,
-    destinations::Fate,
     held::{Held, OnGap},
     memory::{Memory, Share},
     read_ahead::{Read, ReadAhead},
     replay::{self, Piece, Replayed},
+    start::Begun,
     state::{QueueState, TopicState},
-    undrained::{Process, Undrained, journal::Journal},
+    undrained::{
+        Process, Undrained,
+        journal::{Entry, Journal, JournalError, Page},
+    },
+    watched::Fate,
     window::{Confirmed, Proof, Window},
 };
 use crate::{
+    audit::Ledger,
     retry::Backoff,
     rocketmq::{
         Cluster, ClusterError, Queue, QueueReader,
@@ -52,6 +59,8 @@ const UNREADABLE_TRIES: usize = 3;
 const LEAST_BYTES: usize = 64 * 1024;
 /// What has left the nsqds, and what they may have lost, is looked after this often.
 const TEND_EVERY: Duration = Duration::from_secs(1);
+/// A record that has not changed is written again after this long: brokers keep it no longer than messages.
+const RECORD_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 /// Batches of one queue on their way to nsqd at a time.
 const BATCHES_IN_FLIGHT: usize = 2;
 
@@ -81,34 +90,39 @@ pub(super) struct QueueRelay {
     pub(super) max_bytes: usize,
     /// Bytes held in memory for all queues.
     pub(super) memory: Arc<Memory>,
-    /// What to do when messages are missing.
+    /// What to do when messages are missing, or the committed offset is not where it was left.
     pub(super) on_gap: OnGap,
+    /// What the brokers hold as committed.
+    pub(super) looks: Looks,
     /// Pulls under way at a time.
     pub(super) lanes: usize,
     /// Park what cannot be read, and go on behind it; otherwise the queue is held before it.
     pub(super) park_unreadable: bool,
-    /// Where it is written down what the nsqds may still lose; `None` when that is not to be relayed again.
-    pub(super) journal: Option<Arc<Journal>>,
+    /// Where it is written down what is relayed, and what the nsqds may still lose.
+    pub(super) journal: Arc<Journal>,
+    /// Relay again what the nsqds lose.
+    pub(super) replay: bool,
+    /// Where it is written down what was relayed; `None` without an audit.
+    pub(super) ledger: Option<Arc<Ledger>>,
 }
 
 impl QueueRelay {
     /// Relays until asked to drain, or until the queue must be held.
     pub(super) async fn run(mut self) -> Result<Ended, Held> {
-        let start = self.start_offset().await?;
-        let mut work = Work::new(start);
-        if let Some(journal) = &self.journal {
-            // Asked before: the landings of others are seen by the next look at the earliest.
-            let look = self.delivery.destinations.looks();
-            work.undrained = Undrained::restore(journal.read(&self.queue).await?, look);
-        }
+        let begun = self.begin().await?;
+        let start = begun.offset;
+        let audited = Audited::new(self.ledger.clone(), self.queue.clone(), start);
+        let mut work = Work::new(begun, audited);
         debug!(queue = %self.queue, offset = start, "relaying");
         let reader = QueueReader::new(self.cluster.clone(), self.group.clone());
         let mut reads = ReadAhead::new(reader, self.queue.clone(), start, self.lanes);
         let ended = self.relay(&mut reads, &mut work).await;
         if matches!(ended, Ok(Ended::LeaseLost)) {
+            work.audited.hand_over(work.window.committable());
             return ended;
         }
-        self.finish(work).await;
+        let ours = !matches!(ended, Err(Held::Moved { .. } | Held::Reset { .. } | Held::Journal(_)));
+        self.finish(work, ours).await;
         ended
     }
 
@@ -120,14 +134,17 @@ impl QueueRelay {
         let mut held = None;
         let mut share = Share { memory: Arc::clone(&self.memory), held: 0 };
         let drain = self.drain.clone();
+        let mut fence = self.state.fence.of_queue(&self.queue);
         loop {
             let lease = *self.lease.borrow_and_update();
             let Some(until) = lease else { return Ok(Ended::LeaseLost) };
+            work.limit = fence.limit(work.window.next_offset());
             if Instant::now() < until {
                 work.send(self);
             }
             self.show(work, reads);
             if work.is_idle()
+                && work.may_send() > 0
                 && let Some(stopped) = held.take()
             {
                 match stopped {
@@ -147,7 +164,8 @@ impl QueueRelay {
                 () = drain.cancelled() => return Ok(Ended::Drained),
                 Some(confirmed) = work.in_flight.join_next() => self.settle(confirmed, work)?,
                 Some(replayed) = work.replaying.join_next() => match self.replayed(replayed, work)? {
-                    Ok(()) => self.tend(work, reads),
+                    Ok(true) => self.tend(work, reads),
+                    Ok(false) => debug!(queue = %self.queue, "nothing to relay again could be read yet"),
                     Err(error) => debug!(queue = %self.queue, %error, "not relayed again yet"),
                 },
                 () = tokio::time::sleep_until(tend_at), if !work.undrained.is_empty() => {
@@ -166,10 +184,17 @@ impl QueueRelay {
                     // From its end: commits that fail slowly must not crowd out everything else.
                     commit_at = Instant::now() + pause;
                 }
-                // A changed or expired lease is looked at on the next round.
+                // A changed or ended fence is looked at on the next round, as a changed or expired lease is.
+                () = fence.changed() => {}
                 changed = self.lease.changed() => if changed.is_err() {
                     return Ok(Ended::LeaseLost);
                 },
+                looked = self.looks.changed() => {
+                    if looked.is_err() {
+                        return Ok(Ended::LeaseLost);
+                    }
+                    self.compare(work)?;
+                }
                 () = tokio::time::sleep_until(until), if Instant::now() < until => {}
                 () = tokio::time::sleep(ROOM_AGAIN_AFTER), if wanted && !room => {}
                 read = async {
@@ -212,43 +237,29 @@ impl QueueRelay {
         let oldest = || work.waiting.front().map(|message| message.store_timestamp);
         let state = QueueState {
             relayed: work.window.committable(),
+            sent: work.window.next_offset(),
+            committed: work.committed,
+            replaying: !work.replaying.is_empty(),
             end: reads.known_end().max(work.read_to()),
             oldest_ms: work.window.oldest_ms().or_else(oldest),
+            undrained: work.undrained.oldest(),
             held: None,
         };
         self.state.update(&self.queue, state);
     }
 
-    /// Where to begin: the committed offset, or the oldest message of a queue nobody has read.
-    async fn start_offset(&self) -> Result<i64, Held> {
-        let bounds = self.cluster.queue_bounds(&self.queue).await?;
-        let offset = match self.cluster.committed_offset(&self.group, &self.queue).await? {
-            None => bounds.min,
-            Some(offset) => offset,
-        };
-        if (bounds.min..=bounds.max).contains(&offset) {
-            return Ok(offset);
-        }
-        let queue = &self.queue;
-        match self.on_gap {
-            OnGap::Hold => Err(Held::OutOfRange { queue: queue.clone(), offset, bounds }),
-            OnGap::Continue if offset < bounds.min => {
-                let missed = bounds.min - offset;
-                self.state.metrics.missed(missed);
-                error!(%queue, from = offset, to = bounds.min - 1, missed, "messages expired before they were relayed; going on behind them");
-                Ok(bounds.min)
+    /// Notices an offset somebody else has committed, or a broker has gone back to.
+    fn compare(&mut self, work: &Work) -> Result<(), Held> {
+        let look = self.looks.borrow_and_update();
+        match look.holds(&self.queue) {
+            // A commit without an answer may have been taken.
+            Some(holds)
+                if look.began() > work.committed_at && !(work.committed..=work.recorded).contains(&holds) =>
+            {
+                let (queue, committed) = (self.queue.clone(), work.committed);
+                Err(Held::Moved { queue, committed, holds: Some(holds) })
             }
-            OnGap::Continue => {
-                error!(%queue, committed = offset, end = bounds.max,
-                    "the committed offset lies beyond the queue: the broker lost its newest messages, or it was set by hand; \
-                     going on at the end");
-                Ok(bounds.max)
-            }
-            OnGap::Replay => {
-                error!(%queue, committed = offset, from = bounds.min, to = bounds.max,
-                    "the committed offset lies outside the queue; relaying all of it again");
-                Ok(bounds.min)
-            }
+            _ => Ok(()),
         }
     }
 
@@ -257,10 +268,9 @@ impl QueueRelay {
         let (messages, held) = match read {
             Read::Messages(messages) => (messages, None),
             Read::Broken(messages, problem) => (messages, Some(Held::Unreadable(problem))),
-            Read::OutOfRange(bounds) => {
-                // Whatever the policy, the queue's loop begins anew, and finds where.
+            Read::OutOfRange => {
                 let offset = work.read_to();
-                (Vec::new(), Some(Held::OutOfRange { queue: self.queue.clone(), offset, bounds }))
+                (Vec::new(), Some(Held::Reset { queue: self.queue.clone(), offset }))
             }
         };
         let expected = work.read_to();
@@ -278,23 +288,26 @@ impl QueueRelay {
         let confirmed = confirmed
             .map_err(|error| Held::DeliveryFailed { queue: self.queue.clone(), error: error.to_string() })?;
         let landings = work.window.confirm(confirmed);
-        if self.journal.is_some() {
+        landings.iter().for_each(|landing| work.audited.landed(landing));
+        if self.replay {
             landings.into_iter().for_each(|landing| work.undrained.landed(landing));
         }
         Ok(())
     }
 
-    /// Takes note of what was relayed again; the inner error is one that a later try may not meet.
+    /// Takes note of what was relayed again, and says whether anything was; the inner error is one that a later try may not meet.
     fn replayed(
         &self,
         replayed: Result<Result<Replayed, ClusterError>, JoinError>,
         work: &mut Work,
-    ) -> Result<Result<(), ClusterError>, Held> {
+    ) -> Result<Result<bool, ClusterError>, Held> {
         let replayed = replayed
             .map_err(|error| Held::DeliveryFailed { queue: self.queue.clone(), error: error.to_string() })?;
-        Ok(replayed.map(|Replayed { process, from, to, landings }| {
+        Ok(replayed.map(|Replayed { process, from, to, landings, sent }| {
+            work.audited.replayed(&sent);
             work.undrained.replayed(&process, from, to);
             landings.into_iter().for_each(|landing| work.undrained.landed(landing));
+            to > from
         }))
     }
 
@@ -304,7 +317,7 @@ impl QueueRelay {
         for process in processes {
             match self.delivery.destinations.fate(&process) {
                 Fate::There { drained } => work.undrained.drained(&process, drained),
-                Fate::Replaced | Fate::Gone if !work.replaying.is_empty() => {}
+                Fate::Replaced | Fate::Gone if !work.replaying.is_empty() || work.limit.is_some() => {}
                 Fate::Replaced | Fate::Gone => {
                     let Some((from, to)) = work.undrained.first(&process) else { continue };
                     if work.lost.as_ref() != Some(&process) {
@@ -325,32 +338,45 @@ impl QueueRelay {
 
     /// Commits what is confirmed; the inner error is one that a later try may not meet.
     async fn commit(&self, work: &mut Work) -> Result<Result<(), String>, Held> {
-        // First what the nsqds may still lose: once the offsets are committed, nothing else remembers it.
-        if let (Some(journal), Some(snapshot)) = (&self.journal, work.undrained.to_write()) {
-            match journal.write(&self.queue, &snapshot).await {
-                Ok(()) => {
-                    work.undrained.written(&snapshot);
-                    self.state.undrained(&self.queue, work.undrained.messages());
-                }
-                Err(error) => return Ok(Err(error.to_string())),
-            }
+        let offset = work.audited.committable(work.window.committable());
+        // First the record: once the offset is committed, nothing else remembers what the nsqds may still lose, and without it
+        // nobody could tell this commit from another's.
+        match self.record(work, offset).await {
+            Ok(()) => {}
+            Err(error) if error.is_final() => return Err(error.into()),
+            Err(error) => return Ok(Err(error.to_string())),
         }
-        let offset = work.window.committable();
         if offset <= work.committed {
             return Ok(Ok(()));
         }
         match self.cluster.commit_offset(&self.group, &self.queue, offset).await {
-            Ok(Commit::Taken) => work.committed = offset,
+            Ok(Commit::Taken) => {
+                work.committed = offset;
+                work.committed_at = Instant::now();
+            }
             Ok(Commit::Ignored { holds }) => {
-                return Err(Held::CommitIgnored { queue: self.queue.clone(), offset, holds });
+                return Err(Held::Moved { queue: self.queue.clone(), committed: offset, holds });
             }
             Err(error) => return Ok(Err(error.to_string())),
         }
         Ok(Ok(()))
     }
 
-    /// Waits for what is in flight, then commits it.
-    async fn finish(&mut self, mut work: Work) {
+    /// Writes down that everything below `offset` is relayed, and what the nsqds may still lose of it.
+    async fn record(&self, work: &mut Work, offset: i64) -> Result<(), JournalError> {
+        if work.record_due(offset) {
+            let (stored_ms, undrained) = (work.window.stored_before(offset), work.undrained.snapshot());
+            work.page.write(Entry { relayed: offset, stored_ms, undrained }).await?;
+            (work.recorded, work.recorded_at) = (offset, Instant::now());
+            work.undrained.written();
+            self.state.undrained(&self.queue, work.undrained.messages());
+        }
+        Ok(())
+    }
+
+    /// Waits for what is in flight, then commits it. An offset that is not `ours` stays as it is until somebody's choice is known, and what
+    /// was relayed is only written down.
+    async fn finish(&mut self, mut work: Work, ours: bool) {
         let waiting = async {
             while let Some(confirmed) = work.in_flight.join_next().await {
                 if let Err(error) = self.settle(confirmed, &mut work) {
@@ -368,7 +394,15 @@ impl QueueRelay {
         }
         work.in_flight.abort_all();
         work.replaying.abort_all();
+        work.audited.finish(work.window.committable()).await;
         let owned = self.lease.borrow().is_some_and(|until| Instant::now() < until);
+        if !ours {
+            let offset = work.window.committable();
+            if owned && let Err(error) = self.record(&mut work, offset).await {
+                warn!(queue = %self.queue, %error, "what was relayed last is not written down, and is relayed again");
+            }
+            return;
+        }
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
         for _ in 0..LAST_COMMIT_TRIES {
             if !(work.commit_due() && owned) {
@@ -422,31 +456,45 @@ impl Streak {
 /// What one queue's loop has in hand.
 struct Work {
     window: Window,
+    page: Page,
+    /// Up to where the record says that everything is relayed.
+    recorded: i64,
+    recorded_at: Instant,
     committed: i64,
+    committed_at: Instant,
     /// Read, and not yet on its way to nsqd.
     waiting: VecDeque<StoredMessage>,
     waiting_bytes: usize,
     in_flight: JoinSet<Confirmed>,
     undrained: Undrained,
+    audited: Audited,
     /// A piece of what an nsqd may have lost, on its way once more.
     replaying: JoinSet<Result<Replayed, ClusterError>>,
     /// The process whose share is being relayed again.
     lost: Option<Process>,
+    /// The first offset that must not be sent, while there is a fence.
+    limit: Option<i64>,
     /// The offset of a record that could not be read, and how often it was tried.
     unreadable: Option<(i64, usize)>,
 }
 
 impl Work {
-    fn new(start: i64) -> Self {
+    fn new(Begun { offset, stored_ms, page, undrained }: Begun, audited: Audited) -> Self {
         Self {
-            window: Window::new(start),
-            committed: start,
+            audited,
+            window: Window::new(offset).behind(stored_ms),
+            page,
+            recorded: offset,
+            recorded_at: Instant::now(),
+            committed: offset,
+            committed_at: Instant::now(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             in_flight: JoinSet::new(),
-            undrained: Undrained::default(),
+            undrained,
             replaying: JoinSet::new(),
             lost: None,
+            limit: None,
             unreadable: None,
         }
     }
@@ -460,21 +508,36 @@ impl Work {
     }
 
     fn commit_due(&self) -> bool {
-        self.window.committable() > self.committed || self.undrained.changed()
+        let offset = self.window.committable();
+        offset > self.committed || self.record_due(offset)
+    }
+
+    fn record_due(&self, offset: i64) -> bool {
+        offset > self.recorded || self.undrained.changed() || self.recorded_at.elapsed() > RECORD_AGAIN_AFTER
     }
 
     fn read_to(&self) -> i64 {
         self.window.next_offset() + self.waiting.len() as i64
     }
 
+    /// How many messages a fence lets on their way.
+    fn may_send(&self) -> usize {
+        let next = self.window.next_offset();
+        self.limit.map_or(usize::MAX, |limit| usize::try_from(limit - next).unwrap_or(0))
+    }
+
     /// Sends waiting messages on their way while there is room for another batch.
     fn send(&mut self, relay: &QueueRelay) {
         let at_a_time = if relay.delivery.ordered { 1 } else { BATCHES_IN_FLIGHT };
-        while self.in_flight.len() < at_a_time
-            && let Some(batch) = Batch::cut(&mut self.waiting, relay.delivery.limits)
-        {
+        while self.in_flight.len() < at_a_time {
+            let most = self.may_send();
+            let Some(batch) = Batch::cut_at_most(&mut self.waiting, relay.delivery.limits, most) else {
+                return;
+            };
             self.waiting_bytes -= batch.held_bytes();
             let claim = self.window.claim(batch.messages(), batch.held_bytes(), batch.stored_ms());
+            self.audited.sent(claim.start(), &batch);
+            self.window.ends_with(&claim, batch.last_stored_ms());
             let delivery = Arc::clone(&relay.delivery);
             let queue = relay.queue.clone();
             let lease = relay.lease.clone();

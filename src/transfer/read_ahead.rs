@@ -10,7 +10,7 @@ use futures_util::{StreamExt, stream::FuturesOrdered};
 
 use crate::rocketmq::{
     ClusterError, Queue, QueueReader,
-    reader::{Bounds, Problem, Pull},
+    reader::{Problem, Pull},
     record::StoredMessage,
 };
 
@@ -41,8 +41,8 @@ pub(super) enum Read {
     Messages(Vec<StoredMessage>),
     /// Messages, and behind them something that cannot be read.
     Broken(Vec<StoredMessage>, Problem),
-    /// The position lies outside the queue.
-    OutOfRange(Bounds),
+    /// The broker would go on elsewhere: the position lies outside the queue, or the group's offset was reset.
+    OutOfRange,
 }
 
 impl ReadAhead {
@@ -104,9 +104,9 @@ impl ReadAhead {
                 self.restart();
                 Read::Messages(Vec::new())
             }
-            Pull::OffsetMoved { bounds, .. } => {
+            Pull::OffsetMoved { .. } => {
                 self.restart();
-                Read::OutOfRange(bounds)
+                Read::OutOfRange
             }
         })
     }

@@ -9,16 +9,19 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{error, warn};
 
 use super::{
+    audited::Sent,
     batch::{Batch, held_bytes},
     deliver::Delivery,
     undrained::{Landing, Process},
     window::Window,
 };
-use crate::rocketmq::{ClusterError, Queue, QueueReader, reader::Pull};
+use crate::rocketmq::{ClusterError, Queue, QueueReader, reader::Pull, record::StoredMessage};
 
 /// What is read for one piece, as far as single messages allow.
 pub(super) const PIECE_BYTES: usize = 256 * 1024;
 const PULL_MAX: i64 = 32;
+/// What cannot be read is asked for so many times before it is left out: bytes may be damaged on their way.
+const UNREADABLE_TRIES: usize = 3;
 
 /// A piece of what a process had.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub(super) struct Replayed {
     pub(super) to: i64,
     /// Where its messages are now.
     pub(super) landings: Vec<Landing>,
+    /// The messages, for the audit.
+    pub(super) sent: Sent,
 }
 
 /// Relays the beginning of a piece again, until nsqd has answered `OK` to all that was read.
@@ -54,50 +59,138 @@ pub(super) async fn replay(
     piece: Piece,
 ) -> Result<Replayed, ClusterError> {
     let Piece { process, from, to } = piece;
-    let (mut waiting, mut next, mut bytes) = (VecDeque::new(), from, 0);
-    while next < to && bytes < PIECE_BYTES {
-        let most = PULL_MAX.min(to - next) as u32;
-        match reader.pull(queue, next, most, Duration::ZERO).await? {
-            Pull::Messages { messages, problem, .. } => {
-                next += messages.len() as i64;
-                bytes += messages.iter().map(held_bytes).sum::<usize>();
-                waiting.extend(messages);
-                if let Some(problem) = problem {
-                    // It never went to nsqd: the relay parked it, or was told to leave it out.
-                    warn!(%problem, "left out, as it was the first time");
-                    next += 1;
-                    break;
-                }
-            }
-            Pull::OffsetMoved { bounds, .. } if next < bounds.min => {
-                // What was read before it is done first.
-                if waiting.is_empty() {
-                    let missed = bounds.min.min(to) - next;
-                    error!(%queue, from = next, to = next + missed - 1, missed, nsqd = %process.nsqd,
-                        "messages this nsqd may have lost have expired in RocketMQ, and cannot be relayed again");
-                    delivery.metrics.missed(missed);
-                    next += missed;
-                }
-                break;
-            }
-            Pull::Empty { bounds } | Pull::OffsetMoved { bounds, .. } => {
-                if waiting.is_empty() && next >= bounds.max {
-                    error!(%queue, from = next, to = to - 1, end = bounds.max, nsqd = %process.nsqd,
-                        "messages this nsqd may have lost are beyond the queue's end: the broker has lost them, too");
-                    next = to;
-                }
+    let mut read = Reading { waiting: VecDeque::new(), next: from, bytes: 0, unreadable: 0 };
+    while read.next < to && read.bytes < PIECE_BYTES {
+        let most = PULL_MAX.min(to - read.next) as u32;
+        match read.take(reader.pull(queue, read.next, most, Duration::ZERO).await?, to) {
+            Step::More => {}
+            Step::Enough => break,
+            Step::Missed { from, why } => {
+                let missed = read.next - from;
+                error!(%queue, from, to = read.next - 1, missed, nsqd = %process.nsqd,
+                    "messages this nsqd may have lost {why}, and cannot be relayed again");
+                delivery.metrics.missed(missed);
                 break;
             }
         }
     }
+    let Reading { mut waiting, next, .. } = read;
     let mut window = Window::new(from);
+    let mut sent = Sent::default();
     let mut landings = Vec::new();
     let messages = waiting.len();
     while let Some(batch) = Batch::cut(&mut waiting, delivery.limits) {
         let claim = window.claim(batch.messages(), batch.held_bytes(), batch.stored_ms());
+        sent.batch(claim.start(), &batch);
         let confirmed = delivery.until_confirmed(queue, lease.clone(), claim, batch).await;
-        landings.extend(window.confirm(confirmed));
+        let landed = window.confirm(confirmed);
+        landed.iter().for_each(|landing| sent.landed(landing));
+        landings.extend(landed);
     }
     delivery.metrics.replayed(process.nsqd.as_str(), messages);
-    Ok(Replayed { process, from, to: next, landings })
+    Ok(Replayed { process, from, to: next, landings, sent })
+}
+
+/// What of a piece has been read.
+struct Reading {
+    waiting: VecDeque<StoredMessage>,
+    next: i64,
+    bytes: usize,
+    /// How often the next one could not be read.
+    unreadable: usize,
+}
+
+/// What comes after a pull.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    More,
+    /// What was read is to be done now.
+    Enough,
+    /// The messages from here on up to the next are gone.
+    Missed {
+        from: i64,
+        why: &'static str,
+    },
+}
+
+impl Reading {
+    fn take(&mut self, pulled: Pull, to: i64) -> Step {
+        match pulled {
+            Pull::Messages { messages, problem, .. } => {
+                self.next += messages.len() as i64;
+                self.bytes += messages.iter().map(held_bytes).sum::<usize>();
+                self.waiting.extend(messages);
+                let Some(problem) = problem else { return Step::More };
+                // What was read before it is done first.
+                if !self.waiting.is_empty() {
+                    return Step::Enough;
+                }
+                self.unreadable += 1;
+                if self.unreadable < UNREADABLE_TRIES {
+                    return Step::More;
+                }
+                // It never went to nsqd: the relay parked it, or was told to leave it out.
+                warn!(%problem, "left out, as it was the first time");
+                self.next += 1;
+                Step::Enough
+            }
+            Pull::OffsetMoved { bounds, .. } if self.next < bounds.min && self.waiting.is_empty() => {
+                self.miss(bounds.min.min(to), "have expired in RocketMQ")
+            }
+            Pull::Empty { bounds } | Pull::OffsetMoved { bounds, .. }
+                if self.next >= bounds.max && self.waiting.is_empty() =>
+            {
+                self.miss(to, "are beyond the queue's end, for the broker has lost them, too")
+            }
+            Pull::Empty { .. } | Pull::OffsetMoved { .. } => Step::Enough,
+        }
+    }
+
+    fn miss(&mut self, to: i64, why: &'static str) -> Step {
+        let from = std::mem::replace(&mut self.next, to);
+        Step::Missed { from, why }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rocketmq::reader::{Bounds, Problem};
+
+    const BOUNDS: Bounds = Bounds { min: 5, max: 20 };
+
+    fn reading(next: i64) -> Reading {
+        Reading { waiting: VecDeque::new(), next, bytes: 0, unreadable: 0 }
+    }
+
+    fn broken() -> Pull {
+        let queue = Queue { topic: "t".to_owned(), broker: "b".to_owned(), id: 0 };
+        let problem = Some(Problem::Displaced { queue, offset: 7, found: 8 });
+        Pull::Messages { messages: Vec::new(), problem, bounds: BOUNDS }
+    }
+
+    #[test]
+    fn what_was_damaged_on_its_way_is_asked_for_again() {
+        let mut read = reading(7);
+        assert_eq!((read.take(broken(), 10), read.next), (Step::More, 7));
+        assert_eq!((read.take(broken(), 10), read.next), (Step::More, 7));
+        assert_eq!((read.take(broken(), 10), read.next), (Step::Enough, 8), "it is left out at last");
+    }
+
+    #[test]
+    fn what_is_gone_is_told_exactly() {
+        let moved = || Pull::OffsetMoved { next: 5, bounds: BOUNDS };
+        let mut read = reading(1);
+        assert!(matches!(read.take(moved(), 10), Step::Missed { from: 1, .. }));
+        assert_eq!(read.next, 5);
+        let mut read = reading(1);
+        assert!(matches!(read.take(moved(), 3), Step::Missed { from: 1, .. }));
+        assert_eq!(read.next, 3, "no more than was asked for");
+        let mut read = reading(20);
+        assert!(matches!(read.take(Pull::Empty { bounds: BOUNDS }, 25), Step::Missed { from: 20, .. }));
+        assert_eq!(read.next, 25);
+        // Told elsewhere for another reason, such as a reset: nothing is missed, and it is asked for again later.
+        let mut read = reading(7);
+        assert_eq!((read.take(moved(), 10), read.next), (Step::Enough, 7));
+    }
 }

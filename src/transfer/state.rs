@@ -9,7 +9,14 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{destinations::Destinations, metrics::TopicMetrics, pace::Pace, undrained::Process};
+use super::{
+    destinations::Destinations,
+    fence::{Fence, FenceReport},
+    metrics::TopicMetrics,
+    pace::Pace,
+    retention::Retention,
+    undrained::Process,
+};
 use crate::{
     nsq::names::TopicName,
     rocketmq::{Queue, producer::unix_millis},
@@ -21,9 +28,11 @@ pub(super) struct TopicState {
     pub(super) topic: TopicName,
     pub(super) destinations: Arc<Destinations>,
     pub(super) pace: Arc<Pace>,
+    pub(super) fence: Fence,
     pub(super) metrics: Arc<TopicMetrics>,
     queues: Mutex<BTreeMap<Queue, QueueState>>,
-    undrained: Mutex<BTreeMap<Queue, BTreeMap<String, u64>>>,
+    undrained: Mutex<BTreeMap<Queue, BTreeMap<Process, u64>>>,
+    retention: Mutex<Retention>,
     rate: Mutex<Rate>,
 }
 
@@ -32,10 +41,18 @@ pub(super) struct TopicState {
 pub(super) struct QueueState {
     /// Everything below is in nsqd, or parked.
     pub(super) relayed: i64,
+    /// Everything below is on its way to nsqd, or beyond that.
+    pub(super) sent: i64,
+    /// Everything below is committed.
+    pub(super) committed: i64,
+    /// Something is being relayed again for an nsqd that is gone.
+    pub(super) replaying: bool,
     /// One past the newest message known.
     pub(super) end: i64,
     /// When the oldest message that is on its way was stored, in milliseconds since 1970.
     pub(super) oldest_ms: Option<i64>,
+    /// The lowest offset an nsqd may still lose.
+    pub(super) undrained: Option<i64>,
     /// Why it does not go on.
     pub(super) held: Option<String>,
 }
@@ -56,16 +73,38 @@ pub struct TopicReport {
     pub waiting: Option<String>,
     /// Whether somebody paused it.
     pub paused: bool,
+    /// The fence it obeys.
+    #[serde(default)]
+    pub fence: Option<FenceReport>,
+    /// Channels it does not create, because they are done with.
+    #[serde(default)]
+    pub completed: Vec<String>,
     /// Messages a second it may send; 0 for any number.
     pub max_rate: u64,
     /// Messages a second it sends.
     pub rate: f64,
     /// Messages since it began: read, relayed, sent again, parked, perhaps doubled.
     pub totals: [u64; 5],
+    /// How long the brokers keep messages at least, and until the oldest that nsqd does not have yet may expire; none while it is not
+    /// known.
+    #[serde(default)]
+    pub retention_seconds: Option<f64>,
+    /// See there.
+    #[serde(default)]
+    pub expires_in_seconds: Option<f64>,
+    /// The same for the oldest that an nsqd may still lose.
+    #[serde(default)]
+    pub undrained_expires_in_seconds: Option<f64>,
+    /// Why somebody should see that messages are relayed sooner.
+    #[serde(default)]
+    pub expiring: Option<String>,
     /// Its queues.
     pub queues: Vec<QueueReport>,
     /// Where it sends to.
     pub nsqds: Vec<NsqdReport>,
+    /// What nsqd processes may still lose, those that are gone included.
+    #[serde(default)]
+    pub undrained: Vec<UndrainedReport>,
 }
 
 /// One queue of a [`TopicReport`].
@@ -77,12 +116,32 @@ pub struct QueueReport {
     pub queue: i32,
     /// Everything below is in nsqd, or parked.
     pub relayed: i64,
+    /// Everything below is on its way to nsqd, or beyond that.
+    #[serde(default)]
+    pub sent: i64,
+    /// Everything below is committed.
+    #[serde(default)]
+    pub committed: i64,
+    /// Something is being relayed again for an nsqd that is gone.
+    #[serde(default)]
+    pub replaying: bool,
     /// Messages nsqd does not have yet.
     pub lag: i64,
     /// Age of the oldest of them.
     pub lag_seconds: f64,
     /// Why it does not go on.
     pub held: Option<String>,
+}
+
+/// What one nsqd process was given and may still lose.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UndrainedReport {
+    /// Its HTTP address.
+    pub nsqd: String,
+    /// When the process started, in seconds since 1970.
+    pub start_time: i64,
+    /// How many messages.
+    pub messages: u64,
 }
 
 /// One nsqd of a [`TopicReport`].
@@ -122,8 +181,8 @@ impl TopicState {
         metrics: Arc<TopicMetrics>,
     ) -> Self {
         let rate = Mutex::new(Rate { at: Instant::now(), relayed: 0, per_second: 0.0 });
-        let (queues, undrained) = Default::default();
-        Self { topic, destinations, pace, metrics, queues, undrained, rate }
+        let (queues, undrained, retention, fence) = Default::default();
+        Self { topic, destinations, pace, fence, metrics, queues, undrained, retention, rate }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Queue, QueueState>> {
@@ -147,11 +206,25 @@ impl TopicState {
         self.undrained.lock().unwrap_or_else(PoisonError::into_inner).remove(queue);
     }
 
+    /// Why queues do not go on.
+    pub(super) fn held(&self) -> Vec<String> {
+        self.lock().values().filter_map(|queue| queue.held.clone()).collect()
+    }
+
+    /// How old messages may get, and are.
+    pub(super) fn retention(&self) -> Retention {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_retention(&self, retention: Retention) {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner) = retention;
+    }
+
     /// Takes note of what of a queue each nsqd process may still lose.
     pub(super) fn undrained<'a>(&self, queue: &Queue, messages: impl Iterator<Item = (&'a Process, u64)>) {
         let mut by_nsqd = BTreeMap::new();
         for (process, messages) in messages {
-            *by_nsqd.entry(process.nsqd.to_string()).or_default() += messages;
+            *by_nsqd.entry(process.clone()).or_default() += messages;
         }
         self.undrained.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone(), by_nsqd);
     }
@@ -159,9 +232,17 @@ impl TopicState {
     /// What of the queues relayed here each nsqd may still lose.
     pub(super) fn undrained_by_nsqd(&self) -> BTreeMap<String, u64> {
         let mut total = BTreeMap::new();
-        for by_nsqd in self.undrained.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            for (nsqd, messages) in by_nsqd {
-                *total.entry(nsqd.clone()).or_default() += messages;
+        for (process, messages) in self.undrained_by_process() {
+            *total.entry(process.nsqd.to_string()).or_default() += messages;
+        }
+        total
+    }
+
+    fn undrained_by_process(&self) -> BTreeMap<Process, u64> {
+        let mut total = BTreeMap::new();
+        for by_process in self.undrained.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            for (process, messages) in by_process {
+                *total.entry(process.clone()).or_default() += messages;
             }
         }
         total
@@ -218,22 +299,41 @@ impl TopicState {
 
     pub(super) fn report(&self) -> TopicReport {
         let now = unix_millis();
-        let wish = self.pace.wish();
+        let (wish, retention) = (self.pace.wish(), self.retention());
         let queues = self.queues().into_iter().map(|(queue, state)| QueueReport {
             relayed: state.relayed,
+            sent: state.sent,
+            committed: state.committed,
+            replaying: state.replaying,
             lag: state.lag(),
             lag_seconds: state.lag_seconds(now),
             held: state.held,
             broker: queue.broker,
             queue: queue.id,
         });
+        let undrained = self.undrained_by_process().into_iter().filter(|(_, messages)| *messages > 0);
+        let undrained = undrained.map(|(process, messages)| UndrainedReport {
+            nsqd: process.nsqd.to_string(),
+            start_time: process.start_time,
+            messages,
+        });
         TopicReport {
+            fence: self.fence.report(),
+            completed: self.destinations.completed(),
+            undrained: undrained.collect(),
             topic: self.topic.to_string(),
             waiting: self.waiting(),
             paused: wish.paused,
             max_rate: wish.rate,
             rate: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second,
             totals: self.metrics.totals(),
+            retention_seconds: retention.reserve.as_ref().map(Duration::as_secs_f64),
+            expires_in_seconds: retention.expires_in().as_ref().map(Duration::as_secs_f64),
+            undrained_expires_in_seconds: retention
+                .undrained_expires_in()
+                .as_ref()
+                .map(Duration::as_secs_f64),
+            expiring: retention.warning(),
             queues: queues.collect(),
             nsqds: self.nsqds(),
         }

@@ -17,20 +17,23 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     Shared, TransferConfig,
+    committed::{self, Looks},
     deliver::Delivery,
     destinations::Destinations,
     held::Held,
     pace::Pace,
     parking::Parking,
     queue::{Ended, QueueRelay},
+    retention,
     state::TopicState,
     undrained::journal::Journal,
 };
 use crate::{
+    audit::Ledger,
     nsq::names::TopicName,
     retry::Backoff,
     rocketmq::{
-        Cluster, ClusterError, Queue,
+        Cluster, ClusterError, Queue, QueueReader,
         group::{Member, allocate},
     },
 };
@@ -56,7 +59,9 @@ pub(super) struct TopicRelay {
     rocketmq_topic: String,
     group: String,
     delivery: Arc<Delivery>,
-    journal: Option<Arc<Journal>>,
+    journal: Arc<Journal>,
+    looks: Looks,
+    ledger: Option<Arc<Ledger>>,
     state: Arc<TopicState>,
     shared: Arc<Shared>,
     owned: HashMap<Queue, Owned>,
@@ -79,9 +84,14 @@ struct Failure {
 
 impl TopicRelay {
     pub(super) fn new(shared: Arc<Shared>, topic: TopicName) -> Self {
-        let Shared { cluster, config, fleet, metrics, .. } = &*shared;
-        let destinations =
-            Arc::new(Destinations::new(topic.clone(), Arc::clone(fleet), config.choice.clone()));
+        let Shared { cluster, config, fleet, metrics, completed, .. } = &*shared;
+        let destinations = Arc::new(Destinations::new(
+            topic.clone(),
+            Arc::clone(fleet),
+            config.choice.clone(),
+            config.names.clone(),
+            Arc::clone(completed),
+        ));
         let pace = Arc::new(Pace::new(config.max_rate));
         let of_topic = metrics.topic(topic.as_str());
         let delivery = Delivery {
@@ -95,11 +105,13 @@ impl TopicRelay {
         let state = Arc::new(TopicState::new(topic.clone(), destinations, pace, of_topic));
         metrics.show(&state);
         let group = config.names.relay_group(&config.group_prefix, &topic);
-        let journal = || Arc::new(Journal::new(cluster.clone(), &config.names, &topic, &group));
+        let journal = Arc::new(Journal::new(cluster.clone(), &config.names, &topic, &group));
         Self {
             cluster: cluster.clone(),
             rocketmq_topic: config.names.rocketmq_topic(&topic),
-            journal: config.replay.then(journal),
+            journal,
+            looks: committed::unseen().1,
+            ledger: shared.recorder.as_ref().map(|recorder| recorder.topic(&topic)),
             group,
             topic,
             config: Arc::clone(config),
@@ -118,7 +130,22 @@ impl TopicRelay {
         let ask_every = self.shared.paced(ASK_LOOKUPD_EVERY);
         let ready = Arc::clone(&self.state.destinations).keep_ready(views, ask_every);
         let _destinations = AbortOnDropHandle::new(tokio::spawn(ready));
+        let (looks, looked) = committed::unseen();
+        self.looks = looked;
         let Some(member) = drain.run_until_cancelled(self.join()).await else { return };
+        let _looking = AbortOnDropHandle::new(tokio::spawn(committed::keep_looking(
+            self.cluster.clone(),
+            self.group.clone(),
+            self.rocketmq_topic.clone(),
+            self.shared.paced(committed::LOOK_EVERY),
+            looks,
+        )));
+        let _retention = AbortOnDropHandle::new(tokio::spawn(retention::keep_watching(
+            Arc::clone(&self.state),
+            QueueReader::new(self.cluster.clone(), &self.group),
+            self.shared.reserves.subscribe(),
+            self.shared.paced(retention::WATCH_EVERY),
+        )));
         let state = Arc::clone(&self.state);
         let _described =
             self.cluster.describe(&self.group, Arc::new(move |asked| super::control::answer(&state, asked)));
@@ -181,7 +208,10 @@ impl TopicRelay {
 
     async fn round(&mut self, member: &Member) {
         let share = match self.share(member).await {
-            Ok(share) => share,
+            Ok(share) => {
+                self.give_up_held(&share);
+                share
+            }
             Err(error) => {
                 debug!(topic = %self.topic, %error, "membership unknown; keeping the queues there are");
                 self.owned.keys().cloned().collect()
@@ -219,6 +249,17 @@ impl TopicRelay {
         }
     }
 
+    /// A held queue that is another's now is that one's to report.
+    fn give_up_held(&mut self, share: &[Queue]) {
+        self.failures.retain(|queue, _| {
+            let mine = share.contains(queue) || self.owned.contains_key(queue);
+            if !mine {
+                self.state.forget(queue);
+            }
+            mine
+        });
+    }
+
     /// The queues that are this instance's to relay.
     async fn share(&self, member: &Member) -> Result<Vec<Queue>, ClusterError> {
         let route = self.cluster.route(&self.rocketmq_topic).await?;
@@ -241,9 +282,12 @@ impl TopicRelay {
             max_bytes: self.config.max_bytes_per_queue,
             memory: Arc::clone(&self.shared.memory),
             on_gap: self.config.on_gap,
+            looks: self.looks.clone(),
             lanes: self.shared.lanes(),
             park_unreadable: self.config.park_unreadable,
-            journal: self.journal.clone(),
+            journal: Arc::clone(&self.journal),
+            replay: self.config.replay,
+            ledger: self.ledger.clone(),
         };
         self.owned.insert(queue.clone(), Owned { lease, drain, begun: Instant::now() });
         self.loops.spawn(async move { (queue, relay.run().await) });
@@ -261,11 +305,14 @@ impl TopicRelay {
             }
         };
         let ran = self.owned.remove(&queue).map_or(Duration::ZERO, |owned| owned.begun.elapsed());
-        self.state.forget(&queue);
         match result {
-            Ok(Ended::Drained) => drop(self.failures.remove(&queue)),
+            Ok(Ended::Drained) => {
+                self.failures.remove(&queue);
+                self.state.forget(&queue);
+            }
             Ok(Ended::LeaseLost) => {
                 debug!(%queue, "left to its new owner");
+                self.state.forget(&queue);
                 return None;
             }
             Err(held) => self.hold(&queue, &held, ran),
@@ -280,15 +327,14 @@ impl TopicRelay {
             self.failures.remove(queue);
         }
         // What only time can mend is tried again soon; what a person must mend is repeated for the log's sake.
-        let longest =
-            if held.needs_a_person(self.config.on_gap) { REMIND_EVERY } else { Duration::from_secs(2) };
+        let longest = if held.needs_a_person() { REMIND_EVERY } else { Duration::from_secs(2) };
         let failure = self.failures.entry(queue.clone()).or_insert_with(|| Failure {
             backoff: Backoff::new(Duration::from_millis(500), REMIND_EVERY),
             retry_at: Instant::now(),
         });
         let retry_in = failure.backoff.next_delay().min(longest);
         failure.retry_at = Instant::now() + retry_in;
-        if held.needs_a_person(self.config.on_gap) {
+        if held.needs_a_person() {
             error!(topic = %self.topic, reason = %held, ?retry_in, "queue held");
         } else {
             warn!(topic = %self.topic, reason = %held, ?retry_in, "queue interrupted");

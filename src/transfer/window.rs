@@ -5,13 +5,16 @@
 //! [`Confirmed`], which only proofs can make of it, nsqd's `OK` or a broker's for what was parked: there is no way to commit what
 //! nobody has answered for. A claim that is dropped stays open, and the window never moves past it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::{
     parking::Parked,
     undrained::{Landing, Process},
 };
 use crate::nsq::nsqd::Published;
+
+/// So many of the offsets that could be committed lately are remembered.
+const LOWS: usize = 1_024;
 
 /// Why messages need not be relayed again.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub(super) struct At {
 #[derive(Debug)]
 pub(super) struct Window {
     low: i64,
+    /// Where `low` was lately, and when the message before it was stored; the newest last.
+    lows: VecDeque<(i64, Option<i64>)>,
     next: i64,
     /// Claimed runs by first offset: where they end, and whether they are confirmed.
     runs: BTreeMap<i64, Run>,
@@ -46,6 +51,7 @@ struct Run {
     end: i64,
     bytes: usize,
     stored_ms: i64,
+    last_stored_ms: Option<i64>,
     confirmed: bool,
 }
 
@@ -107,7 +113,14 @@ impl Proof {
 impl Window {
     /// A window in which everything below `offset` is done.
     pub(super) fn new(offset: i64) -> Self {
-        Self { low: offset, next: offset, runs: BTreeMap::new(), in_flight_bytes: 0 }
+        let (lows, runs) = Default::default();
+        Self { low: offset, lows, next: offset, runs, in_flight_bytes: 0 }
+    }
+
+    /// Says when the message before its offset was stored.
+    pub(super) fn behind(mut self, stored_ms: Option<i64>) -> Self {
+        self.lows.push_back((self.low, stored_ms));
+        self
     }
 
     /// Claims the next `messages` offsets; the first was stored at `stored_ms`.
@@ -115,9 +128,17 @@ impl Window {
         let start = self.next;
         // A pull has at most a few thousand messages.
         self.next += messages as i64;
-        self.runs.insert(start, Run { end: self.next, bytes, stored_ms, confirmed: false });
+        let run = Run { end: self.next, bytes, stored_ms, last_stored_ms: None, confirmed: false };
+        self.runs.insert(start, run);
         self.in_flight_bytes += bytes;
         Claim { start, messages }
+    }
+
+    /// Says when the last message of a run was stored.
+    pub(super) fn ends_with(&mut self, claim: &Claim, stored_ms: Option<i64>) {
+        if let Some(run) = self.runs.get_mut(&claim.start) {
+            run.last_stored_ms = stored_ms;
+        }
     }
 
     /// Takes a confirmed run out of flight; returns where it went.
@@ -127,7 +148,12 @@ impl Window {
             self.in_flight_bytes -= run.bytes;
         }
         while let Some(first) = self.runs.first_entry().filter(|first| first.get().confirmed) {
-            self.low = first.remove().end;
+            let run = first.remove();
+            self.low = run.end;
+            self.lows.push_back((run.end, run.last_stored_ms));
+            if self.lows.len() > LOWS {
+                self.lows.pop_front();
+            }
         }
         landings
     }
@@ -135,6 +161,11 @@ impl Window {
     /// The offset that may be committed: everything below it is in nsqd.
     pub(super) fn committable(&self) -> i64 {
         self.low
+    }
+
+    /// When the last message below an offset was stored, if that is known.
+    pub(super) fn stored_before(&self, offset: i64) -> Option<i64> {
+        self.lows.iter().rev().find(|(low, _)| *low == offset).and_then(|(_, stored_ms)| *stored_ms)
     }
 
     /// The offset the next claim begins at.
@@ -183,6 +214,25 @@ mod tests {
             window.confirm(lost.confirm(Proof::for_tests()));
             prop_assert_eq!((window.committable(), window.in_flight_bytes()), (end, 0));
         }
+    }
+
+    #[test]
+    fn the_last_message_below_what_may_be_committed_is_known() {
+        let mut window = Window::new(10).behind(Some(3));
+        assert_eq!((window.stored_before(10), window.stored_before(9)), (Some(3), None));
+        let (first, second) = (window.claim(5, 5, 0), window.claim(5, 5, 0));
+        window.ends_with(&first, Some(4));
+        window.ends_with(&second, Some(5));
+        window.confirm(second.confirm(Proof::for_tests()));
+        assert_eq!(window.stored_before(10), Some(3));
+        window.confirm(first.confirm(Proof::for_tests()));
+        // What is committed may lag behind.
+        assert_eq!((window.stored_before(20), window.stored_before(15)), (Some(5), Some(4)));
+        for _ in 0..2 * LOWS {
+            let claim = window.claim(1, 1, 0);
+            window.confirm(claim.confirm(Proof::for_tests()));
+        }
+        assert_eq!((window.lows.len(), window.stored_before(20)), (LOWS, None));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Starts the program under test, publishes to it, and consumes from nsqd as an NSQ client does.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     ops::Deref,
     process::Command,
@@ -59,9 +60,14 @@ pub struct Program(Server);
 
 impl Program {
     pub fn start(title: &str, arguments: &[String]) -> Self {
+        Self::in_environment(title, arguments, &[])
+    }
+
+    /// Starts it with these environment variables, too.
+    pub fn in_environment(title: &str, arguments: &[String], environment: &[(&str, &str)]) -> Self {
         let run = |_: &std::path::Path| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_nsqbridge"));
-            command.args(arguments);
+            command.args(arguments).envs(environment.iter().copied());
             command
         };
         Self(blocking(|| Server::run(title, run)).unwrap())
@@ -70,6 +76,13 @@ impl Program {
     /// Everything it has logged.
     pub fn logged(&self) -> String {
         self.0.log_text()
+    }
+
+    /// Resident memory, in bytes.
+    pub fn resident(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<usize>().unwrap() * 1024
     }
 }
 
@@ -103,12 +116,24 @@ pub struct Gateway {
 impl Gateway {
     /// Starts one on a free port and waits until it is healthy.
     pub async fn start(name_server: &NameServer, flags: &[&str]) -> Self {
+        Self::start_at(name_server.addr(), flags).await
+    }
+
+    /// The same, with a name server at this address.
+    pub async fn start_at(name_server: SocketAddr, flags: &[&str]) -> Self {
+        let gateway = Self::launch(&name_server.to_string(), flags).await;
+        gateway.healthy().await;
+        gateway
+    }
+
+    /// Starts one on a free port and waits until it listens, whatever becomes of its name server.
+    pub async fn launch(name_server: &str, flags: &[&str]) -> Self {
         let ports = Ports::claim().unwrap();
         let [address, admin] = [0, 1].map(|port| SocketAddr::from(([127, 0, 0, 1], ports.get(port))));
         let mut arguments: Vec<String> = [
             "gateway",
             "--namesrv",
-            &name_server.addr().to_string(),
+            name_server,
             "--http-address",
             &address.to_string(),
             "--admin-address",
@@ -118,11 +143,17 @@ impl Gateway {
         .into();
         arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
         let process = Program::start("gateway", &arguments);
-        let healthy =
-            async || blocking(|| http::get(address, "/ping")).is_ok_and(|(status, _)| status == 200);
-        eventually("the gateway is healthy", SOON, healthy).await;
+        let listens = async || blocking(|| http::get(admin, "/livez")).is_ok();
+        eventually("the gateway listens", SOON, listens).await;
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { process, address, admin, http, _ports: ports }
+    }
+
+    /// Waits until it is healthy.
+    pub async fn healthy(&self) {
+        let healthy =
+            async || blocking(|| http::get(self.address, "/ping")).is_ok_and(|(status, _)| status == 200);
+        eventually("the gateway is healthy", SOON, healthy).await;
     }
 
     /// Sends a request; status and body of the answer.
@@ -155,6 +186,11 @@ impl Gateway {
         blocking(|| http::get(self.admin, path)).unwrap()
     }
 
+    /// Resident memory, in bytes.
+    pub fn resident(&self) -> usize {
+        self.process.resident()
+    }
+
     /// The value of one of its metrics; labels are part of the name. 0 while it has none.
     pub fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.admin("/metrics");
@@ -184,10 +220,14 @@ pub enum To<'a> {
 
 /// Starts a transfer daemon.
 pub fn transfer(name_server: &NameServer, topic: &str, to: &To<'_>, flags: &[&str]) -> Program {
+    let flags = [&["--admin-address", ""], flags].concat();
+    transfer_at(name_server.addr(), topic, to, &flags)
+}
+
+/// The same, with a name server at this address, and an admin listener as the flags say.
+pub fn transfer_at(name_server: SocketAddr, topic: &str, to: &To<'_>, flags: &[&str]) -> Program {
     let mut arguments: Vec<String> =
-        ["transfer", "--namesrv", &name_server.addr().to_string(), "--topic", topic, "--admin-address", ""]
-            .map(str::to_owned)
-            .into();
+        ["transfer", "--namesrv", &name_server.to_string(), "--topic", topic].map(str::to_owned).into();
     match to {
         To::Nsqds(nsqds) => {
             for nsqd in *nsqds {
@@ -217,22 +257,35 @@ pub struct Consumer {
     _connections: JoinSet<()>,
 }
 
+/// Consumes as [`Consumer`] does, and hands each body to `take` before it is finished.
+pub fn consuming(
+    nsqds: &[&Nsqd],
+    topic: &str,
+    channel: &str,
+    take: impl Fn(Bytes) + Send + Sync + 'static,
+) -> JoinSet<()> {
+    let take = Arc::new(take);
+    let mut connections = JoinSet::new();
+    for nsqd in nsqds {
+        let (address, take) = (nsqd.tcp_addr(), Arc::clone(&take));
+        let subscribe = format!("  V2SUB {topic} {channel}\nRDY 1000\n");
+        connections.spawn(async move {
+            loop {
+                // An nsqd that is away is tried again; what it had not heard finished, it sends again.
+                let _ = consume(address, &subscribe, &*take).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+    }
+    connections
+}
+
 impl Consumer {
     pub fn start(nsqds: &[&Nsqd], topic: &str, channel: &str) -> Self {
         let received = Arc::new(Mutex::new(Vec::new()));
-        let mut connections = JoinSet::new();
-        for nsqd in nsqds {
-            let (address, received) = (nsqd.tcp_addr(), Arc::clone(&received));
-            let subscribe = format!("  V2SUB {topic} {channel}\nRDY 1000\n");
-            connections.spawn(async move {
-                loop {
-                    // An nsqd that is away is tried again; what it had not heard finished, it sends again.
-                    let _ = consume(address, &subscribe, &received).await;
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            });
-        }
-        Self { received, _connections: connections }
+        let taken = Arc::clone(&received);
+        let take = move |body| taken.lock().unwrap().push(body);
+        Self { received, _connections: consuming(nsqds, topic, channel, take) }
     }
 
     /// Everything received so far.
@@ -260,7 +313,11 @@ impl Consumer {
     }
 }
 
-async fn consume(address: SocketAddr, subscribe: &str, received: &Mutex<Vec<Bytes>>) -> std::io::Result<()> {
+async fn consume(
+    address: SocketAddr,
+    subscribe: &str,
+    take: &(dyn Fn(Bytes) + Send + Sync),
+) -> std::io::Result<()> {
     const MESSAGE: u32 = 2;
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(subscribe.as_bytes()).await?;
@@ -281,7 +338,7 @@ async fn consume(address: SocketAddr, subscribe: &str, received: &Mutex<Vec<Byte
             // Timestamp and attempts, then the id.
             frame.advance(10);
             let id = frame.split_to(16);
-            received.lock().unwrap().push(frame);
+            take(frame);
             commands.extend_from_slice(b"FIN ");
             commands.extend_from_slice(&id);
             commands.push(b'\n');
@@ -295,16 +352,25 @@ async fn consume(address: SocketAddr, subscribe: &str, received: &Mutex<Vec<Byte
 
 /// Everything a topic holds, each queue in order; by its name in RocketMQ.
 pub async fn stored(cluster: &Cluster, topic: &str) -> Vec<(Queue, StoredMessage)> {
+    stored_since(cluster, topic, &mut BTreeMap::new()).await
+}
+
+/// What a topic holds from these offsets on, which move behind it.
+pub async fn stored_since(
+    cluster: &Cluster,
+    topic: &str,
+    since: &mut BTreeMap<Queue, i64>,
+) -> Vec<(Queue, StoredMessage)> {
     let reader = QueueReader::new(cluster.clone(), "ledger");
     let mut stored = Vec::new();
     for (queue, bounds) in cluster.topic_stats(topic).await.unwrap() {
-        let mut offset = bounds.min;
-        while offset < bounds.max {
-            let pulled = reader.pull(&queue, offset, 32, Duration::ZERO).await.unwrap();
+        let offset = since.entry(queue.clone()).or_insert(bounds.min);
+        while *offset < bounds.max {
+            let pulled = reader.pull(&queue, *offset, 32, Duration::ZERO).await.unwrap();
             let Pull::Messages { messages, problem: None, .. } = pulled else {
                 panic!("{queue}: {pulled:?}")
             };
-            offset += messages.len() as i64;
+            *offset += messages.len() as i64;
             stored.extend(messages.into_iter().map(|message| (queue.clone(), message)));
         }
     }

@@ -1,12 +1,13 @@
 //! The RocketMQ client against a peer that breaks the protocol.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::BytesMut;
 use nsqbridge::rocketmq::{
-    Cluster, ClusterConfig, Outcome, Producer, Queue, QueueReader,
+    Cluster, ClusterConfig, ClusterError, Outcome, Producer, Queue, QueueReader,
     codes::{request, response},
     command::Command,
+    group::Member,
     offsets::Commit,
     outcome::Hint,
     properties::Properties,
@@ -14,7 +15,10 @@ use nsqbridge::rocketmq::{
     record::{StoredMessage, encode_stored},
 };
 
-use crate::scripted::{Peer, Reply, message, ok, refuse, stored};
+use crate::{
+    bridge::{SOON, eventually},
+    scripted::{Peer, Reply, message, ok, refuse, stored},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -67,6 +71,17 @@ async fn a_reply_that_never_comes_is_unknown_after_the_deadline_and_the_retry_ca
 }
 
 #[tokio::test]
+async fn nothing_is_sent_without_time_for_an_answer() {
+    let peer = Peer::start(1, |_, asked| Reply::Answer(stored(asked, 0))).await;
+    let producer = Producer::new(peer.cluster(), "p");
+    producer.send(&queue(), &[message(b"connects")], SECOND).await;
+    let outcome = producer.send(&queue(), &[message(b"x")], Duration::ZERO).await;
+    assert!(matches!(outcome, Outcome::NotSent(_)), "{outcome:?}");
+    producer.send(&queue(), &[message(b"goes behind it")], SECOND).await;
+    assert_eq!(peer.seen(), 2);
+}
+
+#[tokio::test]
 async fn a_frame_cut_in_half_or_unreadable_makes_the_send_unknown_and_the_next_one_reconnects() {
     let peer = Peer::start(1, |nth, asked| match nth {
         0 => Reply::HalfAFrame(stored(asked, 0)),
@@ -101,8 +116,10 @@ async fn each_refusing_code_has_its_outcome() {
         (1, "org.apache.rocketmq.acl.common.AclException: Check signature failed", NotSent),
         (1, "request queueId[4] is illegal, TopicConfig", NotSent),
         (1, "accurate timer message is not enabled", Rejected),
+        (1, "[PC_SYNCHRONIZED]broker busy, start flow control for a while", NotSent),
+        (1, "create mapped file failed, server is busy or broken.", NotSent),
         (2, "[PCBUSY_CLEAN_QUEUE]broker busy", NotSent),
-        (3, "request type 310 not supported", Rejected),
+        (3, "request type 310 not supported", NotSent),
         (10, "FLUSH_DISK_TIMEOUT", Unknown),
         (11, "SLAVE_NOT_AVAILABLE", Unknown),
         (12, "FLUSH_SLAVE_TIMEOUT", Unknown),
@@ -130,8 +147,37 @@ async fn each_refusing_code_has_its_outcome() {
         };
         assert_eq!(arm, expected, "{code} {remark}");
         assert!(failure.reason.contains(&code.to_string()) && failure.reason.contains(remark), "{failure}");
-        assert_eq!(failure.hint == Hint::UnknownTopic, code == 17);
+        let hint = match (code, remark) {
+            (17, _) => Hint::UnknownTopic,
+            (10..=12, _) => Hint::StoredWeakly,
+            (3 | 14 | 16 | 1500, _) => Hint::StaleRoute,
+            (1 | 29, remark) if remark.contains("queueId") => Hint::StaleRoute,
+            _ => Hint::None,
+        };
+        assert_eq!(failure.hint, hint, "{code} {remark}");
     }
+}
+
+#[tokio::test]
+async fn a_broker_that_stored_a_message_too_weakly_is_not_made_to_store_it_again() {
+    let peer = Peer::start(4, |_, asked| {
+        Reply::Answer(refuse(asked, response::SLAVE_NOT_AVAILABLE, "SLAVE_NOT_AVAILABLE"))
+    })
+    .await;
+    let producer = Producer::new(peer.cluster(), "p");
+    let outcome = producer.deliver("t", &[message(b"x")], None, 2 * SECOND).await;
+    assert!(matches!(&outcome, Outcome::Unknown(failure) if failure.reason.contains("11")), "{outcome:?}");
+    assert_eq!(peer.seen(), 1, "each try would be one more copy");
+
+    let strong = Peer::start(1, |_, asked| Reply::Answer(stored(asked, 0))).await;
+    let weak = Peer::start_beside(std::slice::from_ref(&strong.address), 1, |_, asked| {
+        Reply::Answer(refuse(asked, response::FLUSH_DISK_TIMEOUT, "FLUSH_DISK_TIMEOUT"))
+    })
+    .await;
+    let producer = Producer::new(weak.cluster(), "p");
+    let outcome = producer.deliver("t", &[message(b"x")], Some(&queue()), 2 * SECOND).await;
+    let Outcome::Delivered(receipt) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((receipt.broker.as_str(), receipt.perhaps_twice), ("other-0", true));
 }
 
 #[tokio::test]
@@ -145,6 +191,41 @@ async fn go_away_moves_the_next_request_to_a_new_connection() {
     let outcome = producer.deliver("t", &[message(b"x")], None, 2 * SECOND).await;
     let Outcome::Delivered(receipt) = outcome else { panic!("{outcome:?}") };
     assert!(!receipt.perhaps_twice, "a server that says go away has stored nothing");
+}
+
+#[tokio::test]
+async fn a_peer_that_went_without_a_word_costs_one_request_and_not_every_one_until_tcp_notices() {
+    let peer = Peer::start(1, |nth, asked| match nth {
+        0 => Reply::Deaf,
+        _ => Reply::Answer(stored(asked, 1)),
+    })
+    .await;
+    let producer = Producer::new(peer.cluster(), "p");
+    let outcome = producer.send(&queue(), &[message(b"x")], SECOND).await;
+    assert!(matches!(outcome, Outcome::Unknown(_)), "{outcome:?}");
+    let outcome = producer.send(&queue(), &[message(b"x")], SECOND).await;
+    assert!(matches!(outcome, Outcome::Delivered(_)), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_missing_among_others_replaces_no_connection() {
+    let peer = Peer::start(1, |nth, asked| match nth {
+        0 => Reply::Silence,
+        _ => Reply::Answer(stored(asked, 1)),
+    })
+    .await;
+    let producer = Producer::new(peer.cluster(), "p");
+    let (queue, first) = (queue(), [message(b"x")]);
+    let unanswered = producer.send(&queue, &first, SECOND);
+    let others = async {
+        eventually("the first is there", SOON, async || peer.seen() == 1).await;
+        producer.send(&queue, &[message(b"y")], SECOND).await
+    };
+    let (unanswered, other) = futures_util::future::join(unanswered, others).await;
+    assert!(matches!(unanswered, Outcome::Unknown(_)) && matches!(other, Outcome::Delivered(_)));
+    let outcome = producer.send(&queue, &[message(b"z")], SECOND).await;
+    assert!(matches!(outcome, Outcome::Delivered(_)), "{outcome:?}");
+    assert_eq!(peer.accepted.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
@@ -276,4 +357,119 @@ async fn a_name_server_that_is_gone_or_silent_is_passed_over() {
     let started = std::time::Instant::now();
     assert_eq!(cluster.route("another").await.unwrap().write_queues.len(), 3);
     assert!(started.elapsed() < Duration::from_millis(300), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_broker_that_refuses_while_the_name_server_is_silent_costs_no_publish() {
+    for (code, remark) in [
+        (response::NO_PERMISSION, "the broker sending message is forbidden"),
+        (response::TOPIC_NOT_EXIST, "topic not exist"),
+    ] {
+        let refuses = Peer::start(1, move |_, asked| Reply::Answer(refuse(asked, code, remark))).await;
+        let takes = Peer::start(1, |_, asked| Reply::Answer(stored(asked, 0))).await;
+        let addresses = [refuses.address.clone(), takes.address.clone()];
+        let name_server = Peer::without_routes(move |nth, asked| match nth {
+            0 => Reply::Answer(ok(asked).body(route(&addresses))),
+            _ => Reply::Silence,
+        })
+        .await;
+        let producer = Producer::new(name_server.cluster(), "p");
+        // They begin with the one and the other in turn.
+        for _ in 0..4 {
+            let outcome = producer.deliver("t", &[message(b"x")], None, 3 * SECOND).await;
+            assert!(matches!(outcome, Outcome::Delivered(_)), "code {code}: {outcome:?}");
+        }
+        assert!(refuses.seen() > 0);
+    }
+}
+
+/// Of `t`, with a queue on each of two brokers.
+fn route(addresses: &[String; 2]) -> String {
+    let [one, other] = addresses;
+    let queues = ["one", "other"].map(
+        |name| serde_json::json!({"brokerName": name, "readQueueNums": 1, "writeQueueNums": 1, "perm": 6}),
+    );
+    let brokers = [("one", one), ("other", other)].map(
+        |(name, address)| serde_json::json!({"brokerName": name, "cluster": "c", "brokerAddrs": {"0": address}}),
+    );
+    serde_json::json!({"queueDatas": queues, "brokerDatas": brokers}).to_string()
+}
+
+#[tokio::test]
+async fn a_topic_is_unknown_only_when_no_name_server_knows_it() {
+    let listing = |brokers: &'static str| {
+        move |_: usize, asked: &Command| {
+            Reply::Answer(ok(asked).body(format!(r#"{{"brokerAddrTable":{{{brokers}}}}}"#)))
+        }
+    };
+    let knows_nothing = Peer::start(0, listing("")).await;
+    let knows = Peer::start(3, listing(r#""fake":{"brokerAddrs":{0:"127.0.0.1:1"}}"#)).await;
+    let servers = vec![knows_nothing.address.clone(), knows.address.clone()];
+    let cluster = Cluster::new(ClusterConfig::new(servers));
+    assert_eq!(
+        cluster.brokers().await.unwrap().len(),
+        1,
+        "nor is a cluster without brokers believed at once"
+    );
+    assert_eq!(cluster.route("t").await.unwrap().write_queues.len(), 3);
+    assert_eq!(knows_nothing.cluster().brokers().await.unwrap().len(), 0);
+    let unknown = knows_nothing.cluster().route("t").await;
+    assert!(matches!(unknown, Err(ClusterError::UnknownTopic(_))), "{unknown:?}");
+}
+
+#[tokio::test]
+async fn locks_are_had_while_other_brokers_are_frozen_and_only_those_asked_for() {
+    // The kernel accepts connections for these, and nobody ever reads them.
+    let mut frozen = Vec::new();
+    for _ in 0..5 {
+        frozen.push(tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap());
+    }
+    let addresses: Vec<_> = frozen.iter().map(|frozen| frozen.local_addr().unwrap().to_string()).collect();
+    let peer = Peer::start_beside(&addresses, 1, |_, asked| {
+        Reply::Answer(match asked.code {
+            request::LOCK_BATCH_MQ => {
+                let queue = |id: i32| serde_json::json!({"topic": "t", "brokerName": "fake", "queueId": id});
+                ok(asked).body(serde_json::json!({"lockOKMQSet": [queue(0), queue(7)]}).to_string())
+            }
+            request::GET_CONSUMER_LIST_BY_GROUP => ok(asked).body(r#"{"consumerIdList":["me"]}"#),
+            _ => ok(asked),
+        })
+    })
+    .await;
+    let mut config = ClusterConfig::new(vec![peer.address.clone()]);
+    config.request_timeout = SECOND;
+    let cluster = Cluster::new(config);
+    let queues = cluster.route("t").await.unwrap().read_queues.clone();
+    assert_eq!(queues.len(), 6);
+    let started = std::time::Instant::now();
+    let member = Member::join(cluster, "g", "t").await.unwrap();
+    assert_eq!(member.members().await.unwrap(), ["me"]);
+    let locked = member.lock(&queues).await;
+    assert_eq!(locked.granted, [queue()].into());
+    assert_eq!(locked.refused, [].into());
+    member.unlock(&queues).await;
+    member.leave().await;
+    // One second for each of the five questions, not for each frozen broker.
+    assert!(started.elapsed() < 10 * SECOND, "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn whoever_is_not_polled_keeps_nobody_from_a_connection() {
+    let peer = Peer::start(1, |_, asked| Reply::Answer(stored(asked, 0))).await;
+    let cluster = peer.cluster();
+    let ask = || cluster.ask(&peer.address, "anything", Command::request(request::GET_MAX_OFFSET));
+    let (opens, mut waits) = (Box::pin(ask()), Box::pin(ask()));
+    // The second is polled once, while the first opens the connection, and then left alone.
+    let second = async {
+        tokio::select! {
+            biased;
+            _ = &mut waits => panic!("there is no connection yet"),
+            () = std::future::ready(()) => {}
+        }
+    };
+    let (opened, ()) = tokio::join!(opens, second);
+    opened.unwrap();
+    let third = tokio::time::timeout(SOON, ask()).await;
+    third.expect("the second has the turn, and does nothing with it").unwrap();
+    drop(waits);
 }

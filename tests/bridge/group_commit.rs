@@ -2,7 +2,10 @@
 //! which messages came in which request, and answers that refuse, fail or never come.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,8 +26,10 @@ use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::{
     bridge::{SOON, eventually},
-    scripted::{Peer, Reply, refuse, stored},
+    scripted::{Peer, Reply, ok, refuse, stored},
 };
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// The bodies of every send the peer was asked for.
 type Sends = Arc<Mutex<Vec<Vec<Bytes>>>>;
@@ -64,7 +69,9 @@ async fn publisher(
         script(sends.len() - 1, asked, &bodies)
     })
     .await;
-    let publisher = Arc::new(Publisher::new(peer.cluster(), config));
+    // Audit records would be sends, too, and the script counts those.
+    let config = PublishConfig { audit: false, ..config };
+    let publisher = Arc::new(Publisher::new(peer.cluster(), config).unwrap());
     (peer, publisher, sends)
 }
 
@@ -206,6 +213,31 @@ async fn without_an_answer_everybody_in_the_batch_is_told_so_in_time() {
 }
 
 #[tokio::test]
+async fn an_answer_too_late_for_the_oldest_of_a_batch_is_in_time_for_the_others() {
+    let config = PublishConfig { budget: 4 * SECOND, ..PublishConfig::default() };
+    let gates = [(); 2].map(|()| Arc::new(Notify::new()));
+    let held = gates.clone();
+    let (_peer, publisher, sends) = publisher(config, move |nth, asked, _| match held.get(nth) {
+        Some(gate) => Reply::Held(Arc::clone(gate), stored(asked, nth as i64)),
+        None => Reply::Answer(stored(asked, nth as i64)),
+    })
+    .await;
+    let first = first(&publisher, &sends).await;
+    let oldest = publish(&publisher, "t", &["oldest"], None);
+    tokio::time::sleep(3 * SECOND).await;
+    let newest = publish(&publisher, "t", &["newest"], None);
+    tokio::task::yield_now().await;
+    gates[0].notify_one();
+    first.await.unwrap().unwrap();
+    eventually("the batch is on its way", SOON, async || sends.lock().unwrap().len() == 2).await;
+    let oldest = oldest.await.unwrap();
+    assert!(matches!(oldest, Err(PublishError::Unknown(_))), "{oldest:?}");
+    gates[1].notify_one();
+    assert_eq!(newest.await.unwrap().unwrap().ids.len(), 1);
+    assert_eq!(sends.lock().unwrap()[1..], [["oldest", "newest"].map(Bytes::from).to_vec()]);
+}
+
+#[tokio::test]
 async fn a_stuck_topic_takes_no_room_from_others() {
     let room = 64 * 1024;
     let config = PublishConfig {
@@ -236,4 +268,31 @@ async fn a_stuck_topic_takes_no_room_from_others() {
         publish(&publisher, "other", &["y"], None).await.unwrap().unwrap();
     }
     stuck.iter().for_each(JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_topic_brokers_lost_is_created_again_though_a_name_server_still_lists_it() {
+    let address = Arc::new(OnceLock::<String>::new());
+    let created = Arc::new(AtomicBool::new(false));
+    let (told, made) = (Arc::clone(&address), Arc::clone(&created));
+    let peer = Peer::start(4, move |nth, asked| {
+        let missing = || refuse(asked, response::TOPIC_NOT_EXIST, "topic[t] not exist, apply first please!");
+        Reply::Answer(match asked.code {
+            request::GET_BROKER_CLUSTER_INFO => {
+                let brokers = serde_json::json!({"fake": {"brokerAddrs": {"0": told.get()}}});
+                ok(asked).body(serde_json::json!({"brokerAddrTable": brokers}).to_string())
+            }
+            request::UPDATE_AND_CREATE_TOPIC => {
+                made.store(true, Ordering::SeqCst);
+                ok(asked)
+            }
+            _ if !made.load(Ordering::SeqCst) => missing(),
+            _ => stored(asked, nth as i64),
+        })
+    })
+    .await;
+    address.set(peer.address.clone()).unwrap();
+    let publisher = Arc::new(Publisher::new(peer.cluster(), PublishConfig::default()).unwrap());
+    publish(&publisher, "t", &["x"], None).await.unwrap().unwrap();
+    assert!(created.load(Ordering::SeqCst));
 }

@@ -1,31 +1,40 @@
 //! Brokers that demand TLS and signed requests, from the client and from the whole bridge.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use nsqbridge::rocketmq::{
-    Cluster, ClusterConfig, ClusterError, Outcome, Producer, QueueReader, credentials::Credentials,
-    group::Member, offsets::Commit, reader::Pull, tls::Tls,
+    Cluster, ClusterConfig, ClusterError, Outcome, Producer, QueueReader, connection::RequestError,
+    credentials::Credentials, group::Member, offsets::Commit, reader::Pull, tls::Tls,
 };
 use nsqbridge_brokers::{Line, Rig, RigOptions, rocketmq::Settings};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
+use tokio::{io::copy_bidirectional, net::TcpStream, task::JoinSet};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
+};
 
 use crate::{
     bridge::{Consumer, Gateway, SOON, To, create_channel, eventually, own, topic, transfer},
-    scripted::message,
+    scripted::{Peer, Reply, message},
 };
 
-const ACCESS_KEY: &str = "bridge-admin";
-const SECRET_KEY: &str = "bridge-secret-1";
+pub const ACCESS_KEY: &str = "bridge-admin";
+pub const SECRET_KEY: &str = "bridge-secret-1";
 const BUDGET: Duration = Duration::from_secs(4);
 
 /// An authority, and a certificate for 127.0.0.1 signed by it, as files.
-struct Certificates {
+pub struct Certificates {
     folder: TempDir,
 }
 
 impl Certificates {
-    fn make() -> Self {
+    pub fn make() -> Self {
         let folder = TempDir::new().unwrap();
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -49,7 +58,7 @@ impl Certificates {
         made
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -63,7 +72,7 @@ impl Certificates {
 }
 
 /// Access control as each line configures it; one administrator.
-fn access_control(line: Line, settings: Settings) -> Settings {
+pub fn access_control(line: Line, settings: Settings) -> Settings {
     match line {
         Line::V5 => {
             let package = "org.apache.rocketmq.auth";
@@ -197,3 +206,44 @@ async fn brokers_that_demand_tls_and_signatures_are_served(line: Line) {
 }
 
 on_both_lines!(brokers_that_demand_tls_and_signatures_are_served);
+
+#[tokio::test]
+async fn a_handshake_slower_than_the_first_request_can_wait_serves_the_next_one() {
+    let peer = Peer::start(1, |_, _| Reply::Silence).await;
+    let certificates = Certificates::make();
+    let chain = CertificateDer::pem_file_iter(certificates.path("server.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(certificates.path("server.key")).unwrap();
+    let server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain.map(Result::unwrap).collect(), key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(server));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let busy = async {
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, behind) = (acceptor.clone(), peer.address.clone());
+            connections.spawn(async move {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                let mut stream = acceptor.accept(stream).await?;
+                copy_bidirectional(&mut stream, &mut TcpStream::connect(behind).await?).await
+            });
+        }
+    };
+    let mut config = ClusterConfig::new(vec![address.clone()]);
+    config.tls = Some(Tls::new(&certificates.path("ca.pem"), None).unwrap());
+    config.request_timeout = Duration::from_millis(300);
+    let cluster = Cluster::new(config);
+    let asking = async {
+        let first = cluster.version(&address).await;
+        assert!(matches!(&first, Err(ClusterError::Request(RequestError::NotSent { .. }))), "{first:?}");
+        eventually("it is answered", SOON / 10, async || cluster.version(&address).await.is_ok()).await;
+    };
+    tokio::select! {
+        () = busy => unreachable!("the listener ended"),
+        () = asking => {}
+    }
+}

@@ -36,26 +36,52 @@ fn assert_absent(under: &str, words: &[&str]) {
 fn layers_import_only_downward() {
     assert_absent(
         "rocketmq",
-        &["crate::nsq", "crate::mapping", "crate::gateway", "crate::transfer", "crate::run"],
+        &["crate::nsq", "crate::mapping", "crate::audit", "crate::gateway", "crate::transfer", "crate::run"],
     );
     assert_absent(
         "nsq",
-        &["crate::rocketmq", "crate::mapping", "crate::gateway", "crate::transfer", "crate::run"],
+        &[
+            "crate::rocketmq",
+            "crate::mapping",
+            "crate::audit",
+            "crate::gateway",
+            "crate::transfer",
+            "crate::run",
+        ],
     );
     assert_absent(
         "mapping.rs",
-        &["crate::gateway", "crate::transfer", "crate::run", "crate::cli", "crate::config"],
+        &["crate::audit", "crate::gateway", "crate::transfer", "crate::run", "crate::cli", "crate::config"],
+    );
+    assert_absent(
+        "audit",
+        &["crate::gateway", "crate::transfer", "crate::doctor", "crate::run", "crate::cli", "crate::config"],
     );
     assert_absent("gateway", &["crate::transfer", "crate::run", "crate::cli", "crate::config"]);
     assert_absent(
         "doctor",
         &["crate::gateway", "crate::transfer", "crate::run", "crate::cli", "crate::config"],
     );
+    // It asks what the doctor finds and how running relays stand; it holds nothing that runs.
+    assert_absent(
+        "migration",
+        &["crate::gateway", "crate::run", "crate::cli", "crate::config", "crate::questions"],
+    );
+    for role in ["gateway", "transfer", "doctor", "mapping.rs"] {
+        assert_absent(role, &["crate::migration", "crate::migrating", "crate::moves"]);
+    }
     assert_absent("transfer", &["crate::gateway", "crate::run", "crate::cli", "crate::config"]);
-    for low in ["retry.rs", "shutdown.rs", "observe"] {
+    for low in ["retry.rs", "shutdown.rs", "pem.rs", "excerpt.rs", "observe", "problems.rs", "table.rs"] {
         assert_absent(
             low,
-            &["crate::nsq", "crate::rocketmq", "crate::mapping", "crate::gateway", "crate::transfer"],
+            &[
+                "crate::nsq",
+                "crate::rocketmq",
+                "crate::mapping",
+                "crate::audit",
+                "crate::gateway",
+                "crate::transfer",
+            ],
         );
     }
 }
@@ -78,7 +104,7 @@ fn libraries_stay_where_they_belong() {
     only_in("hyper", &["src/gateway", "src/observe/admin.rs"]);
     only_in("reqwest", &["src/nsq"]);
     only_in("backoff::", &["src/retry.rs"]);
-    only_in("toml::", &["src/config.rs"]);
+    only_in("toml::", &["src/config.rs", "src/problems.rs", "src/migration/plan"]);
     only_in("prometheus_client", &["src/observe", "src/gateway", "src/transfer/metrics.rs", "src/run.rs"]);
 }
 
@@ -102,5 +128,12 @@ fn what_only_turns_bytes_into_values_has_no_async() {
     }
     assert_absent("nsq/mpub.rs", &["async", "tokio"]);
     assert_absent("nsq/query.rs", &["async", "tokio"]);
+    assert_absent("nsq/frames.rs", &["async", "tokio"]);
     assert_absent("mapping.rs", &["async", "tokio"]);
+    for file in ["sketch.rs", "record.rs", "entry.rs", "coverage.rs", "reconcile.rs", "report.rs"] {
+        assert_absent(&format!("audit/{file}"), &["async", "tokio"]);
+    }
+    for judged in ["plan", "checks", "steps.rs", "scan/inventory.rs"] {
+        assert_absent(&format!("migration/{judged}"), &["async fn", "async move", "await", "tokio"]);
+    }
 }

@@ -23,6 +23,8 @@ macro_rules! on_both_lines {
     };
 }
 
+mod admin;
+mod audit;
 mod bridge;
 mod client_faults;
 mod config;
@@ -34,11 +36,17 @@ mod gateway;
 mod golden;
 mod group_commit;
 mod guarded;
+mod health;
+mod hostile;
 mod http_clients;
 mod layers;
+mod matrix;
+mod migration;
+mod plans;
 mod pressure;
 mod program;
 mod relay;
 mod scripted;
+mod spool;
 mod transfer;
 mod traps;

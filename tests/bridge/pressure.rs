@@ -14,13 +14,6 @@ use crate::bridge::{Gateway, SOON, blocking, eventually, own, shared, topic};
 
 const MIB: usize = 1024 * 1024;
 
-/// Resident memory of the gateway, in bytes.
-fn resident(gateway: &Gateway) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse::<usize>().unwrap() * 1024
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_broker_fills_the_room_and_no_more() {
     let rig: Rig = own(Line::V5, &RigOptions { brokers: 1, nsqds: 0, ..RigOptions::default() });
@@ -31,7 +24,7 @@ async fn a_frozen_broker_fills_the_room_and_no_more() {
     for topic in [&stuck, &other] {
         gateway.publish(topic, "warm").await;
     }
-    let before = resident(&gateway);
+    let before = gateway.resident();
     blocking(|| rig.brokers[0].pause()).unwrap();
     let path = format!("/pub?topic={stuck}");
     let publish = async |path: &str| {
@@ -51,7 +44,7 @@ async fn a_frozen_broker_fills_the_room_and_no_more() {
     assert!(refused > 100.0, "{refused} refused for want of room");
     let slowest = answers.iter().map(|(_, took)| *took).max().unwrap();
     assert!(slowest < Duration::from_secs(6), "{slowest:?}");
-    let grown = resident(&gateway).saturating_sub(before);
+    let grown = gateway.resident().saturating_sub(before);
     println!("{refused} of 200 refused at once, slowest answer {slowest:?}, grown by {} KiB", grown / 1024);
     assert!(grown < 96 * MIB, "grown by {grown} bytes");
     blocking(|| rig.brokers[0].resume()).unwrap();
@@ -69,7 +62,7 @@ async fn slow_endless_huge_and_malformed_requests_take_little_and_disturb_nobody
     let gateway = Gateway::start(&rig.name_server, &flags).await;
     let topic = topic("abuse");
     gateway.publish(&topic, "warm").await;
-    let before = resident(&gateway);
+    let before = gateway.resident();
     let connect = async || TcpStream::connect(gateway.address).await.unwrap();
     let begin = |length: &str| format!("POST /pub?topic={topic} HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n");
     let mut held = Vec::new();
@@ -114,7 +107,7 @@ async fn slow_endless_huge_and_malformed_requests_take_little_and_disturb_nobody
         );
     }
     gateway.publish(&topic, "among the broken").await;
-    let grown = resident(&gateway).saturating_sub(before);
+    let grown = gateway.resident().saturating_sub(before);
     println!("grown by {} KiB", grown / 1024);
     assert!(grown < 96 * MIB, "grown by {grown} bytes");
 

@@ -5,7 +5,12 @@ use std::{
     time::Duration,
 };
 
-use nsqbridge_brokers::Line;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use nsqbridge_brokers::{Line, Server, ports::Ports};
 
 use crate::bridge::{Gateway, SOON, To, blocking, eventually, shared, topic, transfer};
 
@@ -28,6 +33,8 @@ fn usage_errors_exit_with_3_and_say_what_is_accepted() {
         (&["transfer", "-n", "a:1", "--topic", "a b", "--nsqd-http-address", "a:1"], "not an NSQ name"),
         (&["transfer", "-n", "a:1", "--topic", "t"], "--lookupd-http-address"),
         (&["gateway", "-n", "a:1", "--access-key", "k"], "NSQBRIDGE_SECRET_KEY"),
+        (&["gateway", "-n", "a:1", "--http-address", "4151"], "IP:PORT or :PORT is accepted"),
+        (&["gateway", "-n", "a:1", "--broadcast-address", "a\u{1}b"], "--broadcast-address must be a name"),
         (&["gateway", "-n", "a:1", "--rocketmq-tls-ca", "/no/such/file"], "/no/such/file"),
     ] {
         let output = run(arguments);
@@ -48,6 +55,45 @@ fn an_address_in_use_exits_with_1_and_names_it() {
     let output = run(&["gateway", "-n", "127.0.0.1:1", "--http-address", &address]);
     assert_eq!(output.status.code(), Some(1));
     assert!(errors(&output).contains(&address), "{}", errors(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_takes_the_open_files_it_may_have_watches_its_connections_and_names_what_it_cannot_reach() {
+    let ports = Ports::claim().unwrap();
+    let address = format!("127.0.0.1:{}", ports.get(0));
+    let gateway = |_: &std::path::Path| {
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"ulimit -Sn 40; exec "$0" "$@""#, env!("CARGO_BIN_EXE_nsqbridge"), "gateway"]);
+        command.args(["-n", "127.0.0.1:1", "--admin-address", "", "--http-address", &address]);
+        command.args(["--broadcast-address", ""]);
+        command
+    };
+    let gateway = blocking(|| Server::run("gateway", gateway)).unwrap();
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        eventually("a connection is served", SOON, async || {
+            let Ok(mut stream) = TcpStream::connect(&address).await else { return false };
+            stream.write_all(b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let mut answer = [0; 15];
+            let served = tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut answer)).await;
+            open.push(stream);
+            served.is_ok() && answer == *b"HTTP/1.1 200 OK"
+        })
+        .await;
+    }
+    eventually("the name server nobody is behind is named", SOON, async || {
+        let log = gateway.log_text();
+        log.contains("RocketMQ is not reachable") && log.contains("127.0.0.1:1: not sent: connect")
+    })
+    .await;
+    let info = blocking(|| nsqbridge_brokers::http::get(address.parse().unwrap(), "/info")).unwrap().1;
+    assert!(info.contains("broadcast_address") && !info.contains(r#""broadcast_address":"","#), "{info}");
+    // In the kernel's table, 02 is the timer of a socket that is kept alive.
+    let port = format!("0100007F:{:04X}", ports.get(0));
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let accepted: Vec<_> = rows.filter(|row| row[1] == port && row[3] == "01").collect();
+    assert!(accepted.len() >= 100 && accepted.iter().all(|row| row[5].starts_with("02:")), "{accepted:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

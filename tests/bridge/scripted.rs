@@ -35,6 +35,8 @@ pub enum Reply {
     Held(Arc<Notify>, Command),
     /// Says nothing, ever.
     Silence,
+    /// Neither reads nor writes on this connection again, and leaves it open: what a host that died looks like.
+    Deaf,
     /// Answers with the first bytes of a frame and closes.
     HalfAFrame(Command),
     /// Sends these bytes as they are.
@@ -48,27 +50,58 @@ pub struct Peer {
     pub address: String,
     /// Requests seen that were left to the script.
     pub seen: Arc<AtomicUsize>,
+    /// Connections accepted.
+    pub accepted: Arc<AtomicUsize>,
     _serving: AbortOnDropHandle<()>,
 }
 
 impl Peer {
-    /// Serves topic `t` with `queues` queues; `script` decides on every request but routes and heartbeats, and is told how many
+    /// Serves topic `t` with `queues` queues, with 0 no topic at all; `script` decides on every request but routes and heartbeats, and is told how many
     /// came before it.
     pub async fn start(
         queues: u32,
         script: impl Fn(usize, &Command) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Self::serve(&[], queues, false, script).await
+    }
+
+    /// As [`Self::start`]; `others` are brokers as well, which its routes name `other-0` and so on.
+    pub async fn start_beside(
+        others: &[String],
+        queues: u32,
+        script: impl Fn(usize, &Command) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::serve(others, queues, false, script).await
+    }
+
+    /// Leaves routes to `script` as well.
+    pub async fn without_routes(script: impl Fn(usize, &Command) -> Reply + Send + Sync + 'static) -> Self {
+        Self::serve(&[], 0, true, script).await
+    }
+
+    async fn serve(
+        others: &[String],
+        queues: u32,
+        scripted_routes: bool,
+        script: impl Fn(usize, &Command) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(AtomicUsize::new(0));
-        let peer = Arc::new(Script { address: address.clone(), queues, seen: Arc::clone(&seen), script });
+        let names = (0..others.len()).map(|n| format!("other-{n}"));
+        let mut brokers: Vec<(String, String)> = names.zip(others.iter().cloned()).collect();
+        brokers.push(("fake".to_owned(), address.clone()));
+        let peer = Arc::new(Script { brokers, queues, scripted_routes, seen: Arc::clone(&seen), script });
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&accepted);
         let serving = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
                 connections.spawn(serve(stream, Arc::clone(&peer)));
             }
         });
-        Self { address, seen, _serving: AbortOnDropHandle::new(serving) }
+        Self { address, seen, accepted, _serving: AbortOnDropHandle::new(serving) }
     }
 
     /// A client of this peer.
@@ -82,8 +115,9 @@ impl Peer {
 }
 
 struct Script<F> {
-    address: String,
+    brokers: Vec<(String, String)>,
     queues: u32,
+    scripted_routes: bool,
     seen: Arc<AtomicUsize>,
     script: F,
 }
@@ -91,18 +125,26 @@ struct Script<F> {
 impl<F: Fn(usize, &Command) -> Reply> Script<F> {
     fn reply(&self, asked: &Command) -> Reply {
         match asked.code {
-            request::GET_ROUTEINFO_BY_TOPIC => Reply::Answer(ok(asked).body(self.route())),
+            request::GET_ROUTEINFO_BY_TOPIC if !self.scripted_routes && self.queues == 0 => {
+                Reply::Answer(refuse(asked, response::TOPIC_NOT_EXIST, "No topic route info in name server"))
+            }
+            request::GET_ROUTEINFO_BY_TOPIC if !self.scripted_routes => {
+                Reply::Answer(ok(asked).body(self.route()))
+            }
             request::HEART_BEAT => Reply::Answer(ok(asked)),
             _ => (self.script)(self.seen.fetch_add(1, Ordering::SeqCst), asked),
         }
     }
 
     fn route(&self) -> String {
-        serde_json::json!({
-            "queueDatas": [{"brokerName": "fake", "readQueueNums": self.queues, "writeQueueNums": self.queues, "perm": 6}],
-            "brokerDatas": [{"brokerName": "fake", "cluster": "c", "brokerAddrs": {"0": self.address}}],
-        })
-        .to_string()
+        let queues = self.brokers.iter().map(|(name, _)| {
+            serde_json::json!({"brokerName": name, "readQueueNums": self.queues, "writeQueueNums": self.queues, "perm": 6})
+        });
+        let brokers = self.brokers.iter().map(|(name, address)| {
+            serde_json::json!({"brokerName": name, "cluster": "c", "brokerAddrs": {"0": address}})
+        });
+        let (queues, brokers): (Vec<_>, Vec<_>) = (queues.collect(), brokers.collect());
+        serde_json::json!({"queueDatas": queues, "brokerDatas": brokers}).to_string()
     }
 }
 
@@ -123,6 +165,7 @@ async fn serve<F: Fn(usize, &Command) -> Reply>(mut stream: TcpStream, script: A
                     command::encode(&answer, &mut out);
                 }
                 Reply::Silence => {}
+                Reply::Deaf => return std::future::pending().await,
                 Reply::HalfAFrame(answer) => {
                     command::encode(&answer, &mut out);
                     out.truncate(out.len() / 2);

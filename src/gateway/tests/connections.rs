@@ -141,6 +141,18 @@ async fn a_request_that_comes_while_draining_hears_exiting_and_the_connection_en
 }
 
 #[tokio::test]
+async fn a_request_that_never_comes_to_its_end_does_not_hold_a_drain_up_for_ever() {
+    let gateway = Gateway::start().await;
+    let mut stuck = gateway.connect().await;
+    stuck.send(&head("POST", "/pub?topic=t", &["Expect: 100-continue", "Content-Length: 2"])).await;
+    assert_eq!(stuck.answer().await.status, "HTTP/1.1 100 Continue");
+    // From here on nothing happens but time.
+    tokio::time::pause();
+    gateway.drain.cancel();
+    gateway.drained().await;
+}
+
+#[tokio::test]
 async fn a_drain_closes_idle_connections_in_order() {
     let gateway = Gateway::start().await;
     let mut unused = gateway.connect().await;

@@ -54,7 +54,7 @@ impl Script {
 
     pub(super) async fn ask_for_topic(&self, name: &TopicName) -> Result<Arc<Topic>, PublishError> {
         self.ask_for(name.clone(), Vec::new(), None, None).await?;
-        Ok(Arc::new(Topic::new(name.clone(), name.to_string())))
+        Ok(Arc::new(Topic::new(name.clone(), name.to_string(), None)))
     }
 
     async fn ask_for(
@@ -95,6 +95,7 @@ impl Gateway {
             max_msg_size: 1_048_576,
             max_body_size: 5_242_880,
             max_req_timeout: Duration::from_secs(3_600),
+            body_timeout: Duration::from_secs(60),
             max_connections: 100,
             broadcast_address: "gateway".to_owned(),
             hostname: "host".to_owned(),

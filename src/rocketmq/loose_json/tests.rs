@@ -7,6 +7,13 @@ fn read(text: &str) -> Value {
 }
 
 #[test]
+fn a_text_of_nothing_but_values_is_refused_before_it_takes_much() {
+    let text = format!("[{}0]", "0,".repeat(2_000_000));
+    let error = parse(text.as_bytes()).unwrap_err();
+    assert_eq!((error.problem, error.position), (Problem::TooMany, 1_999_999));
+}
+
+#[test]
 fn topic_stats_202() {
     let stats = read(
         r#"{"offsetTable":{{"brokerName":"m5-a","queueId":0,"topic":"rv_off"}:{"lastUpdateTimestamp":1,"maxOffset":5,

@@ -10,7 +10,9 @@ pub const TAGS: &str = "TAGS";
 pub const WAIT: &str = "WAIT";
 /// Delay level, 1 to 18; the only delay RocketMQ 4 has.
 pub const DELAY: &str = "DELAY";
-/// Delivery time in milliseconds since 1970; RocketMQ 5 only, 4 ignores it.
+/// How long to hold a message back, in milliseconds; RocketMQ 5 only, 4 ignores it.
+pub const TIMER_DELAY_MS: &str = "TIMER_DELAY_MS";
+/// Until when to hold it back, in milliseconds since 1970; RocketMQ 5 only, as other clients say it.
 pub const TIMER_DELIVER_MS: &str = "TIMER_DELIVER_MS";
 
 /// Every name of `MessageConst` in 4.9.7 and 5.5.0, less those of [`RESERVED_PREFIXES`]. Sorted.

@@ -4,13 +4,11 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
 
-use super::{
-    super::parking::{self, ParkedMessage},
-    status::align,
-};
+use super::super::parking::{self, ParkedMessage};
 use crate::{
     nsq::{names::TopicName, nsqd::Nsqd},
     rocketmq::{Cluster, ClusterError, producer::unix_millis},
+    table::align,
 };
 
 /// For people: one row a message, oldest first.

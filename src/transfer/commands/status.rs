@@ -2,7 +2,7 @@
 //!
 //! The running instances are asked, and the brokers, which know how far the group is in queues nobody relays.
 
-use std::{collections::BTreeMap, fmt::Write, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::future::join_all;
 use serde::Serialize;
@@ -12,6 +12,7 @@ use crate::{
     mapping::Names,
     nsq::names::TopicName,
     rocketmq::{Cluster, ClusterError, Queue, admin::Progress},
+    table::align,
 };
 
 /// One topic, everywhere it is relayed.
@@ -146,7 +147,15 @@ pub fn table(statuses: &[TopicStatus]) -> String {
 }
 
 fn state(report: &TopicReport, lag: i64) -> String {
+    let doing = doing(report, lag);
+    report.expiring.as_ref().map_or_else(|| doing.clone(), |expiring| format!("{doing}; {expiring}"))
+}
+
+fn doing(report: &TopicReport, lag: i64) -> String {
     let held: Vec<&str> = report.queues.iter().filter_map(|queue| queue.held.as_deref()).collect();
+    if let Some(fence) = &report.fence {
+        return format!("fenced by {}, {} ms left", fence.owner, fence.left_ms);
+    }
     match (&report.waiting, held.first()) {
         (_, Some(first)) => format!("HELD {} queues: {first}", held.len()),
         (Some(reason), _) if lag > 0 || report.paused => format!("waiting: {reason}"),
@@ -161,23 +170,6 @@ fn span(seconds: f64) -> String {
     humantime::format_duration(whole).to_string().replace(' ', "")
 }
 
-/// Columns as wide as they must be; the last one is free.
-pub(super) fn align<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        for (column, cell) in row.iter().enumerate() {
-            if column + 1 == N {
-                let _ = writeln!(text, "{cell}");
-            } else {
-                let _ = write!(text, "{cell:<width$}  ", width = widths[column]);
-            }
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,18 +180,28 @@ mod tests {
             topic: "orders".to_owned(),
             waiting: waiting.map(str::to_owned),
             paused: false,
+            fence: None,
+            completed: Vec::new(),
             max_rate: 0,
             rate: 100.0,
             totals: [0; 5],
+            retention_seconds: Some(259_200.0),
+            expires_in_seconds: Some(80_000.0),
+            undrained_expires_in_seconds: None,
+            expiring: waiting.map(|_| "the oldest expires in 22h 13m".to_owned()),
             queues: vec![super::super::super::state::QueueReport {
                 broker: "b".to_owned(),
                 queue: 0,
                 relayed: 0,
+                sent: 0,
+                committed: 0,
+                replaying: false,
                 lag,
                 lag_seconds: 61.5,
                 held: None,
             }],
             nsqds: Vec::new(),
+            undrained: Vec::new(),
         };
         let instance = |instance: &str, report, error: Option<&str>| InstanceStatus {
             instance: instance.to_owned(),
@@ -219,7 +221,7 @@ mod tests {
         };
         let expected = "\
 TOPIC   INSTANCE  QUEUES  LAG  OLDEST  RATE/S  ETA  STATE
-orders  host-a    1       300  1m1s    100     3s   waiting: nsqd-3: depth 12000 of at most 10000
+orders  host-a    1       300  1m1s    100     3s   waiting: nsqd-3: depth 12000 of at most 10000; the oldest expires in 22h 13m
 orders  b         ?       ?    ?       ?       ?    no answer: timed out
 ";
         assert_eq!(table(&[status]), expected);

@@ -15,7 +15,7 @@
 //! of what waits ([`Line`]).
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -26,6 +26,12 @@ use crate::nsq::{
 
 /// nsqd's `--max-req-timeout`, by default: the longest a consumer may put a message back for.
 const LONGEST_DELAY: Duration = Duration::from_secs(3600);
+
+/// A message is on its way from one count to the next for less than this, so looks closer to each other count as one.
+const HAND_OVER: Duration = Duration::from_secs(1);
+
+/// nsqd looks now and then for messages whose time in flight is over.
+const NOTICED_WITHIN: Duration = Duration::from_secs(5);
 
 /// While one mark waits for what is in flight, so many are taken.
 const MARKS: u32 = 16;
@@ -72,6 +78,12 @@ impl From<&TopicStats> for Counters {
 }
 
 impl Counters {
+    /// Without the channels that wait for nobody.
+    pub(in crate::transfer) fn without(&self, parked: &BTreeSet<ChannelName>) -> Self {
+        let channels = self.channels.iter().filter(|(name, _)| !parked.contains(*name));
+        Self { channels: channels.map(|(name, channel)| (name.clone(), *channel)).collect(), ..*self }
+    }
+
     fn line(&self) -> Line {
         // What nsqd found on its disk when it started is in `depth` and not in `published`: then the line is found to move later.
         Line { out: self.published.saturating_sub(self.depth), waiting: self.depth }
@@ -112,6 +124,8 @@ impl Line {
 pub(in crate::transfer) struct DrainWatch {
     longest_in_flight: Duration,
     drained: u64,
+    /// When the last look was taken over.
+    seen: Option<Instant>,
     /// The oldest first.
     marks: VecDeque<Mark>,
 }
@@ -155,7 +169,8 @@ enum Stage {
 impl DrainWatch {
     /// `longest_in_flight` is how long a consumer may keep a message.
     pub(in crate::transfer) fn new(longest_in_flight: Duration) -> Self {
-        Self { longest_in_flight, drained: 0, marks: VecDeque::new() }
+        let longest_in_flight = longest_in_flight + NOTICED_WITHIN;
+        Self { longest_in_flight, drained: 0, seen: None, marks: VecDeque::new() }
     }
 
     /// What was in the nsqd when the look of this number began has left it; 0 for nothing.
@@ -165,6 +180,10 @@ impl DrainWatch {
 
     /// Takes over a look.
     pub(in crate::transfer) fn see(&mut self, look: u64, counters: &Counters, now: Instant) {
+        if self.seen.is_some_and(|seen| now.duration_since(seen) < HAND_OVER) {
+            return;
+        }
+        self.seen = Some(now);
         let longest = self.longest_in_flight;
         let mut passed = 0;
         for (n, mark) in self.marks.iter_mut().enumerate() {
@@ -394,9 +413,13 @@ mod tests {
             let mut published = vec![0];
             for step in steps {
                 if matches!(step, Step::Look) {
+                    model.take(Step::Wait(HAND_OVER.as_secs()));
                     published.push(model.published);
                     let look = published.len() as u64 - 1;
                     watch.see(look, &model.counters(), begun + Duration::from_secs(model.now));
+                    // One that follows at once sees the same, and tells nothing new.
+                    published.push(model.published);
+                    watch.see(look + 1, &model.counters(), begun + Duration::from_secs(model.now));
                     let gone = published[watch.drained() as usize];
                     prop_assert!(
                         model.oldest().is_none_or(|oldest| oldest >= gone),

@@ -5,8 +5,8 @@
 //! its counters show that they have left it ([`drain`]). When another process has taken its place, or it has been away for
 //! too long, these offsets are relayed again, and no others ([`super::replay`]).
 //!
-//! The record is kept in RocketMQ ([`journal`]), written before offsets are committed. So it outlives the relay, and goes with
-//! the queue from one instance to the next.
+//! The record is kept in RocketMQ ([`journal`]), written before offsets are committed, and together with the offset up to which the queue
+//! is relayed. So it outlives the relay, and goes with the queue from one instance to the next.
 
 pub(super) mod drain;
 pub(super) mod journal;
@@ -21,8 +21,9 @@ use crate::nsq::address::HttpAddress;
 
 /// Runs of offsets remembered for each process; of twice as many, the nearest are taken together with what lies between.
 const EXACT_RUNS: usize = 1_024;
-/// The same for what is written down.
+/// The same for what is written down, for one process and for all together: a record must fit into a message.
 const WRITTEN_RUNS: usize = 256;
+const ALL_WRITTEN_RUNS: usize = 16_384;
 
 /// One nsqd process.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -49,16 +50,12 @@ pub(super) struct Undrained {
     processes: BTreeMap<Process, Ranges>,
     /// Whether it is not as it was last written down.
     changed: bool,
-    written: u64,
 }
 
 /// What is written down of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Snapshot {
-    /// A later one has a higher number.
-    number: u64,
-    processes: Vec<ProcessSnapshot>,
-}
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Snapshot(Vec<ProcessSnapshot>);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct ProcessSnapshot {
@@ -68,17 +65,25 @@ struct ProcessSnapshot {
     ranges: Vec<(i64, i64)>,
 }
 
+/// What an owner of the queue would write down after it has read this.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn rewritten(record: &[u8]) -> Option<Vec<u8>> {
+    let read: journal::Entry = serde_json::from_slice(record).ok()?;
+    let undrained = Undrained::restore(read.undrained.clone(), 0).snapshot();
+    serde_json::to_vec(&journal::Entry { undrained, ..read }).ok()
+}
+
 impl Undrained {
     /// What a former owner of the queue wrote down. `look` is the last look that has begun.
-    pub(super) fn restore(snapshot: Option<Snapshot>, look: u64) -> Self {
-        let Some(snapshot) = snapshot else { return Self::default() };
-        let mut undrained = Self { written: snapshot.number, ..Self::default() };
-        for ProcessSnapshot { process, ranges } in snapshot.processes {
+    pub(super) fn restore(snapshot: Snapshot, look: u64) -> Self {
+        let mut undrained = Self::default();
+        for ProcessSnapshot { process, ranges } in snapshot.0 {
             let known = undrained.processes.entry(process).or_default();
             for (from, to) in ranges {
                 known.insert(from, to, look);
             }
         }
+        undrained.tidy();
         undrained
     }
 
@@ -143,24 +148,27 @@ impl Undrained {
         self.processes.get(process).map_or(0, Ranges::messages)
     }
 
-    /// What must be written down, if anything.
-    pub(super) fn to_write(&self) -> Option<Snapshot> {
-        self.changed.then(|| Snapshot {
-            number: self.written + 1,
-            processes: self
-                .processes
-                .iter()
+    /// The lowest offset any nsqd may still lose.
+    pub(super) fn oldest(&self) -> Option<i64> {
+        self.processes.values().filter_map(Ranges::first).map(|(from, _)| from).min()
+    }
+
+    /// What is to be written down.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let runs = WRITTEN_RUNS.min(ALL_WRITTEN_RUNS / self.processes.len().max(1));
+        let processes = self.processes.iter();
+        Snapshot(
+            processes
                 .map(|(process, ranges)| ProcessSnapshot {
                     process: process.clone(),
-                    ranges: ranges.at_most(WRITTEN_RUNS),
+                    ranges: ranges.at_most(runs),
                 })
                 .collect(),
-        })
+        )
     }
 
     /// Takes note that it was written, and has not changed since.
-    pub(super) fn written(&mut self, snapshot: &Snapshot) {
-        self.written = snapshot.number;
+    pub(super) fn written(&mut self) {
         self.changed = false;
     }
 }

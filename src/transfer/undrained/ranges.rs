@@ -84,12 +84,12 @@ impl Ranges {
         if excess == 0 {
             return runs;
         }
-        let mut gaps: Vec<i64> = runs.windows(2).map(|pair| pair[1].0 - pair[0].1).collect();
+        let mut gaps: Vec<u64> = runs.windows(2).map(|pair| pair[1].0.abs_diff(pair[0].1)).collect();
         gaps.sort_unstable();
         let widest = gaps[excess - 1];
         let mut of_the_widest = excess - gaps.partition_point(|gap| *gap < widest);
         runs.dedup_by(|later, earlier| {
-            let gap = later.0 - earlier.1;
+            let gap = later.0.abs_diff(earlier.1);
             let near = gap < widest || (gap == widest && of_the_widest > 0);
             if near {
                 of_the_widest -= usize::from(gap == widest);

@@ -134,7 +134,7 @@ compared!(
 #[tokio::test(flavor = "multi_thread")]
 async fn small_limits() {
     let nsqd = ["-max-msg-size=100", "-max-body-size=500", "-max-req-timeout=1s"];
-    let gateway = ["--max-msg-size=100", "--max-body-size=500", "--max-req-timeout=1s"];
+    let gateway = ["--max-msg-size=100", "--max-body-size=500", "--max-req-timeout=1s", "--body-timeout=5s"];
     compare(&Pair::start(&nsqd, &gateway).await, cases::small_limits::cases()).await;
 }
 

@@ -2,6 +2,7 @@
 
 mod instances;
 mod nsqds;
+mod offsets;
 mod parked;
 mod queues;
 mod replay;
@@ -13,7 +14,7 @@ use serde_json::Value;
 
 use crate::bridge::blocking;
 
-fn run(rig: &Rig, arguments: &[&str]) -> Output {
+pub(super) fn run(rig: &Rig, arguments: &[&str]) -> Output {
     let name_server = rig.name_server.addr().to_string();
     let run = || {
         Command::new(env!("CARGO_BIN_EXE_nsqbridge"))
@@ -32,7 +33,7 @@ fn say(rig: &Rig, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn status(rig: &Rig, topic: &str) -> Value {
+pub(super) fn status(rig: &Rig, topic: &str) -> Value {
     let all: Value = serde_json::from_str(&say(rig, &["status", topic, "-o", "json"])).unwrap();
     all["topics"][0].clone()
 }

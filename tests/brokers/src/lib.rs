@@ -52,7 +52,7 @@ pub mod versions;
 
 pub use error::{Error, Result};
 pub use nsq::{Nsqadmin, Nsqd, NsqdOptions, Nsqlookupd};
-pub use proxy::Proxy;
+pub use proxy::{Flow, Proxy, Side};
 pub use rig::{Rig, RigOptions, shared};
 pub use rocketmq::{Broker, BrokerOptions, Flush, NameServer, QUICK_BOOT, Settings};
 pub use server::Server;

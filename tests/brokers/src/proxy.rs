@@ -1,13 +1,15 @@
 //! A TCP proxy that listens in and breaks connections.
 //!
 //! It stands between a client and a server, records what both say (golden bytes for codec tests), and fails on demand
-//! in the ways a network does: connections cut, new ones refused, answers lost.
+//! in the ways a network does: connections cut, also in the middle of what is said, new ones refused, one direction late, stuck
+//! or lost.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::{Error, Result};
 
@@ -25,9 +27,27 @@ pub struct Proxy {
 struct Shared {
     target: SocketAddr,
     refuse: AtomicBool,
-    lose_answers: AtomicBool,
     closed: AtomicBool,
     connections: Mutex<Vec<Connection>>,
+    /// How what the client and what the server says fares.
+    flows: Mutex<[Flow; 2]>,
+    changed: Condvar,
+}
+
+/// How one direction fares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Flow {
+    /// As it should.
+    #[default]
+    Passes,
+    /// Each piece is held back for so long.
+    Late(Duration),
+    /// Nothing gets through: it waits until this changes.
+    Stuck,
+    /// It is read, recorded and thrown away.
+    Lost,
+    /// Each connection is cut after so many bytes more, wherever that is.
+    CutAfter(usize),
 }
 
 /// Both ends, to cut them, and what was said.
@@ -40,9 +60,12 @@ struct Connection {
     server: Vec<u8>,
 }
 
-#[derive(Clone, Copy)]
-enum Side {
+/// Whose words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// What the client says.
     Client,
+    /// What the server says.
     Server,
 }
 
@@ -69,9 +92,10 @@ impl Proxy {
         let shared = Arc::new(Shared {
             target,
             refuse: AtomicBool::new(false),
-            lose_answers: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             connections: Mutex::new(Vec::new()),
+            flows: Mutex::default(),
+            changed: Condvar::new(),
         });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || {
@@ -109,9 +133,17 @@ impl Proxy {
         self.shared.refuse.store(refuse, Ordering::SeqCst);
     }
 
-    /// Whether what the server says is recorded and thrown away: requests arrive and nobody learns how they went.
-    pub fn lose_answers(&self, lose: bool) {
-        self.shared.lose_answers.store(lose, Ordering::SeqCst);
+    /// Sets how one direction of every connection fares from now on, what is held back included.
+    pub fn flow(&self, side: Side, flow: Flow) {
+        self.shared.flows()[side as usize] = flow;
+        self.shared.changed.notify_all();
+    }
+
+    /// Forgets what was said so far: a proxy that stands for long would fill the memory.
+    pub fn forget(&self) {
+        for connection in self.shared.lock().iter_mut() {
+            (connection.client, connection.server) = (Vec::new(), Vec::new());
+        }
     }
 
     /// What clients said, for each connection in the order they were made.
@@ -128,6 +160,9 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::SeqCst);
+        for side in [Side::Client, Side::Server] {
+            self.flow(side, Flow::Passes);
+        }
         // Wakes the thread that accepts.
         let _ = TcpStream::connect(self.addr);
         self.cut();
@@ -137,6 +172,27 @@ impl Drop for Proxy {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Vec<Connection>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn flows(&self) -> MutexGuard<'_, [Flow; 2]> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How this direction fares, once it may go on.
+    fn pass(&self, side: Side) -> Flow {
+        let came = Instant::now();
+        let mut flows = self.flows();
+        loop {
+            let wait = match flows[side as usize] {
+                Flow::Late(by) => by.saturating_sub(came.elapsed()),
+                Flow::Stuck => Duration::from_secs(3600),
+                _ => Duration::ZERO,
+            };
+            if wait.is_zero() {
+                return flows[side as usize];
+            }
+            flows = self.changed.wait_timeout(flows, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     fn connect(self: &Arc<Shared>, client: TcpStream) -> std::io::Result<()> {
@@ -160,6 +216,7 @@ impl Shared {
     /// Copies until one end closes, then passes the close on.
     fn forward(&self, index: usize, side: Side, mut from: TcpStream, mut to: TcpStream) {
         let mut buffer = vec![0; 64 << 10];
+        let mut passed = 0;
         while let Ok(n @ 1..) = from.read(&mut buffer) {
             let said = &buffer[..n];
             // Recorded before it is forwarded: who has seen the answer finds the question in the record.
@@ -171,8 +228,24 @@ impl Shared {
                 let room = KEPT.saturating_sub(record.len()).min(n);
                 record.extend(&said[..room]);
             }
-            let lost = matches!(side, Side::Server) && self.lose_answers.load(Ordering::SeqCst);
-            if !lost && to.write_all(said).is_err() {
+            let (said, cut) = match self.pass(side) {
+                Flow::Lost => continue,
+                Flow::CutAfter(left) => {
+                    let left = left.saturating_sub(passed);
+                    passed += n;
+                    (&said[..left.min(n)], n > left)
+                }
+                Flow::Passes | Flow::Late(_) | Flow::Stuck => {
+                    passed = 0;
+                    (said, false)
+                }
+            };
+            let written = to.write_all(said);
+            if cut {
+                let _ = from.shutdown(Shutdown::Both);
+                let _ = to.shutdown(Shutdown::Both);
+            }
+            if cut || written.is_err() {
                 break;
             }
         }

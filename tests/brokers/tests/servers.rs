@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nsqbridge_brokers::{
-    Broker, BrokerOptions, Line, NameServer, Nsqadmin, Nsqd, NsqdOptions, Nsqlookupd, Proxy, QUICK_BOOT,
-    Result, Server, Settings, http, nsq, rocketmq, shared,
+    Broker, BrokerOptions, Flow, Line, NameServer, Nsqadmin, Nsqd, NsqdOptions, Nsqlookupd, Proxy,
+    QUICK_BOOT, Result, Server, Settings, Side, http, nsq, rocketmq, shared,
 };
 
 fn exists(pid: u32) -> bool {
@@ -150,9 +150,47 @@ fn a_proxy_records_cuts_refuses_and_loses_answers() {
     assert!(http::get(proxy.addr(), "/ping").is_err());
     proxy.refuse(false);
 
-    proxy.lose_answers(true);
+    proxy.flow(Side::Server, Flow::Lost);
     assert!(http::get(proxy.addr(), "/stats").is_err());
     assert!(proxy.recorded_server()[2].starts_with(b"HTTP/1.0 200"));
+    proxy.forget();
+    assert!(proxy.recorded_server()[2].is_empty());
+}
+
+#[test]
+fn a_proxy_holds_back_one_direction_and_cuts_within_an_answer() {
+    let nsqd = Nsqd::start(&NsqdOptions::default()).unwrap();
+    let proxy = Proxy::start(nsqd.http_addr()).unwrap();
+    let ask = || {
+        let mut stream = TcpStream::connect(proxy.addr()).unwrap();
+        stream.write_all(b"GET /ping HTTP/1.0\r\n\r\n").unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream
+    };
+    let answer = |mut stream: TcpStream| {
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).map(|_| answer)
+    };
+
+    let late = Duration::from_millis(300);
+    proxy.flow(Side::Server, Flow::Late(late));
+    let started = Instant::now();
+    assert!(answer(ask()).unwrap().ends_with(b"OK"));
+    assert!(started.elapsed() >= late);
+
+    for side in [Side::Client, Side::Server] {
+        proxy.flow(side, Flow::Stuck);
+        let stream = ask();
+        stream.set_read_timeout(Some(late)).unwrap();
+        assert!((&stream).read(&mut [0]).is_err(), "{side:?}");
+        proxy.flow(side, Flow::Passes);
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert!(answer(stream).unwrap().ends_with(b"OK"), "{side:?}");
+    }
+
+    proxy.flow(Side::Server, Flow::CutAfter(10));
+    let said = answer(ask()).unwrap_or_default();
+    assert!(said.len() <= 10, "{said:?}");
 }
 
 fn logged(server: &Server, text: &str) -> bool {

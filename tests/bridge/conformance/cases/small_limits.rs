@@ -1,4 +1,4 @@
-//! Limits that are not the defaults: messages of 100 bytes, bodies of 500, and a `defer` of a second.
+//! Limits that are not the defaults: messages of 100 bytes, bodies of 500, a `defer` of a second, and five seconds for a body.
 
 use super::{BINARY, Case, MPUB, PUB, case};
 use crate::conformance::request::post;
@@ -35,5 +35,10 @@ pub fn cases() -> Vec<Case> {
         case("a larger binary body", post(BINARY).body(count(1, 497))),
         case("the longest defer", post(format!("{PUB}&defer=1000")).body("x")),
         case("a longer defer", post(format!("{PUB}&defer=1001")).body("x")),
+        case("a body that does not come in time", post(PUB).announcing(5)).then("ab").differs(
+            "body-late",
+            "silent",
+            "500 INTERNAL_ERROR closed",
+        ),
     ]
 }

@@ -1,0 +1,237 @@
+//! What gateways and relays have written down of a topic.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use super::{
+    VerifyError,
+    coverage::Coverage,
+    read::{Met, each, patiently},
+    reconcile::Minute,
+    record::{Delta, Hop, Process, Record},
+};
+use crate::rocketmq::{
+    Cluster, ClusterError, Queue, QueueReader,
+    reader::{Bounds, Pull},
+};
+
+/// Of the oldest records so many show since when there is an audit.
+const OLDEST: u32 = 32;
+const OLDEST_PULLS: i64 = 16;
+/// Where reading begins, brokers' clocks decide what is read; so much later every record must be there.
+const FIRM_AFTER_MS: i64 = 60_000;
+
+/// The audit topic's queues, and since when gateways and relays write there.
+#[derive(Debug)]
+pub(super) struct AuditTopic {
+    reader: QueueReader,
+    cluster: Cluster,
+    queues: Vec<Queue>,
+    /// The store time of the oldest record of a relay, in milliseconds since 1970.
+    pub(super) relays_since: Option<i64>,
+    /// Older records have expired.
+    pub(super) expired: bool,
+}
+
+/// What is known from the records of a stretch of time.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// By broker and queue.
+    pub(super) coverage: BTreeMap<(String, i32), Coverage>,
+    /// The highest id gateways have told of, by who minted it.
+    pub(super) highest: BTreeMap<u64, u128>,
+    /// Brokers that have stored messages.
+    pub(super) brokers: BTreeSet<String>,
+    /// Messages of these minutes, first and last, were counted and forgotten.
+    pub(super) incomplete: Option<(i64, i64)>,
+    /// Records that cannot be read.
+    pub(super) unreadable: u64,
+    /// Records that others before and after them tell of.
+    pub(super) missing: u64,
+    /// Given to each nsqd process, in the minutes asked for.
+    pub(super) given: BTreeMap<Process, i64>,
+    /// The store time of the first that covers something.
+    first_covered: Option<i64>,
+}
+
+impl AuditTopic {
+    /// Finds it.
+    ///
+    /// # Errors
+    /// When there is none, or RocketMQ cannot be asked.
+    pub(super) async fn find(cluster: &Cluster, name: &str) -> Result<Self, VerifyError> {
+        let route = match patiently(async || cluster.fresh_route(name).await).await {
+            Ok(route) => route,
+            Err(ClusterError::UnknownTopic(name)) => return Err(VerifyError::NoAudit(name)),
+            Err(error) => return Err(error.into()),
+        };
+        let mut topic = Self {
+            reader: QueueReader::new(cluster.clone(), super::verify::GROUP),
+            cluster: cluster.clone(),
+            queues: route.read_queues.clone(),
+            relays_since: None,
+            expired: false,
+        };
+        for queue in topic.queues.clone() {
+            let bounds = topic.bounds(&queue).await?;
+            topic.expired |= bounds.min > 0;
+            topic.look_at_oldest(&queue, bounds).await?;
+        }
+        Ok(topic)
+    }
+
+    async fn bounds(&self, queue: &Queue) -> Result<Bounds, ClusterError> {
+        patiently(async || self.cluster.queue_bounds(queue).await).await
+    }
+
+    async fn look_at_oldest(&mut self, queue: &Queue, bounds: Bounds) -> Result<(), VerifyError> {
+        let mut offset = bounds.min;
+        for _ in 0..OLDEST_PULLS {
+            if offset >= bounds.max {
+                break;
+            }
+            let pull = async || self.reader.pull(queue, offset, OLDEST, Duration::ZERO).await;
+            let Pull::Messages { messages, .. } = patiently(pull).await? else { break };
+            if messages.is_empty() {
+                break;
+            }
+            offset += messages.len() as i64;
+            let of_a_relay = messages.iter().find(|message| {
+                Record::decode(&message.body).is_ok_and(|record| !record.delta.covered.is_empty())
+            });
+            if let Some(message) = of_a_relay {
+                self.saw_relay(message.store_timestamp);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn saw_relay(&mut self, ms: i64) {
+        self.relays_since = Some(self.relays_since.map_or(ms, |since| since.min(ms)));
+    }
+
+    /// Adds up what was written from `from_ms` on, of the minutes there are.
+    ///
+    /// # Errors
+    /// When RocketMQ cannot be asked.
+    pub(super) async fn read(
+        &mut self,
+        from_ms: i64,
+        minutes: &mut BTreeMap<i64, Minute>,
+    ) -> Result<Written, VerifyError> {
+        let mut written = Written::default();
+        let mut seen: HashMap<u64, Sequences> = HashMap::new();
+        for queue in &self.queues {
+            let from = patiently(async || self.cluster.offset_at(queue, from_ms).await).await?;
+            let to = self.bounds(queue).await?.max;
+            each(&self.reader, queue, from, to, |piece| {
+                for met in piece {
+                    let record = match &met {
+                        Met::Message(message) => Record::decode(&message.body).ok(),
+                        Met::Unreadable(_) => None,
+                    };
+                    let (Met::Message(message), Some(record)) = (met, record) else {
+                        written.unreadable += 1;
+                        continue;
+                    };
+                    let firm = message.store_timestamp >= from_ms + FIRM_AFTER_MS;
+                    if seen.entry(record.instance).or_default().insert(record.sequence, firm) {
+                        written.take(record.delta, message.store_timestamp, minutes);
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        written.missing = seen.values().map(Sequences::missing).sum();
+        if let Some(ms) = written.first_covered {
+            self.saw_relay(ms);
+        }
+        Ok(written)
+    }
+
+    /// What each nsqd process was given since `from_ms`, in every minute.
+    ///
+    /// # Errors
+    /// When RocketMQ cannot be asked.
+    pub(super) async fn given_since(&mut self, from_ms: i64) -> Result<BTreeMap<Process, i64>, VerifyError> {
+        Ok(self.read(from_ms, &mut BTreeMap::new()).await?.given)
+    }
+}
+
+/// The records of one process.
+#[derive(Debug, Default)]
+struct Sequences {
+    seen: BTreeSet<u64>,
+    /// From here on none may be missing.
+    firm: Option<u64>,
+}
+
+impl Sequences {
+    /// `false` when it was seen before.
+    fn insert(&mut self, sequence: u64, firm: bool) -> bool {
+        if firm {
+            self.firm = Some(self.firm.map_or(sequence, |known| known.min(sequence)));
+        }
+        self.seen.insert(sequence)
+    }
+
+    fn missing(&self) -> u64 {
+        let (Some(first), Some(last)) = (self.firm, self.seen.last()) else { return 0 };
+        (last - first + 1).saturating_sub(self.seen.range(first..).count() as u64)
+    }
+}
+
+impl Written {
+    fn take(&mut self, delta: Delta, stored_ms: i64, minutes: &mut BTreeMap<i64, Minute>) {
+        for ((minute, hop), tally) in &delta.tallies {
+            if let Hop::Relayed(process) | Hop::Replayed(process) = hop {
+                *self.given.entry(process.clone()).or_default() += tally.sketch.count();
+            }
+            if let Some(minute) = minutes.get_mut(minute) {
+                minute.count(hop, tally);
+            }
+        }
+        if !delta.covered.is_empty() {
+            self.first_covered = Some(self.first_covered.map_or(stored_ms, |first| first.min(stored_ms)));
+        }
+        for covered in delta.covered {
+            self.brokers.insert(covered.broker.clone());
+            let queue = self.coverage.entry((covered.broker, covered.queue)).or_default();
+            queue.add(covered.from, covered.to);
+        }
+        for (minter, id) in delta.highest {
+            let known = self.highest.entry(minter).or_default();
+            *known = id.max(*known);
+        }
+        self.brokers.extend(delta.brokers);
+        if let Some((first, last)) = delta.incomplete {
+            let (from, to) = self.incomplete.unwrap_or((first, last));
+            self.incomplete = Some((from.min(first), to.max(last)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_is_missing_among_others_is_noticed() {
+        let sequences = |seen: &[(u64, bool)]| {
+            let mut sequences = Sequences::default();
+            for (sequence, firm) in seen {
+                sequences.insert(*sequence, *firm);
+            }
+            sequences.missing()
+        };
+        assert_eq!(sequences(&[]), 0);
+        assert_eq!(sequences(&[(7, true), (9, true), (8, true), (8, true)]), 0);
+        assert_eq!(sequences(&[(7, true), (11, true)]), 3);
+        // Where reading began nothing is sure: 5 may lie before it on another broker.
+        assert_eq!(sequences(&[(4, false), (6, false), (7, true), (8, true)]), 0);
+    }
+}

@@ -1,0 +1,130 @@
+//! Commands that move a consumer.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::shared::{NamesArgs, Output, RocketmqArgs};
+use crate::{
+    migration::progress::Step,
+    nsq::{
+        address::HttpAddress,
+        names::{ChannelPath, TopicName},
+    },
+};
+
+/// What all of them have.
+#[derive(Debug, Args)]
+pub struct MovingArgs {
+    /// Find nsqds in this nsqlookupd, beside those the relays know; repeat it for several.
+    #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_LOOKUPD_HTTP_ADDRESS", value_delimiter = ',')]
+    pub lookupd_http_address: Vec<HttpAddress>,
+    /// Look at this nsqd, too; repeat it for several.
+    #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_NSQD_HTTP_ADDRESS", value_delimiter = ',')]
+    pub nsqd_http_address: Vec<HttpAddress>,
+    /// Do it. Without this it only says what it would do, and changes nothing.
+    #[arg(long, env = "NSQBRIDGE_EXECUTE")]
+    pub execute: bool,
+    /// Answer its question with yes.
+    #[arg(short, long, env = "NSQBRIDGE_YES")]
+    pub yes: bool,
+    /// How to show what happens: lines for people, or a JSON object a line.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table", env = "NSQBRIDGE_OUTPUT")]
+    pub output: Output,
+    /// For tests: end after this step, as if the process had been killed.
+    #[arg(long, value_name = "STEP", hide = true, env = "NSQBRIDGE_STOP_AFTER")]
+    pub stop_after: Option<Step>,
+    /// What topics are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
+    /// How to reach RocketMQ.
+    #[command(flatten)]
+    pub rocketmq: RocketmqArgs,
+}
+
+/// How long the relay may be held.
+#[derive(Debug, Args)]
+pub struct PauseArgs {
+    /// Hold the topic's relay for no longer than this; then everything is undone.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_MAX_PAUSE")]
+    pub max_pause: Duration,
+}
+
+/// `nsqbridge cutover`.
+#[derive(Debug, Args)]
+pub struct CutoverArgs {
+    /// The channel, by its NSQ names.
+    #[arg(value_name = "TOPIC/CHANNEL")]
+    pub channel: ChannelPath,
+    /// The consumer group it becomes; TOPIC%%CHANNEL by default, as the gateway's /channel/create names it.
+    #[arg(long, value_name = "GROUP", env = "NSQBRIDGE_GROUP")]
+    pub group: Option<String>,
+    /// How long the relay may be held.
+    #[command(flatten)]
+    pub pause: PauseArgs,
+    /// What all of them have.
+    #[command(flatten)]
+    pub moving: MovingArgs,
+}
+
+/// `nsqbridge rollback`.
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// The channel, by its NSQ names.
+    #[arg(value_name = "TOPIC/CHANNEL")]
+    pub channel: ChannelPath,
+    /// The consumer group it became.
+    #[arg(long, value_name = "GROUP", env = "NSQBRIDGE_GROUP")]
+    pub group: Option<String>,
+    /// How the new consumers are.
+    #[arg(long, value_enum, value_name = "MODE", default_value = "healthy", env = "NSQBRIDGE_MODE")]
+    pub mode: RollbackMode,
+    /// With --mode broken: even when the channel holds less than was relayed since the cutover, because an nsqd died and took some.
+    #[arg(long, env = "NSQBRIDGE_ACCEPT_MISSING")]
+    pub accept_missing: bool,
+    /// How long the relay may be held.
+    #[command(flatten)]
+    pub pause: PauseArgs,
+    /// What all of them have.
+    #[command(flatten)]
+    pub moving: MovingArgs,
+}
+
+/// How the new consumers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RollbackMode {
+    /// They consume: nothing is lost, nothing comes twice.
+    Healthy,
+    /// They do not: nothing is lost, what they consumed since the cutover comes again.
+    Broken,
+}
+
+/// `nsqbridge complete`.
+#[derive(Debug, Args)]
+pub struct CompleteArgs {
+    /// The channel, by its NSQ names.
+    #[arg(value_name = "TOPIC/CHANNEL")]
+    pub channel: ChannelPath,
+    /// The consumer group it became.
+    #[arg(long, value_name = "GROUP", env = "NSQBRIDGE_GROUP")]
+    pub group: Option<String>,
+    /// The channel once more, in place of the answer to its question; needed with --yes.
+    #[arg(long, value_name = "TOPIC/CHANNEL", env = "NSQBRIDGE_NAME")]
+    pub name: Option<ChannelPath>,
+    /// What all of them have.
+    #[command(flatten)]
+    pub moving: MovingArgs,
+}
+
+/// `nsqbridge rehearse`.
+#[derive(Debug, Args)]
+pub struct RehearseArgs {
+    /// The topic, by its NSQ name.
+    pub topic: TopicName,
+    /// How long the relay may be held, each time.
+    #[command(flatten)]
+    pub pause: PauseArgs,
+    /// What all of them have.
+    #[command(flatten)]
+    pub moving: MovingArgs,
+}

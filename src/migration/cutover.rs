@@ -1,0 +1,228 @@
+//! The cutover of a channel to its consumer group.
+//!
+//! ```text
+//! fence ─ quiet? ─ barrier ─ group's offsets := barrier ─ pause the channel ─ still the same? ─ open the group ─ unfence
+//! ```
+//!
+//! `tests/bridge/cutover_model.rs` checks this protocol with every order of events and a crash at every step; [`up_to_the_same`] is it,
+//! line by line. Everything before the group is opened can be done over, and is undone when it does not come to an end in time. Opening
+//! it is the one write that counts, and is never taken back here. At its end every message lies on one side of the barrier:
+//! below it the old consumer has finished it, above it the new one will get it, and it alone.
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    driver::{Done, Driver, Options, Proof, see_through, with_lock},
+    fence::Fence,
+    lock::Lock,
+    progress::{Progress, Step},
+    recover::{forget, half_done, recover},
+    refusal::{Left, Reason, Refusal, Trouble},
+    subject::{Stage, Subject, World},
+};
+
+/// Cuts the channel over, or finishes what another run began.
+///
+/// # Errors
+/// Why it did not, and what is left.
+///
+/// # Cancellation
+/// Dropping the future is as if the process were killed: the fence ends by itself, and another run finishes or undoes it. To have it
+/// undone, cancel `stop`.
+pub async fn cut_over(
+    subject: &Subject,
+    options: Options,
+    progress: &Progress,
+    stop: &CancellationToken,
+) -> Result<Done, Refusal> {
+    let world = subject.read().await.map_err(Refusal::untouched)?;
+    may_begin(subject, &world).map_err(Refusal::untouched)?;
+    with_lock(subject, progress, stop, async |lock| {
+        let world = recover(subject, progress).await?;
+        if world.stage() == Stage::CutOver {
+            return Ok(Done::at_once(format!("{} is cut over already", subject.path())));
+        }
+        may_begin(subject, &world).map_err(Refusal::untouched)?;
+        let began = Instant::now();
+        let mut driver = drive(subject, options, progress, stop, lock, &world);
+        let proof = match up_to_the_same(&mut driver).await {
+            Ok(proof) => proof,
+            Err(trouble) => return Err(undo(&driver, &world, trouble).await),
+        };
+        open(&driver, began, &proof).await
+    })
+    .await
+}
+
+pub(super) fn drive<'a>(
+    subject: &'a Subject,
+    options: Options,
+    progress: &'a Progress,
+    stop: &'a CancellationToken,
+    lock: &'a Lock,
+    world: &World,
+) -> Driver<'a> {
+    let (nsqds, fence) = (world.nsqds.clone(), Fence::new(subject));
+    Driver { subject, progress, stop, lock, nsqds, fence, deadline: Instant::now() + options.max_pause }
+}
+
+/// What stands in the way before anything is begun.
+pub(super) fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble> {
+    match world.stage() {
+        Stage::Completed => {
+            return Err(Trouble::new(Reason::ChannelCompleted, subject.completed_group()));
+        }
+        Stage::Missing => world.look.is_complete()?,
+        Stage::CutOver | Stage::Opening => return Ok(()),
+        Stage::HalfDone | Stage::HalfPaused => world.is_ours()?,
+        Stage::Active => {}
+    }
+    if subject.channel.is_ephemeral() {
+        return Err(Trouble::new(Reason::EphemeralChannel, subject.channel.as_str()));
+    }
+    world.look.is_complete()?;
+    if world.instances.is_empty() {
+        return Err(Trouble::new(Reason::RelayMissing, format!("no instance relays {}", subject.topic)));
+    }
+    if let Some(queue) = &world.unrelayed {
+        return Err(Trouble::new(Reason::RelayMissing, format!("{queue} is relayed by nobody now")));
+    }
+    match world.members.first() {
+        Some(first) => {
+            let detail = format!("{} of {}: {first}", world.members.len(), subject.group);
+            Err(Trouble::new(Reason::GroupHasConsumers, detail))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The protocol, up to the last step that can be undone.
+async fn up_to_the_same(driver: &mut Driver<'_>) -> Result<Proof, Trouble> {
+    let Driver { subject, progress, .. } = *driver;
+    // Open it would consume as soon as it has offsets.
+    subject.cluster.set_consuming(&subject.group, false).await?;
+    driver.fence.renew().await?;
+    progress.step(Step::Fenced, "the relay sends nothing new; producers notice nothing")?;
+
+    let empty = |look: &super::nsqds::Look, _: &_| look.is_complete().and_then(|()| look.is_empty());
+    let proof = driver.until_proved(empty).await?;
+    progress.step(Step::Quiet, "every nsqd was seen empty twice, with nothing published between")?;
+
+    subject.place(&subject.barrier_group(), &proof.places).await?;
+    let end: i64 = proof.places.values().sum();
+    progress.step(
+        Step::BarrierWritten,
+        &format!("the barrier stands behind {end} messages, in {} queues", proof.places.len()),
+    )?;
+
+    subject.has_no_members().await?;
+    subject.place(&subject.group, &proof.places).await?;
+    subject.forget_retries().await?;
+    subject.forget_returning().await?;
+    subject.has_no_members().await?;
+    progress.step(Step::OffsetsSet, "the group stands at the barrier on every queue, and is closed")?;
+
+    driver.nsqds.pause(&proof.look).await?;
+    progress.step(Step::Paused, "the channel is paused on every nsqd")?;
+
+    driver.is_same(&proof).await?;
+    progress.step(Step::Same, "nothing was published meanwhile")?;
+    Ok(proof)
+}
+
+/// The one write that counts, and the end.
+async fn open(driver: &Driver<'_>, began: Instant, proof: &Proof) -> Result<Done, Refusal> {
+    let Driver { subject, progress, .. } = driver;
+    let opened = async {
+        see_through(progress, async || Ok(subject.cluster.set_consuming(&subject.group, true).await?))
+            .await?;
+        progress.step(Step::Opened, &format!("{} may consume", subject.group))
+    };
+    if let Err(trouble) = opened.await {
+        if trouble.reason != Reason::Stopped {
+            driver.fence.lift().await;
+        }
+        return Err(Refusal { trouble, left: half_open(subject) });
+    }
+    driver.fence.lift().await;
+    let message = format!(
+        "{} is cut over: start the consumers of {}; they begin behind {} messages",
+        subject.path(),
+        subject.group,
+        proof.places.values().sum::<i64>()
+    );
+    let done = Done::after(message, began);
+    let released = format!("the relay goes on, after {:.2} s", began.elapsed().as_secs_f64());
+    match progress.step(Step::Released, &released) {
+        Ok(()) => Ok(done),
+        Err(trouble) => Err(Refusal { trouble, left: Left::InForce("the channel is cut over".to_owned()) }),
+    }
+}
+
+fn half_open(subject: &Subject) -> Left {
+    let group = &subject.group;
+    Left::InForce(format!(
+        "the channel is paused, and {group} is open on some brokers; run it again to finish"
+    ))
+}
+
+/// Takes everything back.
+async fn undo(driver: &Driver<'_>, world: &World, trouble: Trouble) -> Refusal {
+    if matches!(trouble.reason, Reason::Stopped | Reason::AnotherDriver) {
+        // Killed, or no longer in charge: whoever comes next reads how things stand.
+        return Refusal { trouble, left: half_done() };
+    }
+    let unpaused = see_through(driver.progress, async || driver.nsqds.unpause(&world.look).await).await;
+    driver.fence.lift().await;
+    let left = match unpaused {
+        Ok(()) => {
+            forget(driver.subject).await;
+            Left::Undone
+        }
+        Err(failed) => Left::InForce(format!("the channel is paused on some nsqds ({failed}); run it again")),
+    };
+    let _ = driver.progress.step(Step::Undone, "the relay goes on, and the channel delivers as before");
+    Refusal { trouble, left }
+}
+
+/// What it would do, for people.
+///
+/// # Errors
+/// What stands in the way.
+pub async fn preview(subject: &Subject, options: Options) -> Result<Vec<String>, Refusal> {
+    let world = subject.read().await.map_err(Refusal::untouched)?;
+    may_begin(subject, &world).map_err(Refusal::untouched)?;
+    let (path, group) = (subject.path(), &subject.group);
+    let [waiting, in_flight, deferred] = world.look.messages();
+    let mut lines =
+        vec![format!("{path} is {:?}, and would become the consumer group {group}", world.stage())];
+    match world.stage() {
+        Stage::CutOver => {
+            lines.push("nothing is to be done".to_owned());
+            return Ok(lines);
+        }
+        Stage::Opening => {
+            lines.push("an interrupted run would be finished: the group opened everywhere".to_owned());
+            return Ok(lines);
+        }
+        Stage::HalfDone | Stage::HalfPaused => {
+            lines.push("what an interrupted run left would be finished or undone first".to_owned());
+        }
+        Stage::Active | Stage::Missing | Stage::Completed => {}
+    }
+    lines.push(format!(
+        "the channel has {waiting} messages waiting, {in_flight} in flight, {deferred} deferred; they must be finished within {}",
+        humantime::format_duration(options.max_pause)
+    ));
+    lines.push(format!(
+        "meanwhile {} instances of the relay send nothing, and no channel of {} gets anything new; producers notice nothing",
+        world.instances.len(),
+        subject.topic
+    ));
+    lines.push(format!("then the channel is paused, and {group} begins exactly where it ended"));
+    if deferred > 0 {
+        lines.push("messages that consumers put back for later must come due first".to_owned());
+    }
+    Ok(lines)
+}

@@ -1,0 +1,136 @@
+//! The fence around a topic's relay, as its driver holds it.
+//!
+//! It is told to every instance again and again, so that one that has just come is fenced as well, and the lease does not end while the
+//! driver lives. Whether it holds is no matter of belief: [`Fence::settled`] says that every queue is relayed by an instance that obeys
+//! *this* fence, and stands still with all it sent confirmed and committed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    nsqds::Look,
+    refusal::{Reason, Trouble},
+    subject::{Places, Subject},
+};
+use crate::transfer::{
+    control::{self, Change, Instance},
+    fence::{FenceLimit, FenceOrder},
+    state::{QueueReport, TopicReport},
+};
+
+/// A driver that dies holds the relay up for as long at most.
+const LEASE: Duration = Duration::from_secs(10);
+
+/// A driver's fence.
+#[derive(Debug)]
+pub(super) struct Fence<'a> {
+    subject: &'a Subject,
+    owner: String,
+    limits: Vec<FenceLimit>,
+}
+
+impl<'a> Fence<'a> {
+    /// A fence that stops every queue where it stands. Nobody has heard of it before it is renewed.
+    pub(super) fn new(subject: &'a Subject) -> Self {
+        Self { subject, owner: subject.cluster.config().client_id.clone(), limits: Vec::new() }
+    }
+
+    /// Lets every queue go on up to these places.
+    pub(super) fn follow(&mut self, places: &Places) {
+        let limit = |(queue, offset): (&crate::rocketmq::Queue, &i64)| FenceLimit {
+            broker: queue.broker.clone(),
+            queue: queue.id,
+            offset: *offset,
+        };
+        self.limits = places.iter().map(limit).collect();
+    }
+
+    /// Tells every instance; what they say.
+    pub(super) async fn renew(&self) -> Result<Vec<Instance>, Trouble> {
+        let lease_ms = u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX);
+        let order = FenceOrder { owner: self.owner.clone(), lease_ms, limits: self.limits.clone() };
+        self.tell(Change::Fence(order)).await
+    }
+
+    /// Lets the relay go on. Where that is not heard the lease ends.
+    pub(super) async fn lift(&self) {
+        if let Err(trouble) = self.tell(Change::Lift(self.owner.clone())).await {
+            tracing::warn!(%trouble, "the relay goes on when its lease ends");
+        }
+    }
+
+    async fn tell(&self, change: Change) -> Result<Vec<Instance>, Trouble> {
+        let Subject { cluster, names, group_prefix, topic, .. } = self.subject;
+        Ok(control::ask(cluster, names, group_prefix, topic, Some(change)).await?)
+    }
+
+    /// Where the relay stands, once it stands still with all it sent confirmed and committed. `look` was taken after the instances
+    /// answered.
+    ///
+    /// # Errors
+    /// Why it does not yet.
+    pub(super) async fn settled(&self, instances: &[Instance], look: &Look) -> Result<Places, Trouble> {
+        let mut reports: BTreeMap<(&str, i32), &QueueReport> = BTreeMap::new();
+        for Instance { id, report } in instances {
+            let report = report
+                .as_ref()
+                .map_err(|reason| Trouble::new(Reason::RelaySilent, format!("{id}: {reason}")))?;
+            self.is_obeyed(id, report)?;
+            has_nothing_to_repeat(report, look)?;
+            for queue in &report.queues {
+                if reports.insert((&queue.broker, queue.queue), queue).is_some() {
+                    let detail = format!("{} {} changes hands", queue.broker, queue.queue);
+                    return Err(Trouble::new(Reason::RelayInFlight, detail));
+                }
+            }
+        }
+        let mut places = Places::new();
+        let committed = self.subject.places_of(&self.subject.relay_group()).await?;
+        for (queue, committed) in committed {
+            let Some(report) = reports.get(&(&*queue.broker, queue.id)) else {
+                return Err(Trouble::new(Reason::RelayMissing, format!("{queue} is relayed by nobody")));
+            };
+            stands_still(report, committed)?;
+            places.insert(queue, committed);
+        }
+        Ok(places)
+    }
+
+    fn is_obeyed(&self, id: &str, report: &TopicReport) -> Result<(), Trouble> {
+        match &report.fence {
+            Some(fence) if fence.owner == self.owner => Ok(()),
+            Some(fence) => {
+                let detail = format!("{id} obeys {} for {} ms yet", fence.owner, fence.left_ms);
+                Err(Trouble::new(Reason::FenceLost, detail))
+            }
+            None => Err(Trouble::new(Reason::FenceLost, format!("{id} is not fenced; an older version?"))),
+        }
+    }
+}
+
+fn stands_still(report: &QueueReport, committed: i64) -> Result<(), Trouble> {
+    let queue = format!("{} {}", report.broker, report.queue);
+    if let Some(reason) = &report.held {
+        return Err(Trouble::new(Reason::RelayHeld, format!("{queue}: {reason}")));
+    }
+    if report.replaying {
+        return Err(Trouble::new(Reason::UndrainedMessages, format!("{queue}: messages are relayed again")));
+    }
+    if report.sent != report.relayed || report.relayed != report.committed || report.committed != committed {
+        let detail = format!("{queue}: messages are on their way to nsqd");
+        return Err(Trouble::new(Reason::RelayInFlight, detail));
+    }
+    Ok(())
+}
+
+/// What an nsqd process that is gone may have lost will be relayed again, into a channel nobody would read any more.
+fn has_nothing_to_repeat(report: &TopicReport, look: &Look) -> Result<(), Trouble> {
+    for undrained in &report.undrained {
+        let seen = look.0.iter().find(|(nsqd, _)| nsqd.as_str() == undrained.nsqd);
+        if seen.is_none_or(|(_, seen)| seen.start_time != undrained.start_time) {
+            let detail =
+                format!("{} messages that {} may have lost when it went", undrained.messages, undrained.nsqd);
+            return Err(Trouble::new(Reason::UndrainedMessages, detail));
+        }
+    }
+    Ok(())
+}

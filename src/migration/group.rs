@@ -1,0 +1,137 @@
+//! The consumer group: its offsets, and what its consumers have in hand.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::try_join_all;
+
+use super::{
+    refusal::{Reason, Trouble},
+    subject::{Places, Subject},
+};
+use crate::rocketmq::{ClusterError, Queue, offsets::Commit};
+
+/// Where consumers of a group send what they want to have again.
+fn retry_topic(group: &str) -> String {
+    format!("%RETRY%{group}")
+}
+
+impl Subject {
+    /// Closes a group, creates it so where it is missing, and sets it to these places. Each is read back.
+    ///
+    /// # Errors
+    /// When a broker does not do it, or holds another offset; repeating is safe.
+    pub(super) async fn place(&self, group: &str, places: &Places) -> Result<(), Trouble> {
+        self.cluster.set_consuming(group, false).await?;
+        // One after the other: of a group's first offsets, set at once, a broker may lose all but the last.
+        for (queue, offset) in places {
+            self.set_offset(group, queue, *offset).await?;
+        }
+        if self.queues().await? != places.keys().cloned().collect() {
+            return Err(Trouble::new(Reason::QueuesChanged, "while the offsets were set"));
+        }
+        Ok(())
+    }
+
+    async fn set_offset(&self, group: &str, queue: &Queue, offset: i64) -> Result<(), Trouble> {
+        match self.cluster.commit_offset(group, queue, offset).await? {
+            Commit::Taken => Ok(()),
+            Commit::Ignored { holds } => {
+                let detail = format!("{queue} was set to {offset} for {group}, and holds {holds:?}");
+                Err(Trouble::new(Reason::RocketmqUnavailable, detail))
+            }
+        }
+    }
+
+    /// Whether nobody consumes with the group. A consumer that is connected keeps offsets of its own, and may write them over those that
+    /// are set here.
+    pub(super) async fn has_no_members(&self) -> Result<(), Trouble> {
+        let members: BTreeSet<String> = self.cluster.members_of(&self.group).await?.into_keys().collect();
+        match members.first() {
+            None => Ok(()),
+            Some(first) => {
+                let detail = format!("{} of {}: {first}", members.len(), self.group);
+                Err(Trouble::new(Reason::GroupHasConsumers, detail))
+            }
+        }
+    }
+
+    /// Whether the group's consumers have finished and committed all they were given. One that is connected must say so of its queues;
+    /// of one that does not, only its leaving tells.
+    pub(super) async fn has_nothing_in_hand(&self) -> Result<(), Trouble> {
+        let members = self.cluster.members_of(&self.group).await?;
+        let places = self.places_of(&self.group).await?;
+        let mut done = BTreeSet::new();
+        for (member, broker) in &members {
+            let hands = self.cluster.in_hand(broker, &self.group, member).await.unwrap_or_default();
+            let finished = hands.into_iter().filter(|(queue, hand)| {
+                hand.messages == 0 && places.get(queue).is_some_and(|committed| hand.consumed <= *committed)
+            });
+            done.extend(finished.map(|(queue, _)| queue));
+        }
+        match places.keys().find(|queue| !done.contains(*queue)) {
+            Some(queue) if !members.is_empty() => {
+                let detail = format!(
+                    "{} consumers of {}, which do not say that they have finished {queue}",
+                    members.len(),
+                    self.group
+                );
+                Err(Trouble::new(Reason::GroupHasConsumers, detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What waits for another try, queue by queue; nothing when nothing was ever tried again.
+    async fn retries(&self) -> Result<Vec<(Queue, i64, i64)>, Trouble> {
+        let topic = retry_topic(&self.group);
+        match self.cluster.fresh_route(&topic).await {
+            Ok(_) => {}
+            Err(ClusterError::UnknownTopic(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        }
+        let bounds = self.cluster.topic_stats(&topic).await?;
+        let queues = bounds.into_iter().map(async |(queue, bounds)| {
+            let committed = self.cluster.committed_offset(&self.group, &queue).await?;
+            Ok::<_, Trouble>((queue, committed.unwrap_or(bounds.min).max(bounds.min), bounds.max))
+        });
+        try_join_all(queues).await
+    }
+
+    /// Whether none of the group's messages waits for another try. One that RocketMQ still holds back for its delay is not seen.
+    pub(super) async fn has_no_retries(&self) -> Result<(), Trouble> {
+        let waiting: i64 = self.retries().await?.iter().map(|(_, at, end)| (end - at).max(0)).sum();
+        if waiting > 0 {
+            let detail = format!("{waiting} messages in {}", retry_topic(&self.group));
+            return Err(Trouble::new(Reason::RetriesPending, detail));
+        }
+        Ok(())
+    }
+
+    /// No rollback has begun.
+    pub(super) async fn forget_returning(&self) -> Result<(), Trouble> {
+        if self.cluster.groups().await?.contains(&self.returning_group()) {
+            self.cluster.delete_group(&self.returning_group()).await?;
+        }
+        Ok(())
+    }
+
+    /// Leaves out what an earlier life of the group wanted to try again: the channel had it.
+    pub(super) async fn forget_retries(&self) -> Result<(), Trouble> {
+        for (queue, at, end) in self.retries().await? {
+            if at != end {
+                self.set_offset(&self.group, &queue, end).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether every queue of `places` has come as far as there.
+pub(super) fn reaches(at: &Places, places: &Places) -> Result<(), Trouble> {
+    let behind = |(queue, wanted): (&Queue, &i64)| (wanted - at.get(queue).unwrap_or(&0)).max(0);
+    let lag: i64 = places.iter().map(behind).sum();
+    if lag > 0 {
+        return Err(Trouble::new(Reason::GroupLags, format!("by {lag} messages")));
+    }
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! The nsqds of a topic: what they count, and a channel's pause.
+//!
+//! nsqd's counters are the only proof there is that a consumer has everything. A message on its way from topic to channel, or between two
+//! states of a channel, is in none of them for a moment; so a channel counts as quiet only when it was seen empty twice,
+//! [`APART`] or more, with the same counts of what was published, put back and timed out.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures_util::future::{join_all, try_join_all};
+
+use super::refusal::{Reason, Trouble};
+use crate::{
+    nsq::{
+        address::HttpAddress,
+        names::{ChannelName, TopicName},
+        nsqd::{HttpError, Nsqd, Stats},
+        nsqlookupd::Nsqlookupd,
+    },
+    retry::Backoff,
+};
+
+/// Two looks that prove something are this far apart.
+pub(super) const APART: Duration = Duration::from_secs(1);
+/// What has to be done on every nsqd is tried so often on each.
+const TRIES: usize = 5;
+
+/// The nsqds that have a topic, or may have.
+#[derive(Debug, Clone)]
+pub(super) struct Nsqds {
+    all: Vec<Nsqd>,
+    topic: TopicName,
+    channel: ChannelName,
+}
+
+/// All of them at one look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Look(pub(super) BTreeMap<HttpAddress, NsqdLook>);
+
+/// One nsqd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NsqdLook {
+    pub(super) start_time: i64,
+    /// None where the topic is not.
+    pub(super) topic: Option<TopicLook>,
+}
+
+/// Its topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TopicLook {
+    published: u64,
+    depth: u64,
+    paused: bool,
+    pub(super) channel: Option<ChannelLook>,
+    /// Its other channels.
+    pub(super) others: usize,
+}
+
+/// The channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ChannelLook {
+    pub(super) depth: u64,
+    pub(super) in_flight: u64,
+    pub(super) deferred: u64,
+    put_back: u64,
+    pub(super) paused: bool,
+}
+
+/// What every nsqd process has had published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Published(BTreeMap<HttpAddress, (i64, u64)>);
+
+impl Published {
+    /// Why it is not what it was.
+    pub(super) fn compare(&self, now: &Published) -> Result<(), Trouble> {
+        for (nsqd, (start_time, before)) in &self.0 {
+            match now.0.get(nsqd) {
+                Some((same, after)) if same == start_time && after == before => {}
+                Some((same, after)) if same == start_time => {
+                    let more = after.saturating_sub(*before);
+                    let detail = format!("{more} messages were published to {nsqd}, and the relay sent none");
+                    return Err(Trouble::new(Reason::BypassProducerDetected, detail));
+                }
+                _ => return Err(Trouble::new(Reason::NsqdRestarted, format!("{nsqd} started anew"))),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Look {
+    /// What was published.
+    pub(super) fn published(&self) -> Published {
+        let published = |look: &NsqdLook| look.topic.as_ref().map_or(0, |topic| topic.published);
+        Published(
+            self.0.iter().map(|(nsqd, look)| (nsqd.clone(), (look.start_time, published(look)))).collect(),
+        )
+    }
+
+    /// How often messages were put back.
+    pub(super) fn put_back(&self) -> u64 {
+        self.channels().map(|(_, channel)| channel.put_back).sum()
+    }
+
+    /// The channel wherever it is.
+    pub(super) fn channels(&self) -> impl Iterator<Item = (&HttpAddress, ChannelLook)> {
+        self.0.iter().filter_map(|(nsqd, look)| Some((nsqd, look.topic.as_ref()?.channel?)))
+    }
+
+    fn topics(&self) -> impl Iterator<Item = (&HttpAddress, &TopicLook)> {
+        self.0.iter().filter_map(|(nsqd, look)| Some((nsqd, look.topic.as_ref()?)))
+    }
+
+    /// Messages of the channel, over all nsqds: waiting, in flight, deferred.
+    pub(super) fn messages(&self) -> [u64; 3] {
+        self.channels().fold([0; 3], |[waiting, in_flight, deferred], (_, channel)| {
+            [waiting + channel.depth, in_flight + channel.in_flight, deferred + channel.deferred]
+        })
+    }
+
+    /// Messages of the channel in whatever state, and those on their way to it.
+    pub(super) fn held(&self) -> u64 {
+        self.messages().iter().sum::<u64>() + self.topics().map(|(_, topic)| topic.depth).sum::<u64>()
+    }
+
+    /// Whether everything was copied to the channels.
+    pub(super) fn is_copied(&self) -> Result<(), Trouble> {
+        for (nsqd, topic) in self.topics() {
+            if topic.paused {
+                return Err(Trouble::new(Reason::TopicPaused, format!("on {nsqd}")));
+            }
+            if topic.depth > 0 {
+                let detail = format!("{nsqd}: {} messages wait in the topic", topic.depth);
+                return Err(Trouble::new(Reason::NsqChannelNotDrained, detail));
+            }
+        }
+        Ok(())
+    }
+
+    /// The same, wherever the relay stands.
+    pub(super) fn is_copied_at(&self, _: &super::subject::Places) -> Result<(), Trouble> {
+        self.is_copied()
+    }
+
+    /// Whether the channel's consumers have everything, as far as one look can tell.
+    pub(super) fn is_empty(&self) -> Result<(), Trouble> {
+        self.is_copied()?;
+        for (nsqd, ChannelLook { depth, in_flight, deferred, .. }) in self.channels() {
+            let detail =
+                format!("{nsqd}: {depth} messages wait, {in_flight} are in flight, {deferred} deferred");
+            match (depth + in_flight, deferred) {
+                (0, 0) => {}
+                (0, _) => return Err(Trouble::new(Reason::DeferredMessagesPending, detail)),
+                _ => return Err(Trouble::new(Reason::NsqChannelNotDrained, detail)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the channel is wherever the topic is.
+    pub(super) fn is_complete(&self) -> Result<(), Trouble> {
+        let missing = |detail: String| Err(Trouble::new(Reason::ChannelMissingOnNsqd, detail));
+        if self.channels().next().is_none() {
+            return missing(format!("none of {} nsqds has it", self.0.len()));
+        }
+        match self.topics().find(|(_, topic)| topic.channel.is_none()) {
+            Some((nsqd, _)) => missing(format!("{nsqd} has the topic, and not the channel")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Nsqds {
+    /// The nsqds given, those nsqlookupd lists, and those the relays know.
+    ///
+    /// # Errors
+    /// When an nsqlookupd does not answer: nobody would know which nsqds it lists.
+    pub(super) async fn find(
+        topic: &TopicName,
+        channel: &ChannelName,
+        given: &[Nsqd],
+        nsqlookupds: &[Nsqlookupd],
+        known: impl IntoIterator<Item = HttpAddress>,
+    ) -> Result<Self, Trouble> {
+        let mut all: BTreeMap<HttpAddress, Nsqd> =
+            given.iter().map(|nsqd| (nsqd.address().clone(), nsqd.clone())).collect();
+        for address in known {
+            all.entry(address.clone()).or_insert_with(|| Nsqd::new(address));
+        }
+        for answer in join_all(nsqlookupds.iter().map(Nsqlookupd::nodes)).await {
+            let nodes =
+                answer.map_err(|error| Trouble::new(Reason::NsqlookupdUnavailable, error.to_string()))?;
+            // One that is tombstoned for the topic gets nothing more, and may have messages all the same.
+            for node in nodes.into_iter().filter(|node| node.topics.contains(topic)) {
+                all.entry(node.address.clone()).or_insert_with(|| Nsqd::new(node.address));
+            }
+        }
+        let all = all.into_values().collect();
+        Ok(Self { all, topic: topic.clone(), channel: channel.clone() })
+    }
+
+    /// Asks all of them.
+    ///
+    /// # Errors
+    /// When one does not answer.
+    pub(super) async fn look(&self) -> Result<Look, Trouble> {
+        let looks = self.all.iter().map(async |nsqd| {
+            let stats = nsqd.stats(Some(&self.topic)).await?;
+            Ok::<_, HttpError>((nsqd.address().clone(), self.read(&stats)))
+        });
+        Ok(Look(try_join_all(looks).await?.into_iter().collect()))
+    }
+
+    fn read(&self, stats: &Stats) -> NsqdLook {
+        let topic = stats.topics.iter().find(|topic| topic.topic_name == self.topic.as_str()).map(|topic| {
+            let of_channel = topic.channels.iter().find(|of| of.channel_name == self.channel.as_str());
+            let channel = of_channel.map(|channel| ChannelLook {
+                depth: channel.depth,
+                in_flight: channel.in_flight_count,
+                deferred: channel.deferred_count,
+                put_back: channel.requeue_count + channel.timeout_count,
+                paused: channel.paused,
+            });
+            TopicLook {
+                published: topic.message_count,
+                depth: topic.depth,
+                paused: topic.paused,
+                others: topic.channels.len() - usize::from(channel.is_some()),
+                channel,
+            }
+        });
+        NsqdLook { start_time: stats.start_time, topic }
+    }
+
+    /// Creates the topic and the channel on every one of them.
+    pub(super) async fn create(&self) -> Result<(), Trouble> {
+        self.on_each(&Look(BTreeMap::new()), async |nsqd| {
+            nsqd.create_topic(&self.topic).await?;
+            nsqd.create_channel(&self.topic, &self.channel).await
+        })
+        .await
+    }
+
+    /// Pauses the channel wherever it is.
+    pub(super) async fn pause(&self, at: &Look) -> Result<(), Trouble> {
+        self.on_each(at, async |nsqd| nsqd.pause_channel(&self.topic, &self.channel).await).await
+    }
+
+    /// Lets it deliver again wherever it is.
+    pub(super) async fn unpause(&self, at: &Look) -> Result<(), Trouble> {
+        self.on_each(at, async |nsqd| nsqd.unpause_channel(&self.topic, &self.channel).await).await
+    }
+
+    /// Drops what it has wherever it is.
+    pub(super) async fn empty(&self, at: &Look) -> Result<(), Trouble> {
+        self.on_each(at, async |nsqd| nsqd.empty_channel(&self.topic, &self.channel).await).await
+    }
+
+    /// Deletes it on every one of them.
+    pub(super) async fn delete_everywhere(&self) -> Result<(), Trouble> {
+        let all = Look(BTreeMap::new());
+        self.on_each(&all, async |nsqd| nsqd.delete_channel(&self.topic, &self.channel).await).await
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> &[Nsqd] {
+        &self.all
+    }
+
+    /// Does it on every nsqd that has the channel by `at`, or on all when that is empty; each is tried a few times.
+    async fn on_each(
+        &self,
+        at: &Look,
+        act: impl AsyncFn(&Nsqd) -> Result<(), HttpError>,
+    ) -> Result<(), Trouble> {
+        let has =
+            |nsqd: &&Nsqd| at.0.is_empty() || at.channels().any(|(address, _)| address == nsqd.address());
+        let acts = self.all.iter().filter(has).map(async |nsqd| {
+            let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
+            for _ in 1..TRIES {
+                match act(nsqd).await {
+                    Ok(()) => return Ok(()),
+                    Err(_) => backoff.wait().await,
+                }
+            }
+            act(nsqd).await
+        });
+        // All of them, even when one fails: the fewer are left half done, the better.
+        for done in join_all(acts).await {
+            done?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,67 @@
+//! What an interrupted run left, finished or undone by what the world says.
+//!
+//! Between two stable states there is one question only, of a channel that is paused with its group closed: which of the two goes on? Once a
+//! rollback has begun the channel may lack what the group has, so the group does. Before that nobody knows whether the old
+//! consumer had more before the pause, so the channel does.
+
+use super::{
+    driver::see_through,
+    progress::{Progress, Step},
+    refusal::{Left, Refusal, Trouble},
+    subject::{Stage, Subject, World},
+};
+
+/// Brings the channel to a stable state: active, cut over, or gone.
+///
+/// # Errors
+/// When that fails; another run goes on.
+pub(super) async fn recover(subject: &Subject, progress: &Progress) -> Result<World, Refusal> {
+    loop {
+        let world = subject.read().await.map_err(Refusal::untouched)?;
+        let recovered = match world.stage() {
+            Stage::Active | Stage::CutOver | Stage::Missing | Stage::Completed => return Ok(world),
+            Stage::Opening => finish_opening(subject, &world, progress).await,
+            Stage::HalfDone if world.returning => reopen(subject, progress).await,
+            // Paused here and not there: the last step of a rollback, or a cutover that did not come to its own last one.
+            Stage::HalfDone | Stage::HalfPaused => unpause(subject, &world, progress).await,
+        };
+        recovered.map_err(|trouble| Refusal { trouble, left: half_done() })?;
+    }
+}
+
+/// The group was opened somewhere, so everything before that was as it must be.
+async fn finish_opening(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
+    world.is_ours()?;
+    see_through(progress, async || world.nsqds.pause(&world.look).await).await?;
+    see_through(progress, async || Ok(subject.cluster.set_consuming(&subject.group, true).await?)).await?;
+    progress.step(Step::Opened, "an interrupted run is finished: the group may consume everywhere")
+}
+
+async fn unpause(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
+    world.is_ours()?;
+    see_through(progress, async || world.nsqds.unpause(&world.look).await).await?;
+    forget(subject).await;
+    progress.step(Step::Undone, "what an interrupted run left is undone: the channel delivers again")
+}
+
+/// Lets the group go on.
+pub(super) async fn reopen(subject: &Subject, progress: &Progress) -> Result<(), Trouble> {
+    see_through(progress, async || Ok(subject.cluster.set_consuming(&subject.group, true).await?)).await?;
+    progress.step(Step::Undone, "the group may consume again")
+}
+
+/// Without these nothing the channel does later is taken for a cutover's or a rollback's.
+pub(super) async fn forget(subject: &Subject) {
+    for group in [subject.returning_group(), subject.barrier_group()] {
+        if let Err(error) = subject.cluster.delete_group(&group).await {
+            tracing::warn!(%error, group, "left behind; the next cutover sees to it");
+        }
+    }
+}
+
+/// What is in force between two stable states.
+pub(super) fn half_done() -> Left {
+    Left::InForce(
+        "the channel may be paused and its group closed; run it again to finish or undo it".to_owned(),
+    )
+}

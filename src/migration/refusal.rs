@@ -1,0 +1,209 @@
+//! Why a consumer is not moved, in words that programs can rely on.
+
+use std::fmt;
+
+use crate::{nsq::nsqd::HttpError, rocketmq::ClusterError};
+
+/// What stands in the way. The names are stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub enum Reason {
+    /// Somebody else moves a channel of this topic now.
+    AnotherDriver,
+    /// Somebody publishes straight to nsqd.
+    BypassProducerDetected,
+    /// The channel was completed: there is no way back.
+    ChannelCompleted,
+    /// No nsqd has the channel, or one that has the topic lacks it.
+    ChannelMissingOnNsqd,
+    /// The channel is not cut over.
+    ChannelNotCutOver,
+    /// Somebody paused the channel, and no cutover did.
+    ChannelPaused,
+    /// The channel holds less than was relayed since the cutover: an nsqd lost some, or somebody emptied it.
+    ChannelIncomplete,
+    /// Consumers put messages back for later.
+    DeferredMessagesPending,
+    /// An ephemeral channel vanishes with its last consumer.
+    EphemeralChannel,
+    /// An instance does not keep to the fence, or to somebody else's.
+    FenceLost,
+    /// Consumers of the group are connected, and may have messages in hand or offsets of their own.
+    GroupHasConsumers,
+    /// The new consumers have not come as far as the relay.
+    GroupLags,
+    /// The group has consumed nothing since the cutover.
+    GroupNotConsuming,
+    /// It was told to stop.
+    Interrupted,
+    /// A name is too long for RocketMQ.
+    NameTooLong,
+    /// The channel's consumers did not finish in time.
+    NsqChannelNotDrained,
+    /// An nsqd does not answer, or refuses.
+    NsqdUnavailable,
+    /// An nsqd started anew meanwhile.
+    NsqdRestarted,
+    /// nsqlookupd does not answer.
+    NsqlookupdUnavailable,
+    /// The topic got or lost queues meanwhile.
+    QueuesChanged,
+    /// A side of a rehearsal had another number of messages than the offsets say.
+    RehearsalMiscounted,
+    /// The relay went on further than the group is.
+    RelayAhead,
+    /// A queue of the relay is held.
+    RelayHeld,
+    /// The relay still waits for nsqd.
+    RelayInFlight,
+    /// Nobody relays the topic, or a queue of it.
+    RelayMissing,
+    /// An instance of the relay does not answer.
+    RelaySilent,
+    /// RocketMQ keeps messages of the group for another try.
+    RetriesPending,
+    /// RocketMQ does not answer, or refuses.
+    RocketmqUnavailable,
+    /// As `--stop-after` asked.
+    Stopped,
+    /// The topic is paused in nsqd.
+    TopicPaused,
+    /// The relay has yet to relay again what an nsqd lost.
+    UndrainedMessages,
+}
+
+impl Reason {
+    /// What to do about it.
+    #[must_use]
+    pub fn advice(self) -> &'static str {
+        match self {
+            Reason::AnotherDriver => "wait for it to end; the lock of one that died ends within a minute",
+            Reason::BypassProducerDetected => {
+                "point every producer of the topic at the gateway, then try again"
+            }
+            Reason::ChannelCompleted => "there is nothing to do: its consumer has moved for good",
+            Reason::ChannelMissingOnNsqd => "see the spelling, and that the relay of the topic runs",
+            Reason::ChannelNotCutOver => "cut it over first",
+            Reason::ChannelPaused => "unpause it in nsqadmin, or leave it alone",
+            Reason::ChannelIncomplete => {
+                "roll back with --mode healthy; or with --accept-missing, when the new consumers have had what is missing"
+            }
+            Reason::DeferredMessagesPending => {
+                "wait until consumers have put nothing back for a while, or give more --max-pause"
+            }
+            Reason::EphemeralChannel => {
+                "stop its consumer, and start the new one: nobody else knows the channel"
+            }
+            Reason::FenceLost | Reason::RelayInFlight | Reason::RelaySilent => {
+                "see `nsqbridge status TOPIC`, then try again"
+            }
+            Reason::GroupHasConsumers => {
+                "stop the group's consumers; those of a cutover are started once it is done"
+            }
+            Reason::GroupLags => "let the new consumers catch up, or use --mode broken",
+            Reason::GroupNotConsuming => "see that the new consumers run and consume",
+            Reason::Interrupted | Reason::Stopped => "run it again",
+            Reason::NameTooLong => "give a shorter --group, or rename the topic with --rename",
+            Reason::NsqChannelNotDrained => {
+                "see that the channel's consumers keep up and finish what they take, or give more --max-pause"
+            }
+            Reason::NsqdUnavailable | Reason::NsqlookupdUnavailable | Reason::RocketmqUnavailable => {
+                "see that it runs and can be reached from here, then try again"
+            }
+            Reason::NsqdRestarted | Reason::QueuesChanged | Reason::RelayAhead => "try again",
+            Reason::RelayHeld => "see `nsqbridge status TOPIC`: a person must look at the queue",
+            Reason::RelayMissing => {
+                "start `nsqbridge transfer` for the topic; after an instance has died its queues are taken over within a minute"
+            }
+            Reason::RehearsalMiscounted => {
+                "see whether a consumer's connection broke; rehearse again, and cut nothing over before it counts right"
+            }
+            Reason::RetriesPending => {
+                "let the group consume them, or use --mode broken, which gives the old consumer everything again"
+            }
+            Reason::TopicPaused => "unpause the topic in nsqadmin",
+            Reason::UndrainedMessages => {
+                "wait until the relay has relayed them and the channel's consumers have them"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{self:?}"))
+    }
+}
+
+/// What a step met.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {detail}")]
+pub struct Trouble {
+    /// Of what kind it is.
+    pub reason: Reason,
+    /// Where, and what exactly.
+    pub detail: String,
+}
+
+impl Trouble {
+    /// Trouble of this kind.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+impl From<ClusterError> for Trouble {
+    fn from(error: ClusterError) -> Self {
+        Self::new(Reason::RocketmqUnavailable, error.to_string())
+    }
+}
+
+impl From<HttpError> for Trouble {
+    fn from(error: HttpError) -> Self {
+        Self::new(Reason::NsqdUnavailable, error.to_string())
+    }
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What stood in the way.
+    pub trouble: Trouble,
+    /// How far it went.
+    pub left: Left,
+}
+
+/// What a refused command leaves behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing was begun.
+    Untouched,
+    /// What was begun has been undone.
+    Undone,
+    /// This is still in force.
+    InForce(String),
+}
+
+impl Refusal {
+    /// Refused before anything was changed.
+    pub(super) fn untouched(trouble: Trouble) -> Self {
+        Self { trouble, left: Left::Untouched }
+    }
+
+    /// Whether nothing was begun.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.left == Left::Untouched
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { trouble: Trouble { reason, detail }, left } = self;
+        let left = match left {
+            Left::Untouched => "nothing was changed",
+            Left::Undone => "what was begun has been undone",
+            Left::InForce(what) => what,
+        };
+        write!(f, "{reason}: {detail}\n  left: {left}\n  do: {}", reason.advice())
+    }
+}

@@ -1,0 +1,307 @@
+//! The way back, from the group to the channel.
+//!
+//! ```text
+//! healthy    fence at R ─ group at R? ─ write down ─ close the group, at S ─ relay up to S ─ empty the channel ─ same? ─ unpause ─ unfence
+//! broken     close the group ─ unpause
+//! ```
+//!
+//! While a channel is cut over it goes on collecting everything relayed since the barrier. *Healthy* is for new consumers that work: they
+//! consume up to a place S, the relay follows up to the same place, what the channel collected is dropped, and it goes on from S:
+//! nothing is lost or doubled. *Broken* is for new consumers that do not: the channel delivers all it collected, and
+//! whatever the group had consumed since the barrier comes again; nothing is lost, and how much is doubled is told beforehand.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    cutover::drive,
+    driver::{Done, Driver, Options, see_through, with_lock},
+    group::reaches,
+    nsqds::Look,
+    progress::{Progress, Step},
+    recover::{forget, half_done, recover, reopen},
+    refusal::{Left, Reason, Refusal, Trouble},
+    subject::{Places, Stage, Subject, World},
+};
+
+/// The channel is counted so often before it counts as incomplete.
+const COUNTED: usize = 5;
+const COUNT_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// How the new consumers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// They consume, and come as far as the relay.
+    Healthy,
+    /// They do not.
+    Broken {
+        /// Even when the channel holds less than was relayed since the cutover.
+        accept_missing: bool,
+    },
+}
+
+/// What would come twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubled {
+    /// Where the group stands.
+    pub at: Places,
+    /// Messages it has consumed since the barrier, by queue.
+    pub since_barrier: Places,
+}
+
+impl Doubled {
+    /// Over all queues.
+    #[must_use]
+    pub fn total(&self) -> i64 {
+        self.since_barrier.values().sum()
+    }
+}
+
+/// Rolls the channel back, or finishes what another run began.
+///
+/// # Errors
+/// Why it did not, and what is left.
+///
+/// # Cancellation
+/// As [`super::cutover::cut_over`].
+pub async fn roll_back(
+    subject: &Subject,
+    mode: Mode,
+    options: Options,
+    progress: &Progress,
+    stop: &CancellationToken,
+) -> Result<Done, Refusal> {
+    let world = subject.read().await.map_err(Refusal::untouched)?;
+    may_begin(subject, &world).map_err(Refusal::untouched)?;
+    with_lock(subject, progress, stop, async |lock| {
+        let world = recover(subject, progress).await?;
+        if world.stage() != Stage::CutOver {
+            return Ok(Done::at_once(format!("the consumers of {} are NSQ's", subject.path())));
+        }
+        let began = Instant::now();
+        let mut driver = drive(subject, options, progress, stop, lock, &world);
+        if let Mode::Broken { accept_missing } = mode {
+            if !accept_missing {
+                until_complete(&driver).await.map_err(Refusal::untouched)?;
+            }
+            return give_up_group(&driver, &world).await;
+        }
+        let mut emptied = false;
+        match up_to_the_same(&mut driver, &mut emptied).await {
+            Ok(()) => unpause(&driver, &world, began).await,
+            Err(trouble) => Err(undo(&driver, emptied, trouble).await),
+        }
+    })
+    .await
+}
+
+fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble> {
+    match world.stage() {
+        Stage::Completed => Err(Trouble::new(Reason::ChannelCompleted, subject.completed_group())),
+        Stage::Missing => world.look.is_complete(),
+        // Closed while the channel runs: what a rollback leaves.
+        Stage::Active if world.group.open == 0 && world.group.exists() => Ok(()),
+        Stage::Active => Err(Trouble::new(Reason::ChannelNotCutOver, "the channel is not paused")),
+        Stage::CutOver | Stage::Opening | Stage::HalfDone | Stage::HalfPaused => world.is_ours(),
+    }
+}
+
+/// The protocol, up to the last step that can be undone.
+async fn up_to_the_same(driver: &mut Driver<'_>, emptied: &mut bool) -> Result<(), Trouble> {
+    let Driver { subject, progress, .. } = *driver;
+    subject.has_no_retries().await?;
+    until_reached(driver).await?;
+
+    subject.cluster.set_consuming(&subject.returning_group(), false).await?;
+    progress.step(Step::Returning, "it is written down that a rollback has begun")?;
+
+    subject.cluster.set_consuming(&subject.group, false).await?;
+    progress.step(Step::Closed, "the group is closed; its consumers finish what they have in hand")?;
+    let stands = driver.until_put_down().await?;
+    subject.has_no_retries().await?;
+
+    driver.fence.follow(&stands);
+    driver.fence.renew().await?;
+    // Seen twice with everything copied: what is relayed by now is in the channel, and not on its way there.
+    let followed = |look: &Look, places: &Places| follows(places, &stands).and_then(|()| look.is_copied());
+    let proof = driver.until_proved(followed).await?;
+    progress.step(Step::Followed, "the relay stands where the group does")?;
+
+    *emptied = true;
+    driver.nsqds.empty(&proof.look).await?;
+    progress.step(Step::Emptied, "the channel has nothing of what the group consumed")?;
+    // From here on the channel collects.
+    subject.place(&subject.barrier_group(), &stands).await?;
+
+    driver.is_same(&proof).await?;
+    progress.step(Step::Same, "nothing was published meanwhile")
+}
+
+/// Waits until the group has all that was ever relayed.
+async fn until_reached(driver: &Driver<'_>) -> Result<(), Trouble> {
+    let Driver { subject, progress, .. } = *driver;
+    driver.fence.renew().await?;
+    progress.step(Step::Fenced, "the relay sends nothing new; producers notice nothing")?;
+    let reached = driver.until_proved(Look::is_copied_at).await?.places;
+    driver.until(async || reaches(&subject.places_of(&subject.group).await?, &reached)).await?;
+    progress.step(Step::Reached, "the group has come as far as the relay")
+}
+
+fn follows(places: &Places, stands: &Places) -> Result<(), Trouble> {
+    if places.iter().any(|(queue, at)| stands.get(queue).is_none_or(|stands| at > stands)) {
+        return Err(Trouble::new(Reason::RelayAhead, "the relay is further than the group"));
+    }
+    if places != stands {
+        return Err(Trouble::new(Reason::RelayInFlight, "the relay follows the group"));
+    }
+    Ok(())
+}
+
+async fn unpause(driver: &Driver<'_>, world: &World, began: Instant) -> Result<Done, Refusal> {
+    let Driver { subject, progress, .. } = driver;
+    let unpaused = async {
+        see_through(progress, async || driver.nsqds.unpause(&world.look).await).await?;
+        progress.step(Step::Unpaused, "the channel delivers again")
+    };
+    if let Err(trouble) = unpaused.await {
+        if trouble.reason != Reason::Stopped {
+            driver.fence.lift().await;
+        }
+        return Err(Refusal { trouble, left: half_done() });
+    }
+    driver.fence.lift().await;
+    forget(subject).await;
+    let message = format!("{} is rolled back: nothing was lost, nothing comes twice", subject.path());
+    let done = Done::after(message, began);
+    let released = format!("the relay goes on, after {:.2} s", began.elapsed().as_secs_f64());
+    match progress.step(Step::Released, &released) {
+        Ok(()) => Ok(done),
+        Err(trouble) => Err(Refusal { trouble, left: Left::InForce("it is rolled back".to_owned()) }),
+    }
+}
+
+/// Lets the group go on.
+async fn undo(driver: &Driver<'_>, emptied: bool, trouble: Trouble) -> Refusal {
+    if matches!(trouble.reason, Reason::Stopped | Reason::AnotherDriver) {
+        return Refusal { trouble, left: half_done() };
+    }
+    let reopened = async {
+        reopen(driver.subject, driver.progress).await?;
+        // What was dropped from the channel only the group has: it stays written down.
+        if emptied { Ok(()) } else { driver.subject.forget_returning().await }
+    };
+    let reopened = reopened.await;
+    driver.fence.lift().await;
+    let left = match reopened {
+        Ok(()) => Left::Undone,
+        Err(failed) => Left::InForce(format!("the group is closed on some brokers ({failed}); run it again")),
+    };
+    Refusal { trouble, left }
+}
+
+/// Whether the channel holds all that was relayed since the barrier. An nsqd that dies takes with it what it had in memory, and for a parked
+/// channel that is not relayed again.
+async fn until_complete(driver: &Driver<'_>) -> Result<(), Trouble> {
+    let Driver { subject, .. } = *driver;
+    let mut short = None;
+    for _ in 0..COUNTED {
+        let relayed = subject.places_of(&subject.relay_group()).await?;
+        let barrier = subject.places_of(&subject.barrier_group()).await?;
+        let since = relayed.iter().map(|(queue, at)| (at - barrier.get(queue).unwrap_or(&0)).max(0)).sum();
+        let held = i64::try_from(driver.nsqds.look().await?.held()).unwrap_or(i64::MAX);
+        if held >= since {
+            return Ok(());
+        }
+        let detail = format!("it holds {held} of {since} messages relayed since the cutover");
+        short = Some(Trouble::new(Reason::ChannelIncomplete, detail));
+        // What is on its way from the topic is in no count for a moment.
+        tokio::time::sleep(COUNT_AGAIN_AFTER).await;
+    }
+    short.map_or(Ok(()), Err)
+}
+
+/// Closes the group where it stands, and lets the channel deliver all it collected.
+async fn give_up_group(driver: &Driver<'_>, world: &World) -> Result<Done, Refusal> {
+    let Driver { subject, progress, .. } = *driver;
+    if world.returning {
+        // An earlier rollback may have dropped messages from the channel that only the group has: first it must have consumed them.
+        if let Err(trouble) = until_reached(driver).await {
+            driver.fence.lift().await;
+            return Err(Refusal { trouble, left: Left::Undone });
+        }
+    }
+    let given_up = async {
+        let cluster = &subject.cluster;
+        see_through(progress, async || Ok(cluster.set_consuming(&subject.group, false).await?)).await?;
+        progress.step(Step::Closed, "the group is closed where it stands")?;
+        let doubled = doubled(subject).await?;
+        see_through(progress, async || driver.nsqds.unpause(&world.look).await).await?;
+        progress.step(Step::Unpaused, "the channel delivers all it has collected")?;
+        Ok(doubled)
+    };
+    let given_up: Result<Doubled, Trouble> = given_up.await;
+    if world.returning {
+        driver.fence.lift().await;
+    }
+    let doubled = given_up.map_err(|trouble| Refusal { trouble, left: half_done() })?;
+    forget(subject).await;
+    Ok(Done::at_once(format!(
+        "{} is rolled back: nothing was lost, {} messages the group had consumed come again",
+        subject.path(),
+        doubled.total()
+    )))
+}
+
+/// What would come twice if it were rolled back now as broken: what the group has committed since the barrier. What its consumers
+/// have in hand and not committed is not among it.
+///
+/// # Errors
+/// When it cannot be read, or there is no barrier.
+pub async fn doubled(subject: &Subject) -> Result<Doubled, Trouble> {
+    let at = subject.places_of(&subject.group).await?;
+    let barrier = subject.places_of(&subject.barrier_group()).await?;
+    let since = at.iter().map(|(queue, at)| (queue.clone(), (at - barrier.get(queue).unwrap_or(at)).max(0)));
+    Ok(Doubled { since_barrier: since.collect(), at })
+}
+
+/// What it would do, for people.
+///
+/// # Errors
+/// What stands in the way.
+pub async fn preview(subject: &Subject, mode: Mode, options: Options) -> Result<Vec<String>, Refusal> {
+    let world = subject.read().await.map_err(Refusal::untouched)?;
+    may_begin(subject, &world).map_err(Refusal::untouched)?;
+    let (path, group) = (subject.path(), &subject.group);
+    let [waiting, ..] = world.look.messages();
+    let mut lines = vec![format!("{path} is {:?}, its consumer group is {group}", world.stage())];
+    if world.stage() == Stage::Active {
+        lines.push("nothing is to be done".to_owned());
+        return Ok(lines);
+    }
+    let doubled = doubled(subject).await.map_err(Refusal::untouched)?;
+    match mode {
+        Mode::Broken { .. } => {
+            lines.push(format!("{group} is closed where it stands, and the channel delivers the {waiting} messages it collected"));
+            lines.push(format!(
+                "nothing is lost; {} messages that the group has consumed since the barrier come again:",
+                doubled.total()
+            ));
+            let queues = doubled.since_barrier.iter().filter(|(_, messages)| **messages > 0);
+            lines.extend(queues.map(|(queue, messages)| format!("  {queue}: {messages}")));
+        }
+        Mode::Healthy => {
+            lines.push(format!(
+                "{group} consumes up to where the relay is, and is closed; its consumers must finish what they have in hand, or be \
+                 stopped, within {}",
+                humantime::format_duration(options.max_pause)
+            ));
+            lines.push(format!(
+                "the {waiting} messages the channel collected are dropped, and it goes on where the group ended: nothing is lost, \
+                 nothing comes twice"
+            ));
+        }
+    }
+    Ok(lines)
+}

@@ -1,0 +1,129 @@
+//! How far one channel is, and why it is not further.
+
+use serde::Serialize;
+
+use super::{
+    refusal::Trouble,
+    subject::{Stage, Subject},
+};
+use crate::transfer::fence::FenceReport;
+
+/// How far one channel is.
+#[derive(Debug, Serialize)]
+pub struct ChannelStatus {
+    /// `TOPIC/CHANNEL`.
+    pub channel: String,
+    /// The group it becomes, or has become.
+    pub group: String,
+    /// How far it is.
+    pub stage: Stage,
+    /// What that means, and what comes next.
+    pub reason: &'static str,
+    /// Messages of the channel in all nsqds: waiting, in flight, deferred.
+    pub messages: [u64; 3],
+    /// Whether the group may consume; nothing while there is no group.
+    pub group_open: Option<bool>,
+    /// Consumers of the group.
+    pub consumers: usize,
+    /// Messages the group has still to consume.
+    pub lag: Option<i64>,
+    /// Messages it has consumed since the cutover; they come again after a rollback that takes the new consumers for broken.
+    pub since_barrier: Option<i64>,
+    /// Where the cutover drew the line, queue by queue.
+    pub barrier: Vec<Place>,
+    /// The fence, while there is one.
+    pub fence: Option<FenceReport>,
+}
+
+/// A place in a queue.
+#[derive(Debug, Serialize)]
+pub struct Place {
+    /// The queue's broker.
+    pub broker: String,
+    /// Its number there.
+    pub queue: i32,
+    /// The offset.
+    pub offset: i64,
+}
+
+/// Reads it.
+///
+/// # Errors
+/// When somebody who must be asked does not answer.
+pub async fn status(subject: &Subject) -> Result<ChannelStatus, Trouble> {
+    let world = subject.read().await?;
+    let stage = world.stage();
+    let (mut lag, mut since_barrier) = (None, None);
+    if world.group.exists() {
+        let at = subject.places_of(&subject.group).await?;
+        let bounds = subject.cluster.topic_stats(&subject.rocketmq_topic()).await?;
+        lag = Some(
+            bounds
+                .iter()
+                .map(|(queue, bounds)| (bounds.max - at.get(queue).unwrap_or(&bounds.max)).max(0))
+                .sum(),
+        );
+        let beyond = |(queue, barrier): (_, &i64)| (at.get(queue).unwrap_or(barrier) - barrier).max(0);
+        since_barrier = world.barrier.as_ref().map(|barrier| barrier.iter().map(beyond).sum());
+    }
+    let fences = world.instances.iter().filter_map(|instance| instance.report.as_ref().ok()?.fence.clone());
+    let place = |(queue, offset): (crate::rocketmq::Queue, i64)| Place {
+        broker: queue.broker,
+        queue: queue.id,
+        offset,
+    };
+    Ok(ChannelStatus {
+        channel: subject.path().to_string(),
+        group: subject.group.clone(),
+        stage,
+        reason: meaning(stage),
+        messages: world.look.messages(),
+        group_open: world.group.exists().then_some(world.group.open > 0),
+        consumers: world.members.len(),
+        lag,
+        since_barrier,
+        fence: fences.max_by_key(|fence| fence.left_ms),
+        barrier: world.barrier.into_iter().flatten().map(place).collect(),
+    })
+}
+
+fn meaning(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Active => "its consumers are NSQ's; `nsqbridge cutover` moves it",
+        Stage::HalfPaused | Stage::HalfDone => {
+            "a cutover or rollback was interrupted, and nobody consumes: run it again"
+        }
+        Stage::Opening => "a cutover was interrupted at its end: run it again",
+        Stage::CutOver => {
+            "its consumers are RocketMQ's; `nsqbridge rollback` is the way back, `complete` ends it"
+        }
+        Stage::Completed => "it is done with, and no relay creates it again",
+        Stage::Missing => "no nsqd has it",
+    }
+}
+
+/// For people.
+#[must_use]
+pub fn text(status: &ChannelStatus) -> String {
+    let [waiting, in_flight, deferred] = status.messages;
+    let number = |value: Option<i64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+    let group = match status.group_open {
+        None => "not there",
+        Some(true) => "open",
+        Some(false) => "closed",
+    };
+    let fence = status.fence.as_ref().map_or_else(String::new, |fence| {
+        format!("fence          {}, {} ms left\n", fence.owner, fence.left_ms)
+    });
+    format!(
+        "channel        {}\nstage          {:?}: {}\nin nsqd        {waiting} waiting, {in_flight} in flight, {deferred} deferred\n\
+         group          {} ({group}), {} consumers\nlag            {}\nsince barrier  {}\n{fence}",
+        status.channel,
+        status.stage,
+        status.reason,
+        status.group,
+        status.consumers,
+        number(status.lag),
+        number(status.since_barrier),
+    )
+}

@@ -1,0 +1,213 @@
+//! What is moved, and how far it is, as the world tells it.
+//!
+//! There is no state file. Where a channel stands is read from the channel (active, paused, gone), the group (open, closed, its offsets)
+//! and three groups that say something by being there: the barrier, that a rollback has begun, and that a channel is completed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::{
+    nsqds::{Look, Nsqds},
+    refusal::{Reason, Trouble},
+};
+use crate::{
+    mapping::{MAX_GROUP_BYTES, Names},
+    nsq::{
+        names::{ChannelName, ChannelPath, TopicName},
+        nsqd::Nsqd,
+        nsqlookupd::Nsqlookupd,
+    },
+    rocketmq::{Cluster, Queue, subscription::Consuming},
+    transfer::control::{self, Instance},
+};
+
+/// First offsets by queue.
+pub type Places = BTreeMap<Queue, i64>;
+
+/// A channel, the group it becomes, and where to find both.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// The RocketMQ cluster.
+    pub cluster: Cluster,
+    /// What topics are called there.
+    pub names: Names,
+    /// What the relays' groups begin with.
+    pub group_prefix: String,
+    /// The channel's topic.
+    pub topic: TopicName,
+    /// The channel.
+    pub channel: ChannelName,
+    /// The consumer group it becomes.
+    pub group: String,
+    /// Where nsqds are found, beside those the relays know.
+    pub nsqlookupds: Vec<Nsqlookupd>,
+    /// nsqds beside those.
+    pub nsqds: Vec<Nsqd>,
+}
+
+/// How far a channel has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Stage {
+    /// Its consumers are NSQ's.
+    Active,
+    /// Paused on some nsqds, and the group closed: a cutover or rollback was interrupted, and the channel is to go on.
+    HalfPaused,
+    /// Paused, and the group closed: a cutover or rollback was interrupted.
+    HalfDone,
+    /// The group is open, and not everything else is as it must be: a cutover was interrupted at its end.
+    Opening,
+    /// Its consumers are RocketMQ's.
+    CutOver,
+    /// It is done with; the channel may be there still.
+    Completed,
+    /// No nsqd has it.
+    Missing,
+}
+
+/// Everything that tells the stage.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) nsqds: Nsqds,
+    pub(super) look: Look,
+    pub(super) instances: Vec<Instance>,
+    /// A queue no instance relays.
+    pub(super) unrelayed: Option<Queue>,
+    pub(super) group: Consuming,
+    /// The group's members.
+    pub(super) members: BTreeSet<String>,
+    /// Where the old consumer ended; none when there was no cutover.
+    pub(super) barrier: Option<Places>,
+    /// A rollback has begun since the last cutover, and may have emptied the channel.
+    pub(super) returning: bool,
+    pub(super) completed: bool,
+}
+
+impl Subject {
+    /// The channel, and the group named after it unless another is given.
+    #[must_use]
+    pub fn new(
+        cluster: Cluster,
+        names: Names,
+        group_prefix: String,
+        path: ChannelPath,
+        group: Option<String>,
+    ) -> Self {
+        let ChannelPath { topic, channel } = path;
+        let group = group.unwrap_or_else(|| names.channel_group(&topic, &channel));
+        let (nsqlookupds, nsqds) = Default::default();
+        Self { cluster, names, group_prefix, topic, channel, group, nsqlookupds, nsqds }
+    }
+
+    /// `TOPIC/CHANNEL`.
+    #[must_use]
+    pub fn path(&self) -> ChannelPath {
+        ChannelPath { topic: self.topic.clone(), channel: self.channel.clone() }
+    }
+
+    pub(super) fn rocketmq_topic(&self) -> String {
+        self.names.rocketmq_topic(&self.topic)
+    }
+
+    pub(super) fn relay_group(&self) -> String {
+        self.names.relay_group(&self.group_prefix, &self.topic)
+    }
+
+    pub(super) fn barrier_group(&self) -> String {
+        self.names.barrier_group(&self.topic, &self.channel)
+    }
+
+    pub(super) fn returning_group(&self) -> String {
+        self.names.returning_group(&self.topic, &self.channel)
+    }
+
+    pub(super) fn completed_group(&self) -> String {
+        self.names.completed_group(&self.topic, &self.channel)
+    }
+
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// When anybody who must be asked does not answer.
+    pub(super) async fn read(&self) -> Result<World, Trouble> {
+        for group in [&self.group, &self.barrier_group(), &self.completed_group()] {
+            if group.len() > MAX_GROUP_BYTES {
+                let detail = format!("group {group} has more than {MAX_GROUP_BYTES} characters");
+                return Err(Trouble::new(Reason::NameTooLong, detail));
+            }
+        }
+        let cluster = &self.cluster;
+        let instances = control::ask(cluster, &self.names, &self.group_prefix, &self.topic, None).await?;
+        let reports = instances.iter().filter_map(|instance| instance.report.as_ref().ok());
+        let known =
+            reports.clone().flat_map(|report| &report.nsqds).filter_map(|nsqd| nsqd.nsqd.parse().ok());
+        let relayed: BTreeSet<(&str, i32)> =
+            reports.flat_map(|report| &report.queues).map(|queue| (&*queue.broker, queue.queue)).collect();
+        let unrelayed =
+            self.queues().await?.into_iter().find(|queue| !relayed.contains(&(&*queue.broker, queue.id)));
+        let nsqds = Nsqds::find(&self.topic, &self.channel, &self.nsqds, &self.nsqlookupds, known).await?;
+        let look = nsqds.look().await?;
+        let groups = cluster.groups().await?;
+        let barrier = match groups.contains(&self.barrier_group()) {
+            true => Some(self.places_of(&self.barrier_group()).await?),
+            false => None,
+        };
+        Ok(World {
+            nsqds,
+            look,
+            unrelayed,
+            instances,
+            group: cluster.consuming(&self.group).await?,
+            members: cluster.members_of(&self.group).await?.into_keys().collect(),
+            barrier,
+            returning: groups.contains(&self.returning_group()),
+            completed: groups.contains(&self.completed_group()),
+        })
+    }
+
+    /// The queues there are, from every master.
+    pub(super) async fn queues(&self) -> Result<BTreeSet<Queue>, Trouble> {
+        Ok(self.cluster.topic_stats(&self.rocketmq_topic()).await?.into_keys().collect())
+    }
+
+    /// Where a group stands on every queue; where it never committed, at the queue's beginning.
+    pub(super) async fn places_of(&self, group: &str) -> Result<Places, Trouble> {
+        let bounds = self.cluster.topic_stats(&self.rocketmq_topic()).await?;
+        let places = bounds.into_iter().map(async |(queue, bounds)| {
+            let committed = self.cluster.committed_offset(group, &queue).await?;
+            Ok::<_, Trouble>((queue, committed.unwrap_or(bounds.min).max(bounds.min)))
+        });
+        Ok(futures_util::future::try_join_all(places).await?.into_iter().collect())
+    }
+}
+
+impl World {
+    /// How far the channel is.
+    pub(super) fn stage(&self) -> Stage {
+        let (mut has, mut paused) = (0, 0);
+        for (_, channel) in self.look.channels() {
+            has += 1;
+            paused += usize::from(channel.paused);
+        }
+        if self.completed {
+            return Stage::Completed;
+        }
+        match (paused, self.group.open > 0) {
+            _ if has == 0 => Stage::Missing,
+            (0, _) => Stage::Active,
+            (_, true) if paused == has && self.group.is_open() => Stage::CutOver,
+            (_, true) => Stage::Opening,
+            (_, false) if paused == has => Stage::HalfDone,
+            (_, false) => Stage::HalfPaused,
+        }
+    }
+
+    /// Whether the pause is a cutover's: nothing is ever paused before the barrier is written.
+    pub(super) fn is_ours(&self) -> Result<(), Trouble> {
+        if self.barrier.is_none() {
+            let detail = "the channel is paused, and no cutover did it";
+            return Err(Trouble::new(Reason::ChannelPaused, detail));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+//! A consumer group's settings, and above all whether it may consume.
+//!
+//! A broker refuses every pull of a group whose `consumeEnable` is off (code 16), with what it has committed left in place. So a group can
+//! be *closed* while its offsets are set, and *opened* when they are right. Each master has its own copy of the settings, and
+//! they are changed one after the other: what was done is what was read back, not what was asked for.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use tracing::info;
+
+use super::{
+    cluster::{Cluster, ClusterError, malformed},
+    codes::request,
+    command::Command,
+    loose_json,
+};
+
+const CONSUME_ENABLE: &str = "consumeEnable";
+
+/// On how many masters a group may consume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Consuming {
+    /// Masters that let it.
+    pub open: usize,
+    /// Masters that do not.
+    pub closed: usize,
+    /// Masters that do not know it, and may create it, open, for the first consumer that asks.
+    pub missing: usize,
+}
+
+impl Consuming {
+    /// Whether every master lets it.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        self.open > 0 && self.closed + self.missing == 0
+    }
+
+    /// Whether every master knows it, and none lets it.
+    #[must_use]
+    pub fn is_closed(self) -> bool {
+        self.closed > 0 && self.open + self.missing == 0
+    }
+
+    /// Whether any master knows it.
+    #[must_use]
+    pub fn exists(self) -> bool {
+        self.open + self.closed > 0
+    }
+}
+
+impl Cluster {
+    /// Where a group may consume.
+    ///
+    /// # Errors
+    /// When a master cannot be asked or refuses.
+    pub async fn consuming(&self, group: &str) -> Result<Consuming, ClusterError> {
+        let mut consuming = Consuming::default();
+        for (_, address) in self.masters().await? {
+            match self.group_settings_on(&address).await?.get(group) {
+                Some(settings) if may_consume(settings) => consuming.open += 1,
+                Some(_) => consuming.closed += 1,
+                None => consuming.missing += 1,
+            }
+        }
+        Ok(consuming)
+    }
+
+    /// Opens a group on every master, or closes it, and creates it so where it is missing. All else it is set to is kept.
+    ///
+    /// # Errors
+    /// When a master cannot be asked, refuses, or does not do it; others may have done it, and repeating is safe.
+    pub async fn set_consuming(&self, group: &str, may: bool) -> Result<(), ClusterError> {
+        for (broker, address) in self.masters().await? {
+            let known = self.group_settings_on(&address).await?.remove(group);
+            if known.as_ref().is_some_and(|settings| may_consume(settings) == may) {
+                continue;
+            }
+            let mut settings = known.unwrap_or_else(|| new_group(group));
+            settings[CONSUME_ENABLE] = may.into();
+            if let Some(settings) = settings.as_object_mut() {
+                // 5.x takes these as changes to what is there, in words of their own; none leaves them as they are.
+                settings.remove("attributes");
+            }
+            self.put_group_on(&address, group, settings).await?;
+            let after = self.group_settings_on(&address).await?;
+            if after.get(group).map(may_consume) != Some(may) {
+                let reason = format!("it answered success, and {CONSUME_ENABLE} is not {may}");
+                return Err(malformed(&address, &format!("to change group {group}"), reason));
+            }
+            info!(group, broker, may, "group may consume");
+        }
+        Ok(())
+    }
+
+    /// Takes a group and its offsets off every master.
+    ///
+    /// # Errors
+    /// When a master cannot be asked or refuses; repeating is safe.
+    pub async fn delete_group(&self, group: &str) -> Result<(), ClusterError> {
+        for (_, address) in self.masters().await? {
+            let command = Command::request(request::DELETE_SUBSCRIPTIONGROUP)
+                .field("groupName", group)
+                .field("cleanOffset", true);
+            self.ask(&address, &format!("to delete group {group}"), command).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn put_group_on(
+        &self,
+        address: &str,
+        group: &str,
+        settings: Value,
+    ) -> Result<(), ClusterError> {
+        let command =
+            Command::request(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP).body(settings.to_string());
+        self.ask(address, &format!("to create group {group}"), command).await.map(drop)
+    }
+
+    pub(super) async fn group_settings_on(
+        &self,
+        address: &str,
+    ) -> Result<BTreeMap<String, Value>, ClusterError> {
+        let asked = "its consumer groups";
+        let answer =
+            self.ask(address, asked, Command::request(request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG)).await?;
+        let body =
+            loose_json::parse(&answer.body).map_err(|error| malformed(address, asked, error.to_string()))?;
+        let table = body.get("subscriptionGroupTable");
+        let table = table.ok_or_else(|| malformed(address, asked, "no subscriptionGroupTable"))?;
+        let groups = table.entries().iter();
+        Ok(groups.filter_map(|(name, group)| Some((name.as_str()?.to_owned(), group.to_json()))).collect())
+    }
+}
+
+/// What a new group is set to.
+pub(super) fn new_group(group: &str) -> Value {
+    json!({
+        "groupName": group,
+        CONSUME_ENABLE: true,
+        "consumeFromMinEnable": true,
+        "consumeBroadcastEnable": true,
+        "retryQueueNums": 1,
+        "retryMaxTimes": 16,
+        "brokerId": 0,
+        "whichBrokerWhenConsumeSlowly": 1,
+        "notifyConsumerIdsChangedEnable": true,
+    })
+}
+
+/// A broker that does not say takes it for granted.
+fn may_consume(settings: &Value) -> bool {
+    settings[CONSUME_ENABLE].as_bool().unwrap_or(true)
+}

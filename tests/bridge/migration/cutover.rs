@@ -1,0 +1,96 @@
+//! A cutover that nothing disturbs.
+
+use std::time::Duration;
+
+use nsqbridge::rocketmq::{ClusterError, QueueReader, codes::response};
+use nsqbridge_brokers::Line;
+
+use super::{GroupConsumer, Stage, act, doubled};
+use crate::bridge::{SOON, cluster, eventually, shared};
+
+async fn one_of_three_channels_moves_under_load(line: Line) {
+    let stage = Stage::set(shared(line), "moves").await;
+    let load = stage.load(50, Duration::from_millis(25));
+    stage.at_work(2_000).await;
+    let plan = act(stage.rig, &["cutover", &stage.path()]).await;
+    assert_eq!((plan.code, plan.last()["event"].as_str()), (0, Some("plan")), "{plan:?}");
+    assert_eq!(stage.status().await["stage"], "Active");
+
+    let ended = stage.act("cutover", &[]).await;
+    let paused = ended.done()["paused_ms"].as_u64().unwrap();
+    println!("the relay was held for {paused} ms");
+    let old = stage.moved.count();
+    let new = GroupConsumer::start(stage.rig, &stage.topic, &stage.group());
+    eventually("the new consumer is at work", SOON, async || new.count() > 2_000).await;
+    let sent = load.stop().await;
+    let came = stage.settled(sent, &new).await;
+    assert_eq!(stage.moved.count(), old, "the old consumer got more after the cutover");
+    println!("old {old}, new {}, lost {}, doubled {}", new.count(), sent - came.len(), doubled(&came));
+    assert_eq!(doubled(&came), 0);
+    assert!(paused < 5_000, "{paused} ms");
+    let status = stage.status().await;
+    assert_eq!((&status["stage"], &status["group_open"]), (&"CutOver".into(), &true.into()), "{status}");
+    eventually("the group has no lag", SOON, async || stage.status().await["lag"] == 0).await;
+    // Once more it finds everything done.
+    let again = stage.act("cutover", &[]).await;
+    assert_eq!(again.done()["paused_ms"], 0);
+}
+
+async fn a_closed_group_is_refused_and_keeps_its_place(line: Line) {
+    let rig = shared(line);
+    let cluster = cluster(rig);
+    let (topic, group) = (crate::bridge::topic("closed").replace('.', "-"), crate::bridge::topic("group"));
+    let group = group.replace('.', "-");
+    cluster.create_topic(&topic, 2).await.unwrap();
+    let queues = cluster.fresh_route(&topic).await.unwrap().read_queues.clone();
+    cluster.set_consuming(&group, false).await.unwrap();
+    assert!(cluster.consuming(&group).await.unwrap().is_closed());
+    let reader = QueueReader::new(cluster.clone(), &group);
+    for queue in &queues {
+        // Empty queues have places, too.
+        cluster.commit_offset(&group, queue, 0).await.unwrap();
+        let refused = reader.pull(queue, 0, 1, Duration::ZERO).await;
+        assert!(
+            matches!(&refused, Err(ClusterError::Refused { code: response::NO_PERMISSION, .. })),
+            "{refused:?}"
+        );
+    }
+    cluster.set_consuming(&group, true).await.unwrap();
+    assert!(cluster.consuming(&group).await.unwrap().is_open());
+    for queue in &queues {
+        assert_eq!(cluster.committed_offset(&group, queue).await.unwrap(), Some(0));
+        reader.pull(queue, 0, 1, Duration::ZERO).await.unwrap();
+    }
+    cluster.delete_group(&group).await.unwrap();
+    assert!(!cluster.consuming(&group).await.unwrap().exists());
+}
+
+/// The rehearsal counts for itself: it fails when either side had a message too few or too many.
+async fn a_rehearsal_counts_right_and_leaves_nothing_behind(line: Line) {
+    let stage = Stage::set(shared(line), "rehearsed").await;
+    let load = stage.load(20, Duration::from_millis(50));
+    stage.at_work(100).await;
+    let ended = act(stage.rig, &["rehearse", &stage.topic, "--execute", "--yes", "--max-pause", "60s"]).await;
+    println!("{}", ended.done()["message"]);
+    let sent = load.stop().await;
+    for consumer in [&stage.moved, &stage.others[0], &stage.others[1]] {
+        let received = super::counted(consumer.wait_for(sent).await);
+        assert_eq!((received.len(), doubled(&received)), (sent, 0));
+    }
+    let left = |groups: std::collections::BTreeSet<String>| {
+        groups.into_iter().filter(|group| group.contains("rehearsal") && group.contains("rehearsed")).count()
+    };
+    assert_eq!(left(cluster(stage.rig).groups().await.unwrap()), 0);
+    for nsqd in &stage.rig.nsqds {
+        let path = format!("/stats?format=json&topic={}", stage.topic);
+        let (_, stats) =
+            crate::bridge::blocking(|| nsqbridge_brokers::http::get(nsqd.http_addr(), &path)).unwrap();
+        assert!(!stats.contains("rehearsal"), "{stats}");
+    }
+}
+
+on_both_lines!(
+    one_of_three_channels_moves_under_load,
+    a_closed_group_is_refused_and_keeps_its_place,
+    a_rehearsal_counts_right_and_leaves_nothing_behind,
+);

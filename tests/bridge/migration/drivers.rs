@@ -1,0 +1,107 @@
+//! Drivers that die, and drivers that meet.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use nsqbridge::mapping::Names;
+use nsqbridge_brokers::{Line, Nsqd, Rig};
+
+use super::{Ended, GroupConsumer, Load, Stage, act, counted, doubled, relayed};
+use crate::bridge::{
+    Consumer, Gateway, Program, SOON, To, create_channel, eventually, shared, topic, transfer,
+};
+
+/// A topic of its own for each step a driver dies after.
+struct Casualty {
+    step: &'static str,
+    path: String,
+    old: Consumer,
+    new: GroupConsumer,
+    load: Load,
+}
+
+async fn casualties(rig: &Rig, stem: &str, steps: &[&'static str]) -> (Program, Vec<Casualty>) {
+    let nsqds: Vec<&Nsqd> = rig.nsqds.iter().collect();
+    let gateway = Arc::new(Gateway::start(&rig.name_server, &["--topic-queues", "2"]).await);
+    let topics: Vec<String> = steps.iter().map(|_| topic(stem)).collect();
+    let flags: Vec<&str> = topics[1..].iter().flat_map(|topic| ["--topic", topic]).collect();
+    for topic in &topics {
+        create_channel(nsqds[0], topic, "moved").await;
+    }
+    let relay = transfer(&rig.name_server, &topics[0], &To::Nsqds(&nsqds), &flags);
+    let casualties = steps.iter().zip(&topics).map(|(step, topic)| {
+        let group = Names::default().channel_group(&topic.parse().unwrap(), &"moved".parse().unwrap());
+        Casualty {
+            step,
+            path: format!("{topic}/moved"),
+            old: Consumer::start(&nsqds, topic, "moved"),
+            new: GroupConsumer::start(rig, topic, &group),
+            load: Load::start(&gateway, topic, 5, Duration::from_millis(100)),
+        }
+    });
+    let casualties: Vec<_> = casualties.collect();
+    for casualty in &casualties {
+        eventually("messages flow", 2 * SOON, async || casualty.old.count() > 20).await;
+        relayed(rig, casualty.path.trim_end_matches("/moved")).await;
+    }
+    (relay, casualties)
+}
+
+async fn run(rig: &Rig, command: &str, casualty: &Casualty, flags: &[&str]) -> Ended {
+    let fixed = [command, &casualty.path, "--execute", "--yes", "--max-pause", "2m"];
+    act(rig, &[&fixed, flags].concat()).await
+}
+
+/// Kills a driver after its step, and lets another one finish: everything arrives, and nothing twice.
+async fn killed_and_run_again(rig: &Rig, command: &str, casualty: Casualty) -> (usize, usize) {
+    let killed = run(rig, command, &casualty, &["--stop-after", casualty.step]).await;
+    assert_eq!(killed.reason(), "Stopped", "{}: {killed:?}", casualty.step);
+    let again = run(rig, command, &casualty, &[]).await;
+    assert_eq!(again.code, 0, "{}: {again:?}", casualty.step);
+    let Casualty { step, old, new, load, .. } = casualty;
+    let sent = load.stop().await;
+    let both = || counted([old.received(), new.received()].concat());
+    eventually("everything arrives", 2 * SOON, async || both().len() == sent).await;
+    println!("{command} killed after {step}: {sent} messages, lost 0, doubled {}", doubled(&both()));
+    (sent, doubled(&both()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cutover_killed_after_any_step_is_finished_by_the_next_run() {
+    let rig = shared(Line::V5);
+    let steps =
+        ["Locked", "Fenced", "Quiet", "BarrierWritten", "OffsetsSet", "Paused", "Same", "Opened", "Released"];
+    let (_relay, casualties) = casualties(rig, "cut.killed", &steps).await;
+    let all = casualties.into_iter().map(|casualty| killed_and_run_again(rig, "cutover", casualty));
+    assert!(join_all(all).await.iter().all(|(_, doubled)| *doubled == 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_killed_after_any_step_is_finished_by_the_next_run() {
+    let rig = shared(Line::V5);
+    let steps =
+        ["Locked", "Fenced", "Reached", "Returning", "Closed", "Followed", "Emptied", "Same", "Unpaused"];
+    let (_relay, casualties) = casualties(rig, "back.killed", &steps).await;
+    let all = casualties.into_iter().map(async |casualty| {
+        run(rig, "cutover", &casualty, &[]).await.done();
+        eventually("the new consumer is at work", 2 * SOON, async || casualty.new.count() > 20).await;
+        killed_and_run_again(rig, "rollback", casualty).await
+    });
+    assert!(join_all(all).await.iter().all(|(_, doubled)| *doubled == 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_drivers_at_once_one_does_it_and_the_other_finds_it_done() {
+    let stage = Stage::set(shared(Line::V4), "two.drivers").await;
+    let load = stage.load(20, Duration::from_millis(50));
+    stage.at_work(500).await;
+    let drive = || stage.act("cutover", &["--max-pause", "60s"]);
+    let (one, other) = tokio::join!(drive(), drive());
+    let mut paused = [&one, &other].map(|ended| ended.done()["paused_ms"].as_u64().unwrap());
+    paused.sort_unstable();
+    assert!(paused[0] == 0 && paused[1] > 0, "{paused:?}");
+    let new = GroupConsumer::start(stage.rig, &stage.topic, &stage.group());
+    let sent = load.stop().await;
+    let came = stage.settled(sent, &new).await;
+    assert_eq!(doubled(&came), 0);
+}

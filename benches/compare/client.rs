@@ -17,91 +17,92 @@ use nsqbridge::{
         properties::PropertiesBuilder, reader::Pull, unique_key::UniqueKeys,
     },
 };
-use nsqbridge_brokers::{Flush, Rig, rocketmq};
+use nsqbridge_brokers::Flush;
 use tokio::task::JoinSet;
 
 use crate::{
-    Plan,
-    parts::{Fresh, all_stored, cluster, eventually, new_topic, rig},
-    table::Row,
+    Plan, java,
+    parts::{Fresh, all_stored, cluster, new_topic, rig, warm_up},
+    publish::BODY,
+    report::Report,
+    table::{By, Row},
 };
 
-const BODY: usize = 256;
 const WITHIN: Duration = Duration::from_secs(10);
-/// What the consumers read.
-const BACKLOG: u64 = 1_000_000;
 /// Pulls of one queue under way.
 const LANES: usize = 4;
 const PULL: i64 = 32;
-const JAVA: &str = "org.apache.rocketmq.example.benchmark";
-/// Java's first reports are of code that is not compiled yet.
-const COLD_REPORTS: usize = 2;
 
 /// All rows of the client.
-pub async fn rows(plan: &Plan, fresh: &mut Fresh) -> Vec<Row> {
+pub async fn measure(plan: &Plan, fresh: &mut Fresh, report: &Report) {
+    sends(plan, fresh, report).await;
+    batches(plan, fresh, report).await;
+    pulls(plan, fresh, report).await;
+}
+
+fn row(what: String, against: &'static str, ours: Vec<f64>, theirs: Vec<f64>, aims: (f64, f64)) -> Row {
+    let (by, note) = (By::Times, "Java: the best ten of its first twenty seconds".to_owned());
+    Row { what, unit: "msg/s", against, ours, theirs, by, aims: Some(aims), note }
+}
+
+/// One message at a time, alone and sharing batches.
+async fn sends(plan: &Plan, fresh: &mut Fresh, report: &Report) {
     let rig = rig(1, Flush::Async);
     let cluster = cluster(&rig);
-    let rounds = plan.rounds.div_ceil(2);
-    let mut rows = Vec::new();
-    let mut row = |what: &str, unit, against, ours, theirs, aims| {
-        let (what, note) = (what.to_owned(), String::new());
-        rows.push(Row { what, unit, against, ours, theirs, aims: Some(aims), less: false, note });
-    };
-
+    warm_up(&rig, plan, fresh).await;
     let (mut single, mut joined, mut java) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        java.push(java_rate(
-            &rig,
-            "Producer",
-            &["-w", "64", "-s", "256", "-t"],
-            &fresh_topic(&cluster, fresh).await,
-            plan,
-        ));
-        single.push(single_sends(&cluster, 64, plan, fresh).await);
+    for _ in 0..plan.few_rounds() {
+        single.push(batches_of(&cluster, 1, 64, plan, fresh).await);
+        let topic = fresh_topic(&cluster, fresh).await;
+        java.push(java::rate(&rig, "Producer", &["-w", "64", "-s", &BODY.to_string()], &topic));
         joined.push(group_commit(&cluster, 64, plan, fresh).await);
     }
-    row("client: single sends, 64 callers", "msg/s", "Java Producer -w 64", single, java.clone(), (1.2, 1.4));
-    row(
-        "client: 64 callers, batched, own answer each",
-        "msg/s",
-        "Java Producer -w 64",
-        joined,
-        java,
-        (6.0, 8.0),
-    );
+    let against = "Java Producer -w 64";
+    report.row(row(format!("single sends, {BODY} B, 64 callers"), against, single, java.clone(), (1.2, 1.4)));
+    let what = format!("64 callers, {BODY} B, batched, own answer each");
+    report.row(row(what, against, joined, java, (6.0, 8.0)));
+}
 
-    let (mut batches, mut java) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
+async fn batches(plan: &Plan, fresh: &mut Fresh, report: &Report) {
+    let rig = rig(1, Flush::Async);
+    let cluster = cluster(&rig);
+    warm_up(&rig, plan, fresh).await;
+    let (mut ours, mut java) = (Vec::new(), Vec::new());
+    for _ in 0..plan.few_rounds() {
+        ours.push(batches_of(&cluster, 100, 4, plan, fresh).await);
         let topic = fresh_topic(&cluster, fresh).await;
-        java.push(java_rate(
-            &rig,
-            "BatchProducer",
-            &["-b", "100", "-w", "4", "-s", "256", "-t"],
-            &topic,
-            plan,
-        ));
-        batches.push(batches_of(&cluster, 100, 4, plan, fresh).await);
+        let flags = ["-b", "100", "-w", "4", "-s", &BODY.to_string()];
+        java.push(java::rate(&rig, "BatchProducer", &flags, &topic));
     }
-    row(
-        "client: batches of 100, 4 in flight",
-        "msg/s",
-        "Java BatchProducer -b 100 -w 4",
-        batches,
-        java,
-        (2.0, 3.0),
-    );
+    let what = format!("batches of 100 × {BODY} B, 4 in flight");
+    report.row(row(what, "Java BatchProducer -b 100 -w 4", ours, java, (2.0, 3.0)));
+}
 
-    let (mut pulled, mut java) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
+async fn pulls(plan: &Plan, fresh: &mut Fresh, report: &Report) {
+    // Java reads for ten seconds and more.
+    let backlog = 2 * plan.backlog;
+    let rig = rig(1, Flush::Async);
+    let cluster = cluster(&rig);
+    let (mut ours, mut java) = (Vec::new(), Vec::new());
+    for round in 0..plan.few_rounds() {
         let topic = fresh.topic("pull");
         let queues = new_topic(&cluster, &topic).await;
-        fill(&cluster, &queues, BACKLOG).await;
-        pulled.push(pull_all(&cluster, &queues).await);
+        fill(&cluster, &queues, backlog).await;
+        if round == 0 {
+            // The broker's Java compiles what reading runs through.
+            pull_all(&cluster, &queues, backlog).await;
+        }
+        ours.push(pull_all(&cluster, &queues, backlog).await);
         let group = format!("{topic}_java");
-        java.push(java_rate(&rig, "Consumer", &["-g", &group, "-p", "false", "-t"], &topic, plan));
+        let rate = java::rate(&rig, "Consumer", &["-g", &group], &topic);
+        assert!(
+            rate * 9.0 < 0.95 * backlog as f64,
+            "Java had read all within ten seconds: {rate} is too low"
+        );
+        java.push(rate);
     }
-    row("client: pull, 8 queues, 256 B", "msg/s", "Java Consumer", pulled, java, (6.0, 10.0));
-    rows
+    let what = format!("pull {FILLED} B, 8 queues");
+    report.row(row(what, "Java Consumer", ours, java, (6.0, 10.0)));
 }
 
 async fn fresh_topic(cluster: &Cluster, fresh: &mut Fresh) -> String {
@@ -110,7 +111,7 @@ async fn fresh_topic(cluster: &Cluster, fresh: &mut Fresh) -> String {
     topic
 }
 
-fn message(keys: &UniqueKeys, body: &Bytes) -> Message {
+pub fn message(keys: &UniqueKeys, body: &Bytes) -> Message {
     Message {
         body: body.clone(),
         properties: PropertiesBuilder::new(),
@@ -143,12 +144,8 @@ async fn rate(
     calling.await;
     let took = begun.elapsed();
     let delivered = delivered.load(Ordering::Relaxed);
-    all_stored(cluster, topic, delivered).await;
+    all_stored(cluster, &[topic], delivered).await;
     delivered as f64 / took.as_secs_f64()
-}
-
-async fn single_sends(cluster: &Cluster, callers: usize, plan: &Plan, fresh: &mut Fresh) -> f64 {
-    batches_of(cluster, 1, callers, plan, fresh).await
 }
 
 async fn batches_of(cluster: &Cluster, batch: usize, callers: usize, plan: &Plan, fresh: &mut Fresh) -> f64 {
@@ -170,7 +167,7 @@ async fn batches_of(cluster: &Cluster, batch: usize, callers: usize, plan: &Plan
 /// Callers that share batches, as the gateway's publishes do.
 async fn group_commit(cluster: &Cluster, callers: usize, plan: &Plan, fresh: &mut Fresh) -> f64 {
     let topic = fresh_topic(cluster, fresh).await;
-    let publisher = Arc::new(Publisher::new(cluster.clone(), PublishConfig::default()));
+    let publisher = Arc::new(Publisher::new(cluster.clone(), PublishConfig::default()).unwrap());
     let body = Bytes::from(vec![b'x'; BODY]);
     let name = topic.parse().unwrap();
     let call = Arc::new(async move || {
@@ -189,12 +186,15 @@ async fn group_commit(cluster: &Cluster, callers: usize, plan: &Plan, fresh: &mu
     rate(cluster, &topic, plan, callers, async move || call().await).await
 }
 
+/// The bodies a topic is filled with.
+const FILLED: usize = 200;
+
 /// Fills a topic's queues evenly.
 pub async fn fill(cluster: &Cluster, queues: &[Queue], messages: u64) {
     const BATCH: u64 = 1_000;
     let producer = Arc::new(Producer::new(cluster.clone(), "bench"));
     let keys = Arc::new(UniqueKeys::new());
-    let body = Bytes::from(vec![b'x'; 200]);
+    let body = Bytes::from(vec![b'x'; FILLED]);
     let mut filling = JoinSet::new();
     for queue in queues {
         let (producer, keys, body, queue) =
@@ -211,11 +211,11 @@ pub async fn fill(cluster: &Cluster, queues: &[Queue], messages: u64) {
     while let Some(filled) = filling.join_next().await {
         filled.unwrap();
     }
-    all_stored(cluster, &queues[0].topic, messages).await;
+    all_stored(cluster, &[&queues[0].topic], messages).await;
 }
 
 /// Reads all there is, several pulls of each queue at a time; messages a second.
-async fn pull_all(cluster: &Cluster, queues: &[Queue]) -> f64 {
+async fn pull_all(cluster: &Cluster, queues: &[Queue], backlog: u64) -> f64 {
     let reader = QueueReader::new(cluster.clone(), "bench_pull");
     let begun = Instant::now();
     let mut reading = JoinSet::new();
@@ -241,32 +241,6 @@ async fn pull_all(cluster: &Cluster, queues: &[Queue]) -> f64 {
     while let Some(part) = reading.join_next().await {
         read += part.unwrap();
     }
-    assert_eq!(read, BACKLOG, "not all was read: the figure is void");
+    assert_eq!(read, backlog, "not all was read: the figure is void");
     read as f64 / begun.elapsed().as_secs_f64()
-}
-
-/// What a benchmark program of RocketMQ reports once it is warm; messages a second.
-fn java_rate(rig: &Rig, program: &str, flags: &[&str], topic: &str, plan: &Plan) -> f64 {
-    let name_server = rig.name_server.addr().to_string();
-    let seconds = (plan.lasting.as_millis() / 2).max(1_000).to_string();
-    let mut arguments = flags.to_vec();
-    arguments.extend([topic, "-n", &name_server, "-ri", &seconds]);
-    let run = rocketmq::run(rig.line, &format!("{JAVA}.{program}"), &arguments).unwrap();
-    let reports = || -> Vec<f64> {
-        let log = run.log_text();
-        log.lines().filter_map(tps).collect()
-    };
-    eventually(&format!("{program} reports"), || {
-        assert!(run.is_running() || reports().len() > COLD_REPORTS, "{}", run.log_tail());
-        reports().len() >= COLD_REPORTS + 2
-    });
-    let warm = &reports()[COLD_REPORTS..];
-    run.kill().unwrap();
-    warm.iter().sum::<f64>() / warm.len() as f64
-}
-
-/// `... TPS: 12345 ...` of a report.
-fn tps(line: &str) -> Option<f64> {
-    let (_, behind) = line.split_once("TPS: ")?;
-    behind.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }

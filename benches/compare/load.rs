@@ -1,8 +1,7 @@
 //! Keeps HTTP connections busy: on each, one request after the other, as wrk does.
 //!
-//! One thread, requests ready-made, answers read no further than needed: per request it costs less than any server it is pointed at
-//! (its own processor time stands in the table). It ends by waiting for every answer, so that what was acknowledged is
-//! exactly known.
+//! One thread, requests ready-made, answers read no further than needed; what it can do at most is measured first ([`most`]). It
+//! ends by waiting for every answer, so that what was acknowledged is exactly known.
 
 use std::{
     net::SocketAddr,
@@ -12,9 +11,12 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     task::JoinSet,
 };
+
+/// An answer that is not there this long after the end will not come.
+const LAST_ANSWER: Duration = Duration::from_secs(60);
 
 /// What came of a load.
 #[derive(Debug, Default)]
@@ -30,6 +32,13 @@ pub struct Load {
 }
 
 impl Load {
+    /// Calls that were not made over HTTP, all acknowledged.
+    pub fn of_calls(calls: &[Duration], took: Duration) -> Self {
+        let mut latencies: Vec<u32> = calls.iter().map(micros).collect();
+        latencies.sort_unstable();
+        Self { acknowledged: calls.len() as u64, refused: 0, took, latencies }
+    }
+
     /// Acknowledged requests a second.
     pub fn rate(&self) -> f64 {
         self.acknowledged as f64 / self.took.as_secs_f64()
@@ -48,12 +57,21 @@ pub fn request(address: SocketAddr, path: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// Sends each connection's request again and again for this long.
-pub async fn run(
+fn micros(took: &Duration) -> u32 {
+    u32::try_from(took.as_micros()).unwrap_or(u32::MAX)
+}
+
+/// Sends one request on all connections again and again for this long.
+pub async fn run(address: SocketAddr, connections: usize, lasting: Duration, request: &[u8]) -> Load {
+    run_each(address, connections, lasting, |_| vec![request.to_vec()]).await
+}
+
+/// Sends each connection's requests in turn, again and again, for this long.
+pub async fn run_each(
     address: SocketAddr,
     connections: usize,
     lasting: Duration,
-    request: impl Fn(usize) -> Vec<u8>,
+    requests: impl Fn(usize) -> Vec<Vec<u8>>,
 ) -> Load {
     let mut streams = Vec::new();
     for _ in 0..connections {
@@ -64,10 +82,12 @@ pub async fn run(
     let begun = Instant::now();
     let mut busy = JoinSet::new();
     for (n, stream) in streams.into_iter().enumerate() {
-        busy.spawn(keep_busy(stream, request(n), begun + lasting));
+        busy.spawn(keep_busy(stream, requests(n), begun + lasting));
     }
     let mut load = Load::default();
-    while let Some(done) = busy.join_next().await {
+    loop {
+        let done = tokio::time::timeout(lasting + LAST_ANSWER, busy.join_next());
+        let Some(done) = done.await.expect("every request is answered") else { break };
         let done = done.unwrap();
         load.acknowledged += done.acknowledged;
         load.refused += done.refused;
@@ -78,12 +98,15 @@ pub async fn run(
     load
 }
 
-async fn keep_busy(mut stream: TcpStream, request: Vec<u8>, until: Instant) -> Load {
+async fn keep_busy(mut stream: TcpStream, requests: Vec<Vec<u8>>, until: Instant) -> Load {
     let mut load = Load::default();
     let mut buffer = BytesMut::with_capacity(4096);
-    while Instant::now() < until {
+    for request in requests.iter().cycle() {
         let begun = Instant::now();
-        stream.write_all(&request).await.unwrap();
+        if begun >= until {
+            break;
+        }
+        stream.write_all(request).await.unwrap();
         let ok = loop {
             if let Some((ok, length)) = answer(&buffer) {
                 buffer.advance(length);
@@ -91,7 +114,7 @@ async fn keep_busy(mut stream: TcpStream, request: Vec<u8>, until: Instant) -> L
             }
             assert!(stream.read_buf(&mut buffer).await.unwrap() > 0, "the server closed a connection");
         };
-        load.latencies.push(u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX));
+        load.latencies.push(micros(&begun.elapsed()));
         if ok {
             load.acknowledged += 1;
         } else {
@@ -111,4 +134,43 @@ fn answer(bytes: &[u8]) -> Option<(bool, usize)> {
     });
     let whole = head + length.expect("every answer has a length");
     (bytes.len() >= whole).then(|| (text.starts_with("HTTP/1.1 200"), whole))
+}
+
+/// Requests a second against a server that answers at once and does nothing else: no server can look faster than this.
+pub async fn most(connections: usize, lasting: Duration, body: usize) -> f64 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let request = request(address, "/pub?topic=t", &vec![b'x'; body]);
+    let whole = request.len();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::from_std(listener).unwrap();
+            let serving = async {
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    stream.set_nodelay(true).unwrap();
+                    tokio::spawn(answer_at_once(stream, whole));
+                }
+            };
+            tokio::select! { () = serving => {}, _ = stopped => {} }
+        });
+    });
+    let load = run(address, connections, lasting, &request).await;
+    drop(stop);
+    server.join().unwrap();
+    load.rate()
+}
+
+/// Takes requests of one length.
+async fn answer_at_once(mut stream: TcpStream, whole: usize) {
+    let mut buffer = BytesMut::with_capacity(4 * whole);
+    while stream.read_buf(&mut buffer).await.is_ok_and(|read| read > 0) {
+        while buffer.len() >= whole {
+            buffer.advance(whole);
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK").await.unwrap();
+        }
+    }
 }

@@ -1,28 +1,53 @@
 //! nsqbridge beside what its users have otherwise, measured side by side.
 //!
-//! `make bench`, or `cargo bench --bench compare -- publish relay` for some of it; `BENCH_ROUNDS` and `BENCH_SECONDS` make it longer. Every
-//! round measures both sides, one right after the other and in turn first; what counts is the median of the rounds' ratios. Brokers
-//! and nsqds are its own, and gone afterwards. `benches/README.md` says how to read the result.
+//! `make bench`, or `cargo bench --bench compare -- publish relay` for some of it. Every round measures both sides, one right after
+//! the other and in turn first; what counts is the median of the rounds' comparisons. Brokers and nsqds are its own, and gone
+//! afterwards. `benches/README.md` says how to read the result.
+//!
+//! ```text
+//! sections (publish, client, relay, latency, curves) ─▶ report: rows, curves ─▶ table, picture ─▶ benches/results.{md,svg}
+//!      └─▶ parts: brokers, gateway, relay; load: HTTP; java: RocketMQ's own programs
+//! ```
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a measurement, not an interface")]
 
 mod client;
+mod curves;
+mod java;
+mod latency;
 mod load;
 mod parts;
+mod picture;
 mod publish;
 mod relay;
+mod report;
 mod table;
 
-use std::{env, fs, path::Path, time::Duration};
+use std::{env, path::Path, process::ExitCode, time::Duration};
 
 use nsqbridge_brokers::Flush;
 
-use self::{parts::Fresh, table::Row};
+use self::{parts::Fresh, report::Report};
+
+/// Less than this is for trying the program out: it is not written where results are.
+const ROUNDS: usize = 5;
+const SECONDS: usize = 4;
+const BACKLOG: usize = 1_000_000;
 
 /// How long to measure.
 pub struct Plan {
     pub rounds: usize,
+    /// One side, one round.
     pub lasting: Duration,
+    /// Messages the relays have before them.
+    pub backlog: u64,
+}
+
+impl Plan {
+    /// Rounds of what takes long.
+    pub fn few_rounds(&self) -> usize {
+        self.rounds.div_ceil(2)
+    }
 }
 
 fn number(name: &str, default: usize) -> usize {
@@ -32,29 +57,35 @@ fn number(name: &str, default: usize) -> usize {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() {
+async fn main() -> ExitCode {
     let wanted: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    let wants = |section: &str| wanted.is_empty() || wanted.iter().any(|name| name == section);
-    let plan = Plan {
-        rounds: number("BENCH_ROUNDS", 5),
-        lasting: Duration::from_secs(number("BENCH_SECONDS", 4) as u64),
-    };
-    let mut fresh = Fresh::default();
-    let mut rows: Vec<Row> = Vec::new();
-    if wants("publish") {
-        rows.extend(publish::rows(&plan, Flush::Async, &mut fresh).await);
-        rows.extend(publish::rows(&plan, Flush::Sync, &mut fresh).await);
+    let (rounds, seconds) = (number("BENCH_ROUNDS", ROUNDS), number("BENCH_SECONDS", SECONDS));
+    let backlog = number("BENCH_BACKLOG", BACKLOG);
+    // Filled in whole batches, evenly over the queues.
+    let whole = (backlog as u64).next_multiple_of(8_000);
+    let plan = Plan { rounds, lasting: Duration::from_secs(seconds as u64), backlog: whole };
+    nsqbridge::observe::process::raise_open_files();
+    let (report, mut fresh) = (Report::begin(), Fresh::default());
+    for name in ["publish", "sync", "client", "relay", "latency", "curves"] {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            report.section(name, section(name, &plan, &mut fresh, &report)).await;
+        }
     }
-    if wants("client") {
-        rows.extend(client::rows(&plan, &mut fresh).await);
-    }
-    if wants("relay") {
-        rows.extend(relay::rows(&plan, &mut fresh).await);
-    }
-    println!("{}", table::text(&rows));
-    if wanted.is_empty() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
-        fs::write(folder.join("results.md"), table::markdown(&rows)).unwrap();
-        fs::write(folder.join("results.svg"), table::svg(&rows)).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let whole = wanted.is_empty() && rounds >= ROUNDS && seconds >= SECONDS && backlog >= BACKLOG;
+    let folder = root.join(if whole { "benches" } else { "target/bench" });
+    report.write(&folder, &plan).unwrap();
+    println!("written: {}", folder.join("results.md").display());
+    if report.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+async fn section(name: &str, plan: &Plan, fresh: &mut Fresh, report: &Report) {
+    match name {
+        "publish" => publish::measure(plan, Flush::Async, fresh, report).await,
+        "sync" => publish::measure(plan, Flush::Sync, fresh, report).await,
+        "client" => client::measure(plan, fresh, report).await,
+        "relay" => relay::measure(plan, fresh, report).await,
+        "latency" => latency::measure(plan, fresh, report).await,
+        _ => curves::measure(plan, fresh, report).await,
     }
 }

@@ -10,12 +10,16 @@ use std::{
 };
 
 use nsqbridge::rocketmq::{Cluster, ClusterConfig, Queue};
-use nsqbridge_brokers::{Flush, Line, Nsqd, NsqdOptions, Rig, RigOptions, Server, http, ports::Ports};
+use nsqbridge_brokers::{
+    Flush, Line, Nsqd, NsqdOptions, Rig, RigOptions, Server, Settings, http, ports::Ports,
+};
+
+use crate::{Plan, load, publish::Kind};
 
 /// Queues of every topic.
 pub const QUEUES: u32 = 8;
-/// For what must happen.
-const SOON: Duration = Duration::from_secs(120);
+/// For what must happen; `nsq_to_nsq` takes a minute for its backlog on a small machine.
+const SOON: Duration = Duration::from_secs(240);
 
 /// Waits until something holds.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
@@ -26,10 +30,26 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// RocketMQ and an nsqlookupd, at full speed.
+/// RocketMQ and an nsqlookupd, at full speed; the files as large as RocketMQ makes them, where tests want small ones.
 pub fn rig(brokers: usize, flush: Flush) -> Rig {
-    let options = RigOptions { brokers, nsqds: 0, flush, ..RigOptions::default() };
+    let broker = Settings::new()
+        .conf("mappedFileSizeCommitLog", 1 << 30)
+        .conf("mappedFileSizeConsumeQueue", 300_000 * 20)
+        .conf("maxHashSlotNum", 5_000_000)
+        .conf("maxIndexNum", 5_000_000 * 4);
+    let options = RigOptions { brokers, nsqds: 0, flush, broker, ..RigOptions::default() };
     Rig::start(Line::V5, &options).unwrap()
+}
+
+/// Lets a broker's Java compile what publishing runs through: a cold one is several times slower.
+pub async fn warm_up(rig: &Rig, plan: &Plan, fresh: &mut Fresh) {
+    let gateway = Bridge::gateway(rig);
+    let topic = fresh.topic("warm");
+    let (single, batch) = (Kind::single(), Kind::batch());
+    for (connections, lasting, kind) in [(64, 2 * plan.lasting, &single), (4, plan.lasting / 2, &batch)] {
+        let request = kind.request(gateway.address, &topic);
+        load::run(gateway.address, connections, lasting, &request).await;
+    }
 }
 
 /// A client of a rig.
@@ -114,11 +134,14 @@ pub fn published(nsqd: &Nsqd, topic: &str) -> u64 {
 }
 
 /// Holds a figure to what RocketMQ has: all that was acknowledged, and nothing else. A broker shows what it has stored a moment later.
-pub async fn all_stored(cluster: &Cluster, topic: &str, acknowledged: u64) {
+pub async fn all_stored<T: AsRef<str>>(cluster: &Cluster, topics: &[T], acknowledged: u64) {
     let deadline = Instant::now() + SOON;
     loop {
-        let bounds = cluster.topic_stats(topic).await.unwrap();
-        let stored: u64 = bounds.values().map(|bounds| (bounds.max - bounds.min).unsigned_abs()).sum();
+        let mut stored = 0;
+        for topic in topics {
+            let bounds = cluster.topic_stats(topic.as_ref()).await.unwrap();
+            stored += bounds.values().map(|bounds| (bounds.max - bounds.min).unsigned_abs()).sum::<u64>();
+        }
         if stored >= acknowledged || Instant::now() > deadline {
             assert_eq!(stored, acknowledged, "stored and acknowledged differ: the figure is void");
             return;

@@ -115,9 +115,9 @@ async fn of_gateway(
     let topics = new_topics(cluster, point.topics, fresh).await;
     let gateway = Bridge::gateway(rig);
     let requests = |connection| point.requests(gateway.address, &topics, connection);
-    let first = load::run_each(gateway.address, point.connections, plan.lasting / 2, requests).await;
+    let first = load::run_each(gateway.address, point.connections, plan.lasting / 3, requests).await;
     let before = cpu_seconds(&gateway.process);
-    let load = load::run_each(gateway.address, point.connections, plan.lasting, requests).await;
+    let load = load::run_each(gateway.address, point.connections, plan.lasting * 2 / 3, requests).await;
     let cpu = (cpu_seconds(&gateway.process) - before) / load.acknowledged as f64 * 10_000.0;
     let peak = peak_mib(&gateway.process);
     assert_eq!(first.refused + load.refused, 0, "a figure with refusals is void");
@@ -131,8 +131,8 @@ async fn of_nsqd(point: &Point, plan: &Plan, fresh: &mut Fresh) -> Vec<String> {
     let nsqd = fresh_nsqd();
     let topics: Vec<String> = (0..point.topics).map(|_| fresh.topic("curve")).collect();
     let requests = |connection| point.requests(nsqd.http_addr(), &topics, connection);
-    let first = load::run_each(nsqd.http_addr(), point.connections, plan.lasting / 2, requests).await;
-    let load = load::run_each(nsqd.http_addr(), point.connections, plan.lasting, requests).await;
+    let first = load::run_each(nsqd.http_addr(), point.connections, plan.lasting / 3, requests).await;
+    let load = load::run_each(nsqd.http_addr(), point.connections, plan.lasting * 2 / 3, requests).await;
     assert_eq!(first.refused + load.refused, 0, "a figure with refusals is void");
     let stored: u64 = topics.iter().map(|topic| published(&nsqd, topic)).sum();
     assert_eq!(stored, first.acknowledged + load.acknowledged, "the figure of nsqd is void");
@@ -153,9 +153,7 @@ async fn brokers(plan: &Plan, fresh: &mut Fresh, report: &Report) {
     };
     for brokers in [1, 2, 4] {
         let rig = rig(brokers, Flush::Async);
-        for _ in 0..brokers {
-            warm_up(&rig, plan, fresh).await;
-        }
+        warm_up(&rig, plan, fresh).await;
         let point = Point { name: brokers.to_string(), topics: 1, connections: 64, body: BODY };
         let cells = of_gateway(&point, plan, &rig, &cluster(&rig), fresh).await;
         curve.points.push([vec![point.name], cells].concat());

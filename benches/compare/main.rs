@@ -31,7 +31,7 @@ use self::{parts::Fresh, report::Report};
 
 /// Less than this is for trying the program out: it is not written where results are.
 const ROUNDS: usize = 5;
-const SECONDS: usize = 4;
+const SECONDS: usize = 3;
 const BACKLOG: usize = 1_000_000;
 
 /// How long to measure.
@@ -74,8 +74,8 @@ async fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let whole = wanted.is_empty() && rounds >= ROUNDS && seconds >= SECONDS && backlog >= BACKLOG;
     let folder = root.join(if whole { "benches" } else { "target/bench" });
-    report.write(&folder, &plan).unwrap();
-    println!("written: {}", folder.join("results.md").display());
+    let written = report.write(&folder, &plan).unwrap();
+    println!("\n{written}\nin {}", folder.join("results.md").display());
     if report.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

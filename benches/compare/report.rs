@@ -47,7 +47,7 @@ impl Report {
     }
 
     pub fn row(&self, row: Row) {
-        print!("{}", table::rows(std::slice::from_ref(&row)));
+        println!("{}", table::line(&row));
         self.rows.borrow_mut().push(row);
     }
 
@@ -78,11 +78,13 @@ impl Report {
         !self.failed.borrow().is_empty()
     }
 
-    /// Writes the report and its picture into a folder.
-    pub fn write(&self, folder: &Path, plan: &Plan) -> std::io::Result<()> {
+    /// Writes the report and its picture into a folder; returns the report.
+    pub fn write(&self, folder: &Path, plan: &Plan) -> std::io::Result<String> {
+        let text = self.markdown(plan);
         fs::create_dir_all(folder)?;
-        fs::write(folder.join("results.md"), self.markdown(plan))?;
-        fs::write(folder.join("results.svg"), picture::svg(&self.rows.borrow()))
+        fs::write(folder.join("results.md"), &text)?;
+        fs::write(folder.join("results.svg"), picture::svg(&self.rows.borrow()))?;
+        Ok(text)
     }
 
     fn markdown(&self, plan: &Plan) -> String {
@@ -104,7 +106,7 @@ impl Report {
         );
         let _ = writeln!(
             text,
-            "- {rounds} rounds of {seconds} s for each side; the machine's load before it began: {load}"
+            "- rounds: {rounds}, of {seconds} s for each side; the machine's load before it began: {load}"
         );
         for remark in self.remarks.borrow().iter() {
             let _ = writeln!(text, "- {remark}");

@@ -119,7 +119,15 @@ pub fn figure(value: f64) -> String {
 const HEADS: [&str; 8] =
     ["what", "nsqbridge", "against", "compared", "spread", "aim / moonshot", "reached", "note"];
 
-/// A table for a file, and good enough for a terminal.
+/// A row while the others are still to come.
+pub fn line(row: &Row) -> String {
+    let [what, ours, theirs, compared, spread, aims, reached, note] = row.cells();
+    let told = [format!("{compared} ({ours}; {theirs})"), spread, aims, reached, note];
+    let told: Vec<String> = told.into_iter().filter(|cell| !cell.is_empty()).collect();
+    format!("{what}: {}", told.join(", "))
+}
+
+/// The whole table.
 pub fn rows(rows: &[Row]) -> String {
     table(&HEADS, rows.iter().map(Row::cells))
 }

@@ -50,6 +50,8 @@ async fn sends(plan: &Plan, fresh: &mut Fresh, report: &Report) {
     let rig = rig(1, Flush::Async);
     let cluster = cluster(&rig);
     warm_up(&rig, plan, fresh).await;
+    // The broker stores lone messages by a way of its own.
+    batches_of(&cluster, 1, 64, plan, fresh).await;
     let (mut single, mut joined, mut java) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..plan.few_rounds() {
         single.push(batches_of(&cluster, 1, 64, plan, fresh).await);

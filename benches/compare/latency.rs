@@ -112,7 +112,8 @@ async fn consume(address: SocketAddr, topic: String, origin: Instant, arrived: A
     const MESSAGE: u32 = 2;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    let identify = br#"{"output_buffer_timeout":-1}"#;
+    // Each message at once: by default nsqd gathers for 250 ms, which would be all there is to see.
+    let identify = br#"{"output_buffer_size":-1}"#;
     let mut hello = b"  V2IDENTIFY\n".to_vec();
     hello.extend_from_slice(&(identify.len() as u32).to_be_bytes());
     hello.extend_from_slice(identify);

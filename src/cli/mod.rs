@@ -18,7 +18,7 @@ mod verify;
 pub use gateway::*;
 pub use migration::*;
 pub use moving::*;
-pub use shared::{AdminAddress, AdminArgs, NamesArgs, Output, RocketmqArgs};
+pub use shared::{AdminAddress, AdminArgs, NamesArgs, Output, ProcessArgs, RocketmqArgs};
 pub use tools::*;
 pub use transfer::*;
 pub use verify::*;
@@ -189,4 +189,7 @@ pub struct RunArgs {
     /// Where monitoring finds the process.
     #[command(flatten)]
     pub admin: AdminArgs,
+    /// How the process works.
+    #[command(flatten)]
+    pub process: ProcessArgs,
 }

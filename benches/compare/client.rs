@@ -33,20 +33,13 @@ const WITHIN: Duration = Duration::from_secs(10);
 const LANES: usize = 4;
 const PULL: i64 = 32;
 
-/// All rows of the client.
-pub async fn measure(plan: &Plan, fresh: &mut Fresh, report: &Report) {
-    sends(plan, fresh, report).await;
-    batches(plan, fresh, report).await;
-    pulls(plan, fresh, report).await;
-}
-
 fn row(what: String, against: &'static str, ours: Vec<f64>, theirs: Vec<f64>, aims: (f64, f64)) -> Row {
     let (by, note) = (By::Times, "Java: the best ten of its first twenty seconds".to_owned());
     Row { what, unit: "msg/s", against, ours, theirs, by, aims: Some(aims), note }
 }
 
 /// One message at a time, alone and sharing batches.
-async fn sends(plan: &Plan, fresh: &mut Fresh, report: &Report) {
+pub async fn sends(plan: &Plan, fresh: &mut Fresh, report: &Report) {
     let rig = rig(1, Flush::Async);
     let cluster = cluster(&rig);
     warm_up(&rig, plan, fresh).await;
@@ -60,12 +53,19 @@ async fn sends(plan: &Plan, fresh: &mut Fresh, report: &Report) {
         joined.push(group_commit(&cluster, 64, plan, fresh).await);
     }
     let against = "Java Producer -w 64";
-    report.row(row(format!("single sends, {BODY} B, 64 callers"), against, single, java.clone(), (1.2, 1.4)));
-    let what = format!("64 callers, {BODY} B, batched, own answer each");
+    report.row(row(
+        format!("client: single sends, {BODY} B, 64 callers"),
+        against,
+        single,
+        java.clone(),
+        (1.2, 1.4),
+    ));
+    let what = format!("client: 64 callers sharing batches, {BODY} B");
     report.row(row(what, against, joined, java, (6.0, 8.0)));
 }
 
-async fn batches(plan: &Plan, fresh: &mut Fresh, report: &Report) {
+/// Ready-made batches.
+pub async fn batches(plan: &Plan, fresh: &mut Fresh, report: &Report) {
     let rig = rig(1, Flush::Async);
     let cluster = cluster(&rig);
     warm_up(&rig, plan, fresh).await;
@@ -76,11 +76,12 @@ async fn batches(plan: &Plan, fresh: &mut Fresh, report: &Report) {
         let flags = ["-b", "100", "-w", "4", "-s", &BODY.to_string()];
         java.push(java::rate(&rig, "BatchProducer", &flags, &topic));
     }
-    let what = format!("batches of 100 × {BODY} B, 4 in flight");
+    let what = format!("client: batches of 100 × {BODY} B, 4 in flight");
     report.row(row(what, "Java BatchProducer -b 100 -w 4", ours, java, (2.0, 3.0)));
 }
 
-async fn pulls(plan: &Plan, fresh: &mut Fresh, report: &Report) {
+/// Reading all there is.
+pub async fn pulls(plan: &Plan, fresh: &mut Fresh, report: &Report) {
     // Java reads for ten seconds and more.
     let backlog = 2 * plan.backlog;
     let rig = rig(1, Flush::Async);
@@ -103,7 +104,7 @@ async fn pulls(plan: &Plan, fresh: &mut Fresh, report: &Report) {
         );
         java.push(rate);
     }
-    let what = format!("pull {FILLED} B, 8 queues");
+    let what = format!("client: pull {FILLED} B, 8 queues");
     report.row(row(what, "Java Consumer", ours, java, (6.0, 10.0)));
 }
 

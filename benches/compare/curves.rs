@@ -38,30 +38,25 @@ impl Point {
     }
 }
 
-/// All curves.
+/// All curves with one broker.
 pub async fn measure(plan: &Plan, fresh: &mut Fresh, report: &Report) {
-    {
-        let rig = rig(1, Flush::Async);
-        warm_up(&rig, plan, fresh).await;
-        let topics = [1, 10, 100, 1_000].map(|topics| Point {
-            name: format!("{topics}"),
-            topics,
-            connections: 64,
-            body: BODY,
-        });
-        curve("topics", &format!("{BODY} B, 64 connections"), topics, plan, &rig, fresh, report).await;
-        let connections = [1, 16, 256, 1_000, 4_000].map(|connections| {
-            let name = format!("{connections}");
-            Point { name, topics: 1, connections, body: BODY }
-        });
-        curve("connections", &format!("{BODY} B, one topic"), connections, plan, &rig, fresh, report).await;
-        let sizes =
-            [(1, "1 B"), (256, "256 B"), (4 << 10, "4 KiB"), (64 << 10, "64 KiB"), (1 << 20, "1 MiB")];
-        let sizes =
-            sizes.map(|(body, name)| Point { name: name.to_owned(), topics: 1, connections: 16, body });
-        curve("body", "16 connections, one topic", sizes, plan, &rig, fresh, report).await;
-    }
-    brokers(plan, fresh, report).await;
+    let rig = rig(1, Flush::Async);
+    warm_up(&rig, plan, fresh).await;
+    let topics = [1, 10, 100, 1_000].map(|topics| Point {
+        name: format!("{topics}"),
+        topics,
+        connections: 64,
+        body: BODY,
+    });
+    curve("topics", &format!("{BODY} B, 64 connections"), topics, plan, &rig, fresh, report).await;
+    let connections = [1, 16, 256, 1_000, 4_000].map(|connections| {
+        let name = format!("{connections}");
+        Point { name, topics: 1, connections, body: BODY }
+    });
+    curve("connections", &format!("{BODY} B, one topic"), connections, plan, &rig, fresh, report).await;
+    let sizes = [(1, "1 B"), (256, "256 B"), (4 << 10, "4 KiB"), (64 << 10, "64 KiB"), (1 << 20, "1 MiB")];
+    let sizes = sizes.map(|(body, name)| Point { name: name.to_owned(), topics: 1, connections: 16, body });
+    curve("body", "16 connections, one topic", sizes, plan, &rig, fresh, report).await;
 }
 
 async fn curve<const N: usize>(
@@ -144,7 +139,7 @@ fn speed(load: &Load) -> Vec<String> {
 }
 
 /// More brokers share this machine's processors, so this shows what more of them cost, not what they bring.
-async fn brokers(plan: &Plan, fresh: &mut Fresh, report: &Report) {
+pub async fn brokers(plan: &Plan, fresh: &mut Fresh, report: &Report) {
     let heads = ["brokers", "msg/s", "p50, ms", "p99, ms", "CPU s per 10,000", "peak MiB"];
     let mut curve = Curve {
         title: format!("/pub as brokers grow, all on the same processors: {BODY} B, 64 connections"),

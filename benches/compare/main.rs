@@ -29,6 +29,8 @@ use nsqbridge_brokers::Flush;
 
 use self::{parts::Fresh, report::Report};
 
+const SECTIONS: [&str; 9] =
+    ["publish", "sync", "sends", "batches", "pull", "relay", "latency", "curves", "brokers"];
 /// Less than this is for trying the program out: it is not written where results are.
 const ROUNDS: usize = 5;
 const SECONDS: usize = 3;
@@ -65,8 +67,10 @@ async fn main() -> ExitCode {
     let whole = (backlog as u64).next_multiple_of(8_000);
     let plan = Plan { rounds, lasting: Duration::from_secs(seconds as u64), backlog: whole };
     nsqbridge::observe::process::raise_open_files();
+    let unknown: Vec<&String> = wanted.iter().filter(|name| !SECTIONS.contains(&name.as_str())).collect();
+    assert!(unknown.is_empty(), "no such sections: {unknown:?}; there are {SECTIONS:?}");
     let (report, mut fresh) = (Report::begin(), Fresh::default());
-    for name in ["publish", "sync", "client", "relay", "latency", "curves"] {
+    for name in SECTIONS {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
             report.section(name, section(name, &plan, &mut fresh, &report)).await;
         }
@@ -83,9 +87,12 @@ async fn section(name: &str, plan: &Plan, fresh: &mut Fresh, report: &Report) {
     match name {
         "publish" => publish::measure(plan, Flush::Async, fresh, report).await,
         "sync" => publish::measure(plan, Flush::Sync, fresh, report).await,
-        "client" => client::measure(plan, fresh, report).await,
+        "sends" => client::sends(plan, fresh, report).await,
+        "batches" => client::batches(plan, fresh, report).await,
+        "pull" => client::pulls(plan, fresh, report).await,
         "relay" => relay::measure(plan, fresh, report).await,
         "latency" => latency::measure(plan, fresh, report).await,
-        _ => curves::measure(plan, fresh, report).await,
+        "curves" => curves::measure(plan, fresh, report).await,
+        _ => curves::brokers(plan, fresh, report).await,
     }
 }

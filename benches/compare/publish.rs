@@ -9,7 +9,7 @@ use nsqbridge::{
     nsq::mpub,
     rocketmq::{Cluster, Outcome, Producer, unique_key::UniqueKeys},
 };
-use nsqbridge_brokers::Flush;
+use nsqbridge_brokers::{Flush, Rig};
 
 use crate::{
     Plan,
@@ -60,14 +60,19 @@ struct Side {
     medians: Vec<f64>,
     tails: Vec<f64>,
     cpu: Vec<f64>,
+    /// The broker's; nsqd has none.
+    behind: Vec<f64>,
 }
 
 impl Side {
-    fn take(&mut self, load: &Load, messages: u64, cpu: f64) {
+    /// `cpu` is of the process that answers, and of the one behind it.
+    fn take(&mut self, load: &Load, messages: u64, [cpu, behind]: [f64; 2]) {
+        let of_ten_thousand = |cpu: f64| cpu / (load.acknowledged * messages) as f64 * 10_000.0;
         self.rates.push(load.rate() * messages as f64);
         self.medians.push(load.within(0.5));
         self.tails.push(load.within(0.99));
-        self.cpu.push(cpu / (load.acknowledged * messages) as f64 * 10_000.0);
+        self.cpu.push(of_ten_thousand(cpu));
+        self.behind.push(of_ten_thousand(behind));
     }
 }
 
@@ -92,7 +97,7 @@ pub async fn measure(plan: &Plan, flush: Flush, fresh: &mut Fresh, report: &Repo
         over_a_bare_send(plan, &cluster, &gateway, fresh, report).await;
     }
     for &(connections, aims) in singles {
-        let (ours, theirs) = sides(plan, &cluster, &gateway, &Kind::single(), connections, fresh).await;
+        let (ours, theirs) = sides(plan, &rig, &gateway, &Kind::single(), connections, fresh).await;
         let plural = if connections == 1 { "" } else { "s" };
         let what = format!("/pub {BODY} B, {connections} connection{plural}{suffix}");
         let medians = format!("p50 {:.2} against {:.2} ms", median(&ours.medians), median(&theirs.medians));
@@ -100,15 +105,16 @@ pub async fn measure(plan: &Plan, flush: Flush, fresh: &mut Fresh, report: &Repo
         let tail_aims = (connections >= 16).then_some((1.0, 1.0));
         let (tail, cpu) = (format!("{what}: p99"), format!("{what}: CPU per 10,000"));
         report.row(row(&tail, "ms", (ours.tails, theirs.tails), By::Share, tail_aims, String::new()));
-        let of = "our process alone".to_owned();
-        report.row(row(&cpu, "s", (ours.cpu, theirs.cpu), By::Own, Some((0.5, 0.3)), of));
+        let note = format!("the broker's: {:.3} s", median(&ours.behind));
+        report.row(row(&cpu, "s", (ours.cpu, theirs.cpu), By::Own, Some((0.5, 0.3)), note));
     }
-    let (ours, theirs) = sides(plan, &cluster, &gateway, &Kind::batch(), 4, fresh).await;
+    let (ours, theirs) = sides(plan, &rig, &gateway, &Kind::batch(), 4, fresh).await;
     let what = format!("/mpub {BATCH} × {BATCH_BODY} B, 4 connections{suffix}");
     let note = "all but its first 10,000 on nsqd's disk".to_owned();
     report.row(row(&what, "msg/s", (ours.rates, theirs.rates), By::Times, Some(batch_aims), note));
     let cpu = format!("{what}: CPU per 10,000");
-    report.row(row(&cpu, "s", (ours.cpu, theirs.cpu), By::Own, None, "our process alone".to_owned()));
+    let note = format!("the broker's: {:.3} s", median(&ours.behind));
+    report.row(row(&cpu, "s", (ours.cpu, theirs.cpu), By::Own, None, note));
 }
 
 fn row(
@@ -124,26 +130,28 @@ fn row(
 
 async fn sides(
     plan: &Plan,
-    cluster: &Cluster,
+    rig: &Rig,
     gateway: &Bridge,
     kind: &Kind,
     connections: usize,
     fresh: &mut Fresh,
 ) -> (Side, Side) {
     let (mut ours, mut theirs) = (Side::default(), Side::default());
+    let cluster = cluster(rig);
     for round in 0..plan.rounds {
         let topic = fresh.topic("publish");
-        new_topic(cluster, &topic).await;
+        new_topic(&cluster, &topic).await;
         let nsqd = fresh_nsqd();
         let of_gateway = async |ours: &mut Side| {
             let request = kind.request(gateway.address, &topic);
             let first = load::run(gateway.address, connections, FIRST, &request).await;
-            let before = cpu_seconds(&gateway.process);
+            let used = || [&gateway.process, &*rig.brokers[0]].map(cpu_seconds);
+            let before = used();
             let load = load::run(gateway.address, connections, plan.lasting, &request).await;
-            let cpu = cpu_seconds(&gateway.process) - before;
+            let after = used();
             assert_eq!(first.refused + load.refused, 0, "a figure with refusals is void");
-            all_stored(cluster, &[&topic], (first.acknowledged + load.acknowledged) * kind.messages).await;
-            ours.take(&load, kind.messages, cpu);
+            all_stored(&cluster, &[&topic], (first.acknowledged + load.acknowledged) * kind.messages).await;
+            ours.take(&load, kind.messages, [after[0] - before[0], after[1] - before[1]]);
         };
         let of_nsqd = async |theirs: &mut Side| {
             let request = kind.request(nsqd.http_addr(), &topic);
@@ -154,7 +162,7 @@ async fn sides(
             assert_eq!(first.refused + load.refused, 0, "a figure with refusals is void");
             let acknowledged = (first.acknowledged + load.acknowledged) * kind.messages;
             assert_eq!(published(&nsqd, &topic), acknowledged, "the figure of nsqd is void");
-            theirs.take(&load, kind.messages, cpu);
+            theirs.take(&load, kind.messages, [cpu, 0.0]);
         };
         if round % 2 == 0 {
             of_gateway(&mut ours).await;

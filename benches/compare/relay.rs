@@ -12,7 +12,8 @@ use crate::{
     Plan,
     client::fill,
     parts::{
-        Bridge, Fresh, cluster, cpu_seconds, eventually, fresh_nsqd, new_topic, peak_mib, published, rig,
+        Bridge, Fresh, cluster, cpu_seconds, eventually, fresh_nsqd, median, new_topic, peak_mib, published,
+        rig,
     },
     report::Report,
     table::{By, Row},
@@ -27,6 +28,8 @@ struct Figures {
     theirs: Vec<f64>,
     nsqds_own: Vec<f64>,
     our_cpu: Vec<f64>,
+    broker_cpu: Vec<f64>,
+    nsqd_cpu: Vec<f64>,
     their_cpu: Vec<f64>,
     peak_mib: f64,
 }
@@ -47,7 +50,7 @@ pub async fn measure(plan: &Plan, fresh: &mut Fresh, report: &Report) {
             of_relay(&rig, &cluster, plan, fresh, &mut figures).await;
         }
     }
-    let Figures { ours, theirs, nsqds_own, our_cpu, their_cpu, peak_mib } = figures;
+    let Figures { ours, theirs, nsqds_own, our_cpu, broker_cpu, nsqd_cpu, their_cpu, peak_mib } = figures;
     let what = format!("relay of {} × 200 B", plan.backlog);
     let cpu = format!("{what}: CPU per 10,000");
     let row = |what: &str, unit, against, ours, theirs, by, aims, note| {
@@ -58,8 +61,8 @@ pub async fn measure(plan: &Plan, fresh: &mut Fresh, report: &Report) {
     let against = "nsq_to_nsq -max-in-flight 2500";
     row(&what, "msg/s", against, ours.clone(), theirs, By::Times, (4.0, 8.0), peak);
     row(&what, "msg/s", "nsqd's own /mpub", ours, nsqds_own, By::Times, (0.8, 0.95), String::new());
-    let of = "our process alone".to_owned();
-    row(&cpu, "s", "nsq_to_nsq", our_cpu, their_cpu, By::Own, (0.1, 0.04), of);
+    let beside = format!("the broker's: {:.3} s; nsqd's: {:.3} s", median(&broker_cpu), median(&nsqd_cpu));
+    row(&cpu, "s", "nsq_to_nsq", our_cpu, their_cpu, By::Own, (0.1, 0.04), beside);
 }
 
 async fn of_relay(rig: &Rig, cluster: &Cluster, plan: &Plan, fresh: &mut Fresh, figures: &mut Figures) {
@@ -67,9 +70,13 @@ async fn of_relay(rig: &Rig, cluster: &Cluster, plan: &Plan, fresh: &mut Fresh, 
     let queues = new_topic(cluster, &topic).await;
     fill(cluster, &queues, plan.backlog).await;
     let nsqd = with_channel(&topic).await;
+    let broker_before = cpu_seconds(&rig.brokers[0]);
     let relay = Bridge::relay(rig, &topic, &nsqd);
     figures.ours.push(until_all_there(&nsqd, &topic, plan.backlog));
-    figures.our_cpu.push(cpu_seconds(&relay.process) / plan.backlog as f64 * 10_000.0);
+    let of_ten_thousand = |cpu: f64| cpu / plan.backlog as f64 * 10_000.0;
+    figures.our_cpu.push(of_ten_thousand(cpu_seconds(&relay.process)));
+    figures.broker_cpu.push(of_ten_thousand(cpu_seconds(&rig.brokers[0]) - broker_before));
+    figures.nsqd_cpu.push(of_ten_thousand(cpu_seconds(&nsqd)));
     figures.peak_mib = figures.peak_mib.max(peak_mib(&relay.process));
 }
 

@@ -19,7 +19,7 @@ use crate::{Plan, load, publish::Kind};
 /// Queues of every topic.
 pub const QUEUES: u32 = 8;
 /// For what must happen; `nsq_to_nsq` takes a minute for its backlog on a small machine.
-const SOON: Duration = Duration::from_secs(240);
+pub const SOON: Duration = Duration::from_secs(240);
 
 /// Waits until something holds.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {

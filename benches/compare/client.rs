@@ -1,10 +1,7 @@
 //! The RocketMQ client alone, beside the Java client's own benchmark programs.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,6 +9,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use nsqbridge::{
     gateway::publish::{PublishConfig, PublishRequest, Publisher},
+    nsq::names::TopicName,
     rocketmq::{
         Cluster, Message, Outcome, Producer, Queue, QueueReader, producer::unix_millis,
         properties::PropertiesBuilder, reader::Pull, unique_key::UniqueKeys,
@@ -119,46 +117,47 @@ pub fn message(keys: &UniqueKeys, body: &Bytes) -> Message {
 }
 
 /// Runs callers for the plan's time; messages a second that were delivered, after the broker was seen to have them all.
-async fn rate(
+async fn rate<Calling: Future<Output = u64> + Send>(
     cluster: &Cluster,
     topic: &str,
     plan: &Plan,
     callers: usize,
-    call: impl AsyncFn() -> u64 + Clone + 'static,
+    call: impl Fn() -> Calling + Clone + Send + 'static,
 ) -> f64 {
     let begun = Instant::now();
     let until = begun + plan.lasting;
-    let delivered = Arc::new(AtomicU64::new(0));
-    let calling = tokio::task::LocalSet::new();
+    let mut calling = JoinSet::new();
     for _ in 0..callers {
-        let (delivered, call) = (Arc::clone(&delivered), call.clone());
-        calling.spawn_local(async move {
+        let call = call.clone();
+        calling.spawn(async move {
+            let mut delivered = 0;
             while Instant::now() < until {
-                delivered.fetch_add(call().await, Ordering::Relaxed);
+                delivered += call().await;
             }
+            delivered
         });
     }
-    calling.await;
+    let delivered: u64 = calling.join_all().await.into_iter().sum();
     let took = begun.elapsed();
-    let delivered = delivered.load(Ordering::Relaxed);
     all_stored(cluster, &[topic], delivered).await;
     delivered as f64 / took.as_secs_f64()
 }
 
 async fn batches_of(cluster: &Cluster, batch: usize, callers: usize, plan: &Plan, fresh: &mut Fresh) -> f64 {
     let topic = fresh_topic(cluster, fresh).await;
-    let producer = Arc::new(Producer::new(cluster.clone(), "bench"));
-    let keys = Arc::new(UniqueKeys::new());
-    let body = Bytes::from(vec![b'x'; BODY]);
-    let name = topic.clone();
-    let call = async move || {
-        let messages: Vec<Message> = (0..batch).map(|_| message(&keys, &body)).collect();
-        let outcome = producer.deliver(&name, &messages, None, WITHIN).await;
-        assert!(matches!(outcome, Outcome::Delivered(_)), "{outcome:?}");
-        batch as u64
+    let producer = Producer::new(cluster.clone(), "bench");
+    let of_all = Arc::new((producer, UniqueKeys::new(), Bytes::from(vec![b'x'; BODY]), topic.clone()));
+    let call = move || {
+        let of_all = Arc::clone(&of_all);
+        async move {
+            let (producer, keys, body, topic) = &*of_all;
+            let messages: Vec<Message> = (0..batch).map(|_| message(keys, body)).collect();
+            let outcome = producer.deliver(topic, &messages, None, WITHIN).await;
+            assert!(matches!(outcome, Outcome::Delivered(_)), "{outcome:?}");
+            batch as u64
+        }
     };
-    let call = Arc::new(call);
-    rate(cluster, &topic, plan, callers, async move || call().await).await
+    rate(cluster, &topic, plan, callers, call).await
 }
 
 /// Callers that share batches, as the gateway's publishes do.
@@ -166,10 +165,11 @@ async fn group_commit(cluster: &Cluster, callers: usize, plan: &Plan, fresh: &mu
     let topic = fresh_topic(cluster, fresh).await;
     let publisher = Arc::new(Publisher::new(cluster.clone(), PublishConfig::default()).unwrap());
     let body = Bytes::from(vec![b'x'; BODY]);
-    let name = topic.parse().unwrap();
-    let call = Arc::new(async move || {
+    let name: TopicName = topic.parse().unwrap();
+    let call = move || {
+        let publisher = Arc::clone(&publisher);
         let request = PublishRequest {
-            topic: nsqbridge::nsq::names::TopicName::clone(&name),
+            topic: name.clone(),
             bodies: vec![body.clone()],
             properties: PropertiesBuilder::new(),
             accepted_ms: unix_millis(),
@@ -177,10 +177,12 @@ async fn group_commit(cluster: &Cluster, callers: usize, plan: &Plan, fresh: &mu
             wants_ids: false,
             permit: publisher.admit().unwrap(),
         };
-        publisher.publish(request).await.unwrap();
-        1
-    });
-    rate(cluster, &topic, plan, callers, async move || call().await).await
+        async move {
+            publisher.publish(request).await.unwrap();
+            1
+        }
+    };
+    rate(cluster, &topic, plan, callers, call).await
 }
 
 /// The bodies a topic is filled with.

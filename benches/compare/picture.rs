@@ -31,6 +31,7 @@ pub fn svg(rows: &[Row]) -> String {
     for (n, row) in shown.iter().enumerate() {
         let top = 20.0 + LINE * n as f64;
         let (text, width) = (top + 12.0, width_of(row.value()));
+        let aim = row.aims.map(|(aim, _)| width_of(aim));
         let colour = if row.value() >= 1.0 { "#2a7f4f" } else { "#8a8a8a" };
         let _ = writeln!(
             svg,
@@ -39,12 +40,11 @@ pub fn svg(rows: &[Row]) -> String {
              <text x=\"{:.1}\" y=\"{text}\">{:.2} × {}</text>",
             LEFT - 8.0,
             escaped(&row.what),
-            (LEFT + width).max(even) + 8.0,
+            (LEFT + width.max(aim.unwrap_or(0.0))).max(even) + 8.0,
             row.value(),
             escaped(row.against),
         );
-        if let Some((aim, _)) = row.aims {
-            let x = LEFT + width_of(aim);
+        if let Some(x) = aim.map(|aim| LEFT + aim) {
             let (from, to) = (top - 1.0, top + 16.0);
             let _ = writeln!(
                 svg,

@@ -119,8 +119,11 @@ impl Report {
             }
         }
         let _ = write!(text, "\n## Side by side\n\n{}", table::rows(&self.rows.borrow()));
-        text.push_str("\n## As work grows\n");
-        for curve in self.curves.borrow().iter() {
+        let curves = self.curves.borrow();
+        if !curves.is_empty() {
+            text.push_str("\n## As work grows\n");
+        }
+        for curve in curves.iter() {
             let _ = write!(text, "\n### {}\n\n{}", curve.title, table::curve(curve));
         }
         text

@@ -7,7 +7,7 @@ TEST_THREADS ?= 2
 CARGO_DENY := 0.20.2
 
 .DEFAULT_GOAL := help
-.PHONY: help brokers demo test fuzz soak lint audit clean
+.PHONY: help brokers demo test fuzz soak bench lint audit clean
 
 help: ## Show this.
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ fuzz: ## Feed every decoder with made-up input, FUZZ_SECONDS (20) each.
 
 soak: brokers ## Every fault on both lines with both ways to flush, then NSQBRIDGE_SOAK_MINUTES of random pairs; writes docs/soak.md.
 	NSQBRIDGE_SOAK=$(or $(NSQBRIDGE_SOAK),all) $(CARGO) test --test bridge no_acknowledged_message_is_lost_whatever_fails -- --test-threads=1 --nocapture
+
+bench: brokers ## Measure beside nsqd, nsq_to_nsq and RocketMQ's Java client; 20 minutes on an idle machine; writes benches/results.md and .svg.
+	$(CARGO) bench --bench compare
 
 lint: ## Check format and lints.
 	$(CARGO) fmt --all --check

@@ -2,7 +2,7 @@
 //!
 //! | section | keys |
 //! |---|---|
-//! | `log`, `admin`, `rocketmq`, `names` | what several roles share |
+//! | `log`, `process`, `admin`, `rocketmq`, `names` | what several roles share |
 //! | `gateway`, `transfer`, `intake` | the role's own flags, with `_` for `-`; `nsqbridge run` runs the roles that have a section |
 //!
 //! What the file says becomes the default of the flag: so flags win over the environment and both over the file, and a
@@ -20,7 +20,8 @@ use toml::{Table, Value};
 
 use crate::{
     cli::{
-        AdminAddress, AdminArgs, Cli, Command, GatewayArgs, IntakeArgs, LogArgs, NamesArgs, RocketmqArgs,
+        AdminAddress, AdminArgs, Cli, Command, GatewayArgs, IntakeArgs, LogArgs, NamesArgs, ProcessArgs,
+        RocketmqArgs,
         TransferArgs,
     },
     problems::{Listed, Problem, read_toml, unknown},
@@ -31,6 +32,8 @@ use crate::{
 pub struct Invocation {
     /// How to log.
     pub log: LogArgs,
+    /// Threads that do the work.
+    pub threads: usize,
     /// One role, or for `run` every role the file has a section for.
     pub roles: Vec<Command>,
     /// Where monitoring finds the process.
@@ -124,7 +127,7 @@ pub(crate) fn with_file(
         sections = file.keys().cloned().collect();
     }
     let cli = Cli::from_arg_matches(&command.clone().try_get_matches_from(arguments)?)?;
-    let (roles, admin) = match cli.command {
+    let (roles, admin, threads) = match cli.command {
         Command::Run(run) => {
             let named = ["gateway", "transfer", "intake"]
                 .into_iter()
@@ -137,23 +140,23 @@ pub(crate) fn with_file(
             if roles.is_empty() {
                 return Err(Refusal::NoRoles);
             }
-            (roles, AdminListener::new(&run.admin, 4155))
+            (roles, AdminListener::new(&run.admin, 4155), run.process.threads)
         }
         Command::Gateway(args) => {
-            let admin = AdminListener::new(&args.admin, 4153);
-            (vec![Command::Gateway(args)], admin)
+            let (admin, threads) = (AdminListener::new(&args.admin, 4153), args.process.threads);
+            (vec![Command::Gateway(args)], admin, threads)
         }
         Command::Transfer(args) => {
-            let admin = AdminListener::new(&args.admin, 4154);
-            (vec![Command::Transfer(args)], admin)
+            let (admin, threads) = (AdminListener::new(&args.admin, 4154), args.process.threads);
+            (vec![Command::Transfer(args)], admin, threads)
         }
         Command::Intake(args) => {
-            let admin = AdminListener::new(&args.admin, 4156);
-            (vec![Command::Intake(args)], admin)
+            let (admin, threads) = (AdminListener::new(&args.admin, 4156), args.process.threads);
+            (vec![Command::Intake(args)], admin, threads)
         }
-        question => (vec![question], None),
+        question => (vec![question], None, 1),
     };
-    Ok(Invocation { log: cli.log, roles, admin })
+    Ok(Invocation { log: cli.log, threads, roles, admin })
 }
 
 fn read(path: &Path) -> Result<Table, Refusal> {
@@ -174,6 +177,7 @@ fn sections() -> Vec<(&'static str, Vec<Arg>)> {
     let of = |augment: fn(clap::Command) -> clap::Command| arguments(augment(clap::Command::new("section")));
     let mut sections = vec![
         ("log", of(LogArgs::augment_args)),
+        ("process", of(ProcessArgs::augment_args)),
         ("admin", of(AdminArgs::augment_args)),
         ("rocketmq", of(RocketmqArgs::augment_args)),
         ("names", of(NamesArgs::augment_args)),

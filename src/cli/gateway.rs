@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{gateway::spool::OnUnavailable, nsq::names::TopicName};
 
-use super::shared::{AdminArgs, NamesArgs, RocketmqArgs, listen_address, size};
+use super::shared::{AdminArgs, NamesArgs, ProcessArgs, RocketmqArgs, listen_address, size};
 
 /// `nsqbridge gateway`.
 #[derive(Debug, Args)]
@@ -56,6 +56,9 @@ pub struct GatewayArgs {
     /// Where monitoring finds the process.
     #[command(flatten)]
     pub admin: AdminArgs,
+    /// How the process works.
+    #[command(flatten)]
+    pub process: ProcessArgs,
 }
 
 /// What the topics of a gateway are to be.

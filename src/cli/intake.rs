@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::shared::{AdminArgs, NamesArgs, RocketmqArgs, size};
+use super::shared::{AdminArgs, NamesArgs, ProcessArgs, RocketmqArgs, size};
 use crate::{
     mapping::{INTAKE_CHANNEL, is_intake},
     nsq::{
@@ -51,6 +51,9 @@ pub struct IntakeArgs {
     /// Where monitoring finds the process.
     #[command(flatten)]
     pub admin: AdminArgs,
+    /// How the process works.
+    #[command(flatten)]
+    pub process: ProcessArgs,
 }
 
 fn channel(text: &str) -> Result<ChannelName, String> {

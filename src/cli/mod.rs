@@ -20,7 +20,7 @@ pub use gateway::*;
 pub use intake::*;
 pub use migration::*;
 pub use moving::*;
-pub use shared::{AdminAddress, AdminArgs, NamesArgs, Output, PlanArg, RocketmqArgs};
+pub use shared::{AdminAddress, AdminArgs, NamesArgs, Output, PlanArg, ProcessArgs, RocketmqArgs};
 pub use tools::*;
 pub use transfer::*;
 pub use verify::*;
@@ -199,4 +199,7 @@ pub struct RunArgs {
     /// Where monitoring finds the process.
     #[command(flatten)]
     pub admin: AdminArgs,
+    /// How the process works.
+    #[command(flatten)]
+    pub process: ProcessArgs,
 }

@@ -79,6 +79,15 @@ pub struct AdminArgs {
     pub admin_insecure: bool,
 }
 
+/// How the process works.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Process")]
+pub struct ProcessArgs {
+    /// Threads that do the work. One costs the least processor time for each message; more use more processors than one.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = size(1024), env = "NSQBRIDGE_THREADS")]
+    pub threads: usize,
+}
+
 /// An address to listen on, or none.
 #[derive(Debug, Clone, Copy)]
 pub struct AdminAddress(pub Option<SocketAddr>);

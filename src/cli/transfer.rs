@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use regex_lite::Regex;
 
-use super::shared::{AdminArgs, NamesArgs, RocketmqArgs, size};
+use super::shared::{AdminArgs, NamesArgs, ProcessArgs, RocketmqArgs, size};
 use crate::nsq::{address::HttpAddress, names::TopicName};
 
 /// `nsqbridge transfer`.
@@ -87,6 +87,9 @@ pub struct TransferArgs {
     /// Where monitoring finds the process.
     #[command(flatten)]
     pub admin: AdminArgs,
+    /// How the process works.
+    #[command(flatten)]
+    pub process: ProcessArgs,
 }
 
 /// What a relay does with a record it cannot read.

@@ -88,6 +88,8 @@ pub struct TopicWorld {
     pub relay: Result<Relay, String>,
     /// The consumer groups of its channels, by name.
     pub groups: BTreeMap<String, Result<Group, String>>,
+    /// Whether messages of it are taken in from nsqd.
+    pub taken_in: bool,
     /// What the audit says, where the plan asks for it.
     pub audit: Option<Result<Audited, String>>,
 }
@@ -216,7 +218,9 @@ pub async fn look(plan: &Plan, eyes: &Eyes) -> Result<World, String> {
             Audit::Clean => Some(audited(&cluster, plan, &topic, &relay).await),
             Audit::Any => None,
         };
-        topics.insert(topic, TopicWorld { stored, relay, groups: of_channels, audit });
+        let intake = plan.names.intake_group(&topic);
+        let taken_in = groups.as_ref().is_ok_and(|groups| groups.contains(&intake));
+        topics.insert(topic, TopicWorld { stored, relay, groups: of_channels, taken_in, audit });
     }
     Ok(World { doctor: examined.findings, nsq, topics })
 }

@@ -123,6 +123,25 @@ fn flags_win_over_the_environment_and_both_over_the_file() {
     assert_eq!(args.max_msg_size, 78);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_threads_work_as_are_asked_for() {
+    for (asked, workers) in [(&[][..], 0), (&["--threads", "3"][..], 3)] {
+        let ports = nsqbridge_brokers::ports::Ports::claim().unwrap();
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], ports.get(0)));
+        let told =
+            ["gateway", "-n", "127.0.0.1:1", "--admin-address", "", "--http-address", &address.to_string()]
+                .map(str::to_owned);
+        let asked: Vec<String> = asked.iter().map(|&flag| flag.to_owned()).collect();
+        let process = Program::start("threads", &[&told[..], &asked].concat());
+        eventually("it serves", SOON, async || blocking(|| http::get(address, "/ping")).is_ok()).await;
+        // The thread that only waits for the others has the program's name.
+        let threads = std::fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap();
+        let names =
+            threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("comm")).unwrap());
+        assert_eq!(names.filter(|name| name.starts_with("tokio")).count(), workers);
+    }
+}
+
 #[test]
 fn all_mistakes_of_a_file_are_told_at_once_with_what_is_accepted() {
     let text = r#"

@@ -22,6 +22,7 @@ crate::doctor::reasons! {
     FOREIGN_MESSAGES = "ForeignMessages",
     GROUP_HAS_CONSUMERS = "GroupHasConsumers",
     GROUP_HAS_OFFSETS = "GroupHasOffsets",
+    INTAKE_RUNNING = "IntakeRunning",
     MOVE_INTERRUPTED = "MoveInterrupted",
     NAME_COLLISION = "NameCollision",
     NOT_LOOKED_AT = "NotLookedAt",

@@ -105,6 +105,7 @@ fn well() -> World {
             sent: Some(30),
         }),
         groups: BTreeMap::from([("orders%%billing".to_owned(), Ok(Group::default()))]),
+        taken_in: false,
         audit: None,
     };
     world.topics.insert(topic(), there);
@@ -429,6 +430,16 @@ fn a_channel_that_is_where_the_plan_wants_it_blocks_nothing_more() {
         [(Block, reasons::CHANNEL_PAUSED), (Warn, reasons::GROUP_HAS_OFFSETS)],
         "paused by somebody else, whatever offsets the group has"
     );
+}
+
+#[test]
+fn an_intake_blocks_and_its_producers_are_no_bypass() {
+    let taken_in = |world: &mut World| {
+        there(world).taken_in = true;
+        relay(world).sent = Some(0);
+    };
+    assert_eq!(after("", taken_in), [(Block, reasons::INTAKE_RUNNING)]);
+    assert_eq!(after("", |world| relay(world).sent = Some(0)), [(Block, reasons::BYPASS_PRODUCER_DETECTED)]);
 }
 
 #[test]

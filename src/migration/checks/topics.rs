@@ -44,12 +44,27 @@ pub(super) fn check(plan: &Plan, world: &World, topic: &TopicName) -> Vec<Findin
     match &there.relay {
         Ok(relay) => {
             findings.extend(relayed(plan, topic, &what, relay));
-            findings.extend(seen.and_then(|seen| bypass(plan, &what, seen, relay)));
+            // Whose producers publish to nsqd by intent.
+            findings.extend(match there.taken_in {
+                true => Some(taken_in(topic, &what)),
+                false => seen.and_then(|seen| bypass(plan, &what, seen, relay)),
+            });
         }
         Err(error) => findings.push(not_looked_at(&what, error)),
     }
     findings.extend(there.audit.as_ref().and_then(|audit| audited(topic, &what, audit)));
     findings
+}
+
+fn taken_in(topic: &TopicName, what: &str) -> Finding {
+    Finding::block(
+        what,
+        reasons::INTAKE_RUNNING,
+        "messages are taken in from nsqd: no place in RocketMQ parts those a channel has had from those it has not",
+    )
+    .advise(format!(
+        "point its last producers at the gateway, stop the intake, and end it: nsqbridge intake --retire --topic {topic}"
+    ))
 }
 
 /// What the audit has against it, where the plan asks for it.

@@ -21,8 +21,7 @@ use toml::{Table, Value};
 use crate::{
     cli::{
         AdminAddress, AdminArgs, Cli, Command, GatewayArgs, IntakeArgs, LogArgs, NamesArgs, ProcessArgs,
-        RocketmqArgs,
-        TransferArgs,
+        RocketmqArgs, TransferArgs,
     },
     problems::{Listed, Problem, read_toml, unknown},
 };

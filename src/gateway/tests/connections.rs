@@ -45,7 +45,7 @@ async fn http_1_0_is_answered_in_its_own_way() {
 async fn a_large_head_is_read() {
     let mut gateway = Gateway::start().await;
     let large = format!("X-Large: {}", "a".repeat(60_000));
-    let many: Vec<String> = (0..500).map(|number| format!("X-{number}: a")).collect();
+    let many: Vec<String> = (0..250).map(|number| format!("X-{number}: a")).collect();
     for headers in [vec![large.as_str()], many.iter().map(String::as_str).collect()] {
         let request =
             [&head("POST", "/pub?topic=t", &[&headers[..], &["Content-Length: 1"]].concat())[..], b"x"];

@@ -298,7 +298,9 @@ async fn every_plan_passes_where_its_topics_are_set_up(line: Line) {
             let parsed = orders.parse().unwrap();
             for channel in ["archive", "billing"] {
                 let name = channel.parse().unwrap();
-                for group in [names.channel_group(&parsed, &name), names.barrier_group(&parsed, &name)] {
+                let group = names.channel_group(&parsed, &name);
+                let marks = [names.became_group(&parsed, &name, &group), names.barrier_group(&parsed, &name)];
+                for group in [&[group][..], &marks].concat() {
                     cluster.create_group_at_end(&group, &orders).await.unwrap();
                 }
                 for nsqd in &nsq.nsqds {

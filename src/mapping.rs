@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     nsq::names::{ChannelName, EPHEMERAL, TopicName},
-    rocketmq::properties::Properties,
+    rocketmq::properties::{Properties, names::UNIQ_KEY},
 };
 
 const EPHEMERAL_HERE: &str = "%ephemeral";
@@ -29,13 +29,21 @@ const AUDIT_PREFIX: &str = "%audit%";
 /// The property that says when a gateway had the whole request a message came with, in milliseconds since 1970.
 pub const ACCEPTED_MS: &str = "nsq_accepted_ms";
 
-/// The property that marks a message taken in from nsqd, whose consumers there have it already; it names the nsqd.
+/// The property that marks a message taken in from nsqd, whose consumers there have it already: see [`taken_in_mark`].
 pub const TAKEN_IN: &str = "nsq_intake";
+
+/// The mark of a message: the nsqd, and the message's own unique key. A program that copies properties into a message of its own copies the
+/// mark, and not the key, so that message is relayed.
+#[must_use]
+pub fn taken_in_mark(nsqd: &str, unique_key: &str) -> String {
+    format!("{nsqd} {unique_key}")
+}
 
 /// Whether a message was taken in from nsqd, and must not go back there.
 #[must_use]
 pub fn is_taken_in(properties: &Properties) -> bool {
-    properties.get(TAKEN_IN).is_some()
+    let [mark, key] = properties.get_each([TAKEN_IN, UNIQ_KEY]);
+    mark.zip(key).is_some_and(|(mark, key)| mark.rsplit_once(' ').is_some_and(|(_, of)| of == key))
 }
 
 /// What every channel is called, or at least begins with, through which messages are taken in.

@@ -48,10 +48,10 @@ pub struct PlanArg {
 /// What topics are called.
 #[derive(Debug, Args)]
 pub struct NamesArgs {
-    /// Keep an NSQ topic under another name in RocketMQ; repeat it for several. All gateways and relays must agree.
+    /// Keep an NSQ topic under another name in RocketMQ; repeat it for several. All gateways, relays and intakes must agree.
     #[arg(long, value_name = "TOPIC=ROCKETMQ_TOPIC", value_parser = rename, env = "NSQBRIDGE_RENAME", value_delimiter = ',')]
     pub rename: Vec<(TopicName, String)>,
-    /// The consumer group of a topic's relay is this, a dash and the topic. All gateways and relays must agree.
+    /// The consumer group of a topic's relay is this, a dash and the topic. All gateways, relays and intakes must agree.
     #[arg(long, value_name = "PREFIX", default_value = "nsqbridge-transfer", env = "NSQBRIDGE_GROUP_PREFIX")]
     pub group_prefix: String,
 }

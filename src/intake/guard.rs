@@ -135,11 +135,18 @@ pub(super) async fn keep(
     };
     loop {
         match look(&shared.cluster, &shared.config, &topic, &nsqd).await {
-            Found::Writer(reason) => refuse(reason),
+            Found::Writer(reason) => {
+                // Somebody may end the intake meanwhile.
+                prepared = false;
+                refuse(reason);
+            }
             Found::Unknown(reason) if *allowed.borrow() => {
                 debug!(%topic, nsqd = %nsqd.address(), reason, "not known for now");
             }
-            Found::Unknown(reason) => refuse(reason),
+            Found::Unknown(reason) => {
+                prepared = false;
+                refuse(reason);
+            }
             Found::Clear { new } if !prepared => match prepare(&shared, &topic, &nsqd).await {
                 Ok(()) => {
                     prepared = true;

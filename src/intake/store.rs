@@ -13,7 +13,7 @@ use super::{
     metrics::Standing,
 };
 use crate::{
-    mapping::{ACCEPTED_MS, TAKEN_IN},
+    mapping::{ACCEPTED_MS, TAKEN_IN, taken_in_mark},
     nsq::{deliveries::Delivered, names::TopicName},
     retry::Backoff,
     rocketmq::{
@@ -85,20 +85,28 @@ impl Store {
     fn message(&self, delivered: &Delivered) -> Result<Message, String> {
         let born_at = delivered.published_ns / NS_PER_MS;
         let id = delivered.id.number().ok_or_else(|| format!("{:?} is no id of nsqd's", delivered.id))?;
+        let unique_key = UniqueKey::derived(self.source, id, u64::try_from(born_at).unwrap_or(0));
         Ok(Message {
             body: delivered.body.clone(),
-            properties: self.properties(delivered, born_at).map_err(|error| error.to_string())?,
-            unique_key: UniqueKey::derived(self.source, id, u64::try_from(born_at).unwrap_or(0)),
+            properties: self
+                .properties(delivered, born_at, &unique_key)
+                .map_err(|error| error.to_string())?,
+            unique_key,
             born_at,
             deliver_at: None,
         })
     }
 
-    fn properties(&self, delivered: &Delivered, born_at: i64) -> Result<PropertiesBuilder, PropertyError> {
+    fn properties(
+        &self,
+        delivered: &Delivered,
+        born_at: i64,
+        key: &UniqueKey,
+    ) -> Result<PropertiesBuilder, PropertyError> {
         let properties = PropertiesBuilder::new()
             .user("nsq_topic", self.topic.as_str())?
             .user(ACCEPTED_MS, &born_at.to_string())?
-            .user(TAKEN_IN, self.standing.nsqd.as_str())?;
+            .user(TAKEN_IN, &taken_in_mark(self.standing.nsqd.as_str(), key.as_str()))?;
         match delivered.attempts {
             0 | 1 => Ok(properties),
             more => properties.user("nsq_attempts", &more.to_string()),

@@ -155,6 +155,8 @@ async fn up_to_the_same(driver: &mut Driver<'_>) -> Result<Proof, Trouble> {
     let proof = driver.until_proved(empty).await?;
     progress.step(Step::Quiet, "every nsqd was seen empty twice, with nothing published between")?;
 
+    // One that had looked before the fence has made itself known by now.
+    subject.is_not_taken_in().await?;
     subject.claim_barrier().await?;
     subject.place(&subject.barrier_group(), &proof.places).await?;
     let end: i64 = proof.places.values().sum();

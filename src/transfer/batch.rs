@@ -148,8 +148,19 @@ mod tests {
     }
 
     fn taken_in(len: usize) -> StoredMessage {
-        let properties = Properties::from_encoded("nsq_intake\u{1}nsqd:4151\u{2}".into());
+        let properties =
+            Properties::from_encoded("nsq_intake\u{1}nsqd:4151 0A\u{2}UNIQ_KEY\u{1}0A\u{2}".into());
         StoredMessage { properties, ..stored(len) }
+    }
+
+    #[test]
+    fn a_mark_that_was_copied_from_another_message_keeps_none_from_nsqd() {
+        for copied in
+            ["nsq_intake\u{1}nsqd:4151 0A\u{2}UNIQ_KEY\u{1}0B\u{2}", "nsq_intake\u{1}nsqd:4151 0A\u{2}"]
+        {
+            let properties = Properties::from_encoded(copied.into());
+            assert!(goes_to_nsqd(&StoredMessage { properties, ..stored(1) }), "{copied:?}");
+        }
     }
 
     #[test]

@@ -165,7 +165,9 @@ async fn what_old_producers_publish_is_stored_once_byte_for_byte_and_marked(line
     let addresses: Vec<String> = nsqds.iter().map(|nsqd| nsqd.http_addr().to_string()).collect();
     for (_, message) in stored(&cluster(rig), &topic.replace('.', "|")).await {
         let [mark, of, accepted] = message.properties.get_each([TAKEN_IN, "nsq_topic", "nsq_accepted_ms"]);
-        assert!(addresses.iter().any(|address| mark == Some(address)), "{mark:?}");
+        let (nsqd, key) = mark.unwrap().split_once(' ').unwrap();
+        assert!(addresses.iter().any(|address| nsqd == address), "{mark:?}");
+        assert_eq!(message.properties.get("UNIQ_KEY"), Some(key));
         assert_eq!((of, accepted.unwrap().len()), (Some(&*topic), 13));
     }
     assert_eq!(intake.metric("stored_messages_total"), expected.len() as f64);

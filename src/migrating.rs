@@ -14,6 +14,7 @@ use crate::{
         world::{self, Eyes},
     },
     nsq::{nsqd::Nsqd, nsqlookupd::Nsqlookupd},
+    planned,
     questions::failed,
     rocketmq::{Cluster, ClusterConfig},
     run::{self, RunError},
@@ -25,11 +26,8 @@ use crate::{
 /// # Errors
 /// [`RunError::Usage`] with everything wrong with either.
 pub(crate) fn plan_file(args: PlanFileArgs) -> Result<(Plan, ClusterConfig, Output), RunError> {
-    let plan = Plan::load(&args.plan).map_err(|error| RunError::Usage(vec![error.to_string()]))?;
     let mut rocketmq: RocketmqArgs = args.rocketmq;
-    if rocketmq.namesrv.is_empty() {
-        rocketmq.namesrv = plan.name_servers.clone();
-    }
+    let plan = planned::load(&args.plan, &mut rocketmq)?;
     let mut problems = Vec::new();
     match run::cluster_config(&rocketmq, &mut problems) {
         Some(cluster) => Ok((plan, cluster, args.output)),

@@ -3,6 +3,8 @@
 //! Every command that looks at a migration or moves one takes `-f PLAN`. Servers that are given as flags win over the plan's; names never
 //! do, for a topic under another name would be another topic.
 
+use std::path::Path;
+
 use crate::{
     cli::{NamesArgs, PlanArg, RocketmqArgs},
     migration::plan::{ChannelPlan, Plan},
@@ -42,15 +44,24 @@ pub(crate) fn names_of(
     names: &mut NamesArgs,
 ) -> Result<Option<Plan>, RunError> {
     let Some(path) = &plan.plan else { return Ok(None) };
-    let plan = Plan::load(path).map_err(|error| RunError::Usage(vec![error.to_string()]))?;
-    if rocketmq.namesrv.is_empty() {
-        rocketmq.namesrv.clone_from(&plan.name_servers);
-    }
+    let plan = load(path, rocketmq)?;
     names.group_prefix.clone_from(&plan.group_prefix);
     let renamed =
         plan.topics.keys().filter_map(|topic| Some((topic.clone(), plan.names.rename_of(topic)?.to_owned())));
     names.rename = renamed.collect();
     Ok(Some(plan))
+}
+
+/// Reads the plan, and takes its name servers where none are given.
+///
+/// # Errors
+/// As [`fill`].
+pub(crate) fn load(path: &Path, rocketmq: &mut RocketmqArgs) -> Result<Plan, RunError> {
+    let plan = Plan::load(path).map_err(|error| RunError::Usage(vec![error.to_string()]))?;
+    if rocketmq.namesrv.is_empty() {
+        rocketmq.namesrv.clone_from(&plan.name_servers);
+    }
+    Ok(plan)
 }
 
 /// What the plan says of a channel.

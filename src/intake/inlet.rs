@@ -100,7 +100,7 @@ impl Inlet {
 
     async fn connect(&self) -> io::Result<(Subscription, Arc<Store>)> {
         let info = self.nsqd.info().await.map_err(io::Error::other)?;
-        let host = self.nsqd.address().as_str().rsplit_once(':').map_or("", |(host, _)| host);
+        let host = self.nsqd.address().host();
         let address = format!("{host}:{}", info.tcp_port);
         let channel = &self.shared.config.channel;
         let subscription = Subscription::open(&address, &self.topic, channel, CONNECT_WITHIN).await?;

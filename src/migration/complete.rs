@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     driver::{Done, with_lock},
+    nsqds::Nsqds,
     progress::{Progress, Step},
     refusal::{Left, Reason, Refusal, Trouble},
     subject::{Stage, Subject, World},
@@ -63,15 +64,9 @@ async fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble> {
 }
 
 async fn delete(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
-    // Kept closed, for nobody consumes with it.
-    subject.cluster.set_consuming(&subject.completed_group(), false).await?;
-    tell_relays(subject, Some(Change::Completed(subject.channel.clone()))).await?;
+    record(subject).await?;
     progress.step(Step::Recorded, "every relay knows that the channel is done with")?;
-    world.nsqds.delete_everywhere().await?;
-    for nsqlookupd in &subject.nsqlookupds {
-        let deleted = nsqlookupd.delete_channel(&subject.topic, &subject.channel).await;
-        deleted.map_err(|error| Trouble::new(Reason::NsqlookupdUnavailable, error.to_string()))?;
-    }
+    delete_channel(subject, &world.nsqds).await?;
     if let Some((nsqd, _)) = world.nsqds.look().await?.channels().next() {
         let detail = format!("{nsqd} has the channel again: a consumer of it is still connected");
         return Err(Trouble::new(Reason::NsqdUnavailable, detail));
@@ -80,9 +75,26 @@ async fn delete(subject: &Subject, world: &World, progress: &Progress) -> Result
     subject.forget_marks().await
 }
 
+/// Writes down that the channel is done with, and sees that every running relay knows.
+pub(super) async fn record(subject: &Subject) -> Result<(), Trouble> {
+    // Kept closed, for nobody consumes with it.
+    subject.cluster.set_consuming(&subject.completed_group(), false).await?;
+    tell_relays(subject, Some(Change::Completed(subject.channel.clone()))).await
+}
+
+/// Deletes the channel on these nsqds and in nsqlookupd.
+pub(super) async fn delete_channel(subject: &Subject, nsqds: &Nsqds) -> Result<(), Trouble> {
+    nsqds.delete_everywhere().await?;
+    for nsqlookupd in &subject.nsqlookupds {
+        let deleted = nsqlookupd.delete_channel(&subject.topic, &subject.channel).await;
+        deleted.map_err(|error| Trouble::new(Reason::NsqlookupdUnavailable, error.to_string()))?;
+    }
+    Ok(())
+}
+
 /// Tells every running relay that the channel is done with, and hears from each that it knows; without a `change`, that each can be
 /// told.
-pub(super) async fn tell_relays(subject: &Subject, change: Option<Change>) -> Result<(), Trouble> {
+async fn tell_relays(subject: &Subject, change: Option<Change>) -> Result<(), Trouble> {
     let Subject { cluster, names, group_prefix, topic, .. } = subject;
     let must_know = change.is_some();
     let group = subject.completed_group();

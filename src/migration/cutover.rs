@@ -45,9 +45,7 @@ pub async fn cut_over(
     stop: &CancellationToken,
 ) -> Result<Done, Refusal> {
     let world = subject.read().await.map_err(Refusal::untouched)?;
-    may_begin(subject, &world).map_err(Refusal::untouched)?;
-    subject.is_not_taken_in().await.map_err(Refusal::untouched)?;
-    has_nothing_parked(subject, &world).await.map_err(Refusal::untouched)?;
+    is_free(subject, &world).await.map_err(Refusal::untouched)?;
     if options.deferred == Deferred::Wait {
         until_delivered(subject, progress, stop).await.map_err(Refusal::untouched)?;
     }
@@ -66,6 +64,13 @@ pub async fn cut_over(
         open(&driver, began, &proof).await
     })
     .await
+}
+
+/// Whether nothing stands in the way that can be seen before the lock is had.
+async fn is_free(subject: &Subject, world: &World) -> Result<(), Trouble> {
+    may_begin(subject, world)?;
+    subject.is_not_taken_in().await?;
+    has_nothing_parked(subject, world).await
 }
 
 /// Whether no message was passed by the relay and left for a person: it lies below any barrier, and the channel has not had it.
@@ -241,9 +246,7 @@ async fn undo(driver: &Driver<'_>, trouble: Trouble) -> Refusal {
 /// What stands in the way.
 pub async fn preview(subject: &Subject, options: Options) -> Result<Vec<String>, Refusal> {
     let world = subject.read().await.map_err(Refusal::untouched)?;
-    may_begin(subject, &world).map_err(Refusal::untouched)?;
-    subject.is_not_taken_in().await.map_err(Refusal::untouched)?;
-    has_nothing_parked(subject, &world).await.map_err(Refusal::untouched)?;
+    is_free(subject, &world).await.map_err(Refusal::untouched)?;
     let (path, group) = (subject.path(), &subject.group);
     let [waiting, in_flight, deferred] = world.look.messages();
     let mut lines =

@@ -16,7 +16,7 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    complete::tell_relays,
+    complete::{delete_channel, record},
     cutover::{cut_over, drive},
     driver::{Done, Driver, Options, with_lock},
     nsqds::Look,
@@ -31,7 +31,6 @@ use crate::{
         names::{ChannelPath, TopicName},
     },
     rocketmq::{ClusterError, QueueReader, codes::response, group::Member, reader::Pull},
-    transfer::control::Change,
 };
 
 /// Each side consumes for so long.
@@ -208,14 +207,8 @@ async fn sweep(subject: &Subject, progress: &Progress) -> Result<(), Trouble> {
 /// Deletes channel and groups. That the channel is done with stays written down, for a relay that starts later may learn of it from an
 /// nsqlookupd.
 async fn clean_up(subject: &Subject) -> Result<(), Trouble> {
-    subject.cluster.set_consuming(&subject.completed_group(), false).await?;
-    tell_relays(subject, Some(Change::Completed(subject.channel.clone()))).await?;
-    let nsqds = subject.read().await?.nsqds;
-    nsqds.delete_everywhere().await?;
-    for nsqlookupd in &subject.nsqlookupds {
-        let deleted = nsqlookupd.delete_channel(&subject.topic, &subject.channel).await;
-        deleted.map_err(|error| Trouble::new(Reason::NsqlookupdUnavailable, error.to_string()))?;
-    }
+    record(subject).await?;
+    delete_channel(subject, &subject.read().await?.nsqds).await?;
     subject.cluster.delete_group(&subject.group).await?;
     subject.forget_marks().await
 }

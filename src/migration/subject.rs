@@ -234,20 +234,19 @@ impl Subject {
 
     /// Where a group stands on every queue; where it never committed, at the queue's beginning.
     pub(super) async fn places_of(&self, group: &str) -> Result<Places, Trouble> {
-        let bounds = self.cluster.topic_stats(&self.rocketmq_topic()).await?;
-        let places = bounds.into_iter().map(async |(queue, bounds)| {
-            let committed = self.cluster.committed_offset(group, &queue).await?;
-            Ok::<_, Trouble>((queue, committed.unwrap_or(bounds.min).max(bounds.min)))
-        });
-        Ok(futures_util::future::try_join_all(places).await?.into_iter().collect())
+        self.places(group, |committed, begin| committed.max(begin)).await
     }
 
     /// Where the cutover drew the line, though what lies there may have expired by now.
     pub(super) async fn barrier(&self) -> Result<Places, Trouble> {
+        self.places(&self.barrier_group(), |committed, _| committed).await
+    }
+
+    async fn places(&self, group: &str, place: fn(i64, i64) -> i64) -> Result<Places, Trouble> {
         let bounds = self.cluster.topic_stats(&self.rocketmq_topic()).await?;
         let places = bounds.into_iter().map(async |(queue, bounds)| {
-            let committed = self.cluster.committed_offset(&self.barrier_group(), &queue).await?;
-            Ok::<_, Trouble>((queue, committed.unwrap_or(bounds.min)))
+            let committed = self.cluster.committed_offset(group, &queue).await?;
+            Ok::<_, Trouble>((queue, place(committed.unwrap_or(bounds.min), bounds.min)))
         });
         Ok(futures_util::future::try_join_all(places).await?.into_iter().collect())
     }

@@ -21,6 +21,12 @@ impl HttpAddress {
         &self.0
     }
 
+    /// The host, as it was given.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.as_str().rsplit_once(':').map_or("", |(host, _)| host)
+    }
+
     /// From host and port; an IPv6 address gets its brackets.
     #[must_use]
     pub fn new(host: &str, port: u16) -> Self {

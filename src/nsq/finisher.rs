@@ -44,7 +44,7 @@ impl Finisher {
         let finished = Arc::new(AtomicU64::new(0));
         let mut connections = Vec::new();
         for nsqd in nsqds {
-            let host = nsqd.address().as_str().rsplit_once(':').map_or("", |(host, _)| host);
+            let host = nsqd.address().host();
             let address = format!("{host}:{}", nsqd.info().await?.tcp_port);
             let (of, finished) = (of.clone(), Arc::clone(&finished));
             let consuming = tokio::spawn(async move {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    batch::{Batch, goes_to_nsqd},
+    batch::Batch,
     undrained::{Landing, Process},
 };
 use crate::{
@@ -48,8 +48,8 @@ pub(super) struct Sent {
 impl Sent {
     /// Takes note of a batch that begins at `start`.
     pub(super) fn batch(&mut self, start: i64, batch: &Batch) {
-        let entry = |message| goes_to_nsqd(message).then(|| Entry::of(message));
-        self.runs.insert(start, batch.iter().map(entry).collect());
+        self.runs
+            .insert(start, batch.each().map(|(message, goes)| goes.then(|| Entry::of(message))).collect());
     }
 
     /// Takes note of where messages went.

@@ -40,7 +40,11 @@ pub struct Limits {
 
 /// Messages with consecutive offsets, on their way to nsqd in one request.
 #[derive(Debug)]
-pub(super) struct Batch(Vec<StoredMessage>);
+pub(super) struct Batch {
+    messages: Vec<StoredMessage>,
+    /// Which of them nsqd is to be given: asked once of each, for it means reading the properties.
+    given: Vec<bool>,
+}
 
 impl Batch {
     /// Takes the next batch from the front; `None` when nothing waits.
@@ -57,54 +61,55 @@ impl Batch {
         let room = TARGET_BYTES.min(limits.max_body_size);
         let alone = |message: &StoredMessage| !(1..=limits.max_msg_size).contains(&message.body.len());
         let mut payload = mpub::COUNT_BYTES;
+        let mut given = Vec::new();
         let fits = waiting.iter().take_while(|message| {
-            if !goes_to_nsqd(message) {
+            let goes = goes_to_nsqd(message);
+            given.push(goes);
+            if !goes {
                 return true;
             }
             payload += mpub::SIZE_BYTES + message.body.len();
             payload <= room && !alone(message)
         });
         let count = fits.count().max(1).min(most);
-        let batch: Vec<_> = waiting.drain(..count.min(waiting.len())).collect();
-        (!batch.is_empty()).then_some(Self(batch))
+        let messages: Vec<_> = waiting.drain(..count.min(waiting.len())).collect();
+        given.truncate(messages.len());
+        (!messages.is_empty()).then_some(Self { messages, given })
     }
 
     /// The messages nsqd is to be given.
     pub(super) fn relayed(&self) -> impl Iterator<Item = &StoredMessage> {
-        self.0.iter().filter(|message| goes_to_nsqd(message))
+        self.each().filter_map(|(message, goes)| goes.then_some(message))
     }
 
     /// How many messages it has.
     pub(super) fn messages(&self) -> usize {
-        self.0.len()
+        self.messages.len()
     }
 
     /// When its first message was stored, in milliseconds since 1970.
     pub(super) fn stored_ms(&self) -> i64 {
-        self.0.first().map_or(0, |message| message.store_timestamp)
+        self.messages.first().map_or(0, |message| message.store_timestamp)
     }
 
     /// When its last message was stored.
     pub(super) fn last_stored_ms(&self) -> Option<i64> {
-        self.0.last().map(|message| message.store_timestamp)
+        self.messages.last().map(|message| message.store_timestamp)
     }
 
     /// What they take in memory.
     pub(super) fn held_bytes(&self) -> usize {
-        self.0.iter().map(held_bytes).sum()
+        self.messages.iter().map(held_bytes).sum()
     }
 
-    /// The messages, in order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &StoredMessage> {
-        self.0.iter()
+    /// The messages, in order, and whether nsqd is to be given each.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&StoredMessage, bool)> {
+        self.messages.iter().zip(self.given.iter().copied())
     }
 
     /// Why nsqd is bound to refuse the batch, which then is a single message.
     pub(super) fn unfit(&self, limits: Limits) -> Option<String> {
-        let [message] = &self.0[..] else { return None };
-        if !goes_to_nsqd(message) {
-            return None;
-        }
+        let ([message], [true]) = (&self.messages[..], &self.given[..]) else { return None };
         match message.body.len() {
             0 => Some("the body is empty".to_owned()),
             bytes if bytes > limits.max_msg_size => {
@@ -180,7 +185,7 @@ mod tests {
         let mut waiting: VecDeque<_> = bodies.iter().map(|&len| stored(len)).collect();
         let mut cuts = Vec::new();
         while let Some(batch) = Batch::cut(&mut waiting, LIMITS) {
-            cuts.push(batch.0.iter().map(|message| message.body.len()).collect());
+            cuts.push(batch.messages.iter().map(|message| message.body.len()).collect());
         }
         cuts
     }

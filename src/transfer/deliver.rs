@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{debug, warn};
 
 use super::{
-    batch::{Batch, Limits, goes_to_nsqd},
+    batch::{Batch, Limits},
     destinations::{Destination, Destinations},
     metrics::TopicMetrics,
     pace::Pace,
@@ -65,7 +65,7 @@ impl Delivery {
         self.pace.admit(relayed).await;
         if let Some(reason) = batch.unfit(self.limits) {
             let mut proofs = Vec::new();
-            for message in batch.iter() {
+            for (message, _) in batch.each() {
                 hold_until_leased(&mut lease).await;
                 proofs.push(self.park(queue, message, &reason).await);
             }
@@ -75,8 +75,8 @@ impl Delivery {
             Some(proof) => claim.confirm(proof),
             None => {
                 let mut proofs = Vec::new();
-                for message in batch.iter() {
-                    proofs.push(match goes_to_nsqd(message) {
+                for (message, goes) in batch.each() {
+                    proofs.push(match goes {
                         true => self.one(queue, &mut lease, message).await,
                         false => Proof::TakenIn,
                     });

@@ -264,7 +264,7 @@ async fn process(seen: &Seen, topics: &BTreeSet<TopicName>) -> Result<Arc<Proces
         Some(process) => (process.start_time, process.tcp_address.clone()),
         None => {
             let info = seen.nsqd.info().await?;
-            let host = seen.nsqd.address().as_str().rsplit_once(':').map_or("", |(host, _)| host);
+            let host = seen.nsqd.address().host();
             (info.start_time, format!("{host}:{}", info.tcp_port))
         }
     };

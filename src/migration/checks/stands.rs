@@ -3,7 +3,7 @@
 use crate::{
     migration::{
         plan::{ChannelPlan, Goal},
-        world::{Group, World},
+        world::World,
     },
     nsq::names::{ChannelName, TopicName},
 };
@@ -42,8 +42,10 @@ pub(in crate::migration) fn stands(
     planned: &ChannelPlan,
 ) -> Stands {
     let group = world.topics.get(topic).and_then(|topic| topic.groups.get(&planned.group));
-    let group = group.and_then(|group| group.as_ref().ok()).cloned().unwrap_or_default();
-    let Group { has_barrier, is_open, is_completed, .. } = group;
+    let (has_barrier, is_open, is_completed) = match group {
+        Some(Ok(group)) => (group.has_barrier, group.is_open, group.is_completed),
+        _ => (false, false, false),
+    };
     let seen = world.nsq.topic(topic).and_then(|topic| topic.channel(channel));
     let nsqds = seen.map_or(0, |channel| channel.nsqds.len());
     let paused = seen.map_or(0, |channel| channel.paused.len());

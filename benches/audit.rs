@@ -13,7 +13,11 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use nsqbridge::nsq::{mpub, nsqd::Nsqd};
+use nsqbridge::{
+    mapping::Names,
+    nsq::{mpub, nsqd::Nsqd},
+    rocketmq::{Cluster, ClusterConfig},
+};
 use nsqbridge_brokers::{Line, Rig, RigOptions, Server, http, ports::Ports};
 
 const ROUNDS: usize = 7;
@@ -21,7 +25,7 @@ const BODY: [u8; 200] = [b'x'; 200];
 /// `/pub`: connections, and messages of each.
 const PUB: (usize, usize) = (64, 1_000);
 /// `/mpub`: connections, requests of each, and messages of each request.
-const MPUB: (usize, usize, usize) = (8, 200, 200);
+const MPUB: (usize, usize, usize) = (8, 600, 200);
 /// Messages for the relay, published beforehand.
 const BACKLOG: usize = 400_000;
 
@@ -41,9 +45,16 @@ async fn main() {
         for audited in [round % 2 == 0, round % 2 != 0] {
             let gateway = Gateway::start(&rig, audited);
             let topic = |what: &str| format!("{what}.{round}.{audited}");
-            // The topics are there, and connections open, before anything is measured.
+            let backlog = topic("backlog");
+            // The topics are there, their audit's too, and connections open, before anything is measured: that is paid once.
             gateway.publish(&topic("pub"), 1).await;
             gateway.publish_many(&topic("mpub"), 1).await;
+            gateway.publish_many(&backlog, 1).await;
+            if audited {
+                for topic in [topic("pub"), topic("mpub"), backlog.clone()] {
+                    until_audited(&rig, &topic).await;
+                }
+            }
             let messages = PUB.0 * PUB.1;
             let cost = measure(&gateway.process, messages, gateway.publish(&topic("pub"), PUB.1)).await;
             costs[0][usize::from(audited)].push(cost);
@@ -52,7 +63,6 @@ async fn main() {
                 measure(&gateway.process, messages, gateway.publish_many(&topic("mpub"), MPUB.1)).await;
             costs[1][usize::from(audited)].push(cost);
 
-            let backlog = topic("backlog");
             while gateway.count(&backlog) < BACKLOG {
                 gateway.publish_many(&backlog, (BACKLOG / MPUB.0 / MPUB.2).div_ceil(4)).await;
             }
@@ -61,6 +71,15 @@ async fn main() {
         }
         println!("after round {}", round + 1);
         show(&costs);
+    }
+}
+
+/// Waits until the first audit record of a topic had its own topic created.
+async fn until_audited(rig: &Rig, topic: &str) {
+    let cluster = Cluster::new(ClusterConfig::new(vec![rig.name_server.addr().to_string()]));
+    let audit_topic = Names::default().audit_topic(&topic.parse().unwrap());
+    while cluster.route(&audit_topic).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use nsqbridge::mapping::Names;
 use nsqbridge_brokers::{Line, Nsqd, Rig};
 
-use super::{Ended, GroupConsumer, Load, Stage, act, counted, doubled, relayed};
+use super::{Ended, GroupConsumer, Ledger, Load, Stage, act, counted, doubled, relayed};
 use crate::bridge::{
     Consumer, Gateway, Program, SOON, To, create_channel, eventually, shared, topic, transfer,
 };

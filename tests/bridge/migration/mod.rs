@@ -3,6 +3,7 @@
 mod complete;
 mod cutover;
 mod drivers;
+mod java;
 mod planned;
 mod refused;
 mod rollback;
@@ -91,7 +92,7 @@ impl<'a> Stage<'a> {
 
     /// Waits until old and new consumer together have all of `sent`, and the other channels as well; how often each message came
     /// to the moved channel's consumers.
-    pub async fn settled(&self, sent: usize, new: &GroupConsumer) -> BTreeMap<Bytes, usize> {
+    pub async fn settled(&self, sent: usize, new: &impl Ledger) -> BTreeMap<Bytes, usize> {
         let both = || counted([self.moved.received(), new.received()].concat());
         eventually("old and new consumer have everything", 2 * SOON, async || both().len() == sent).await;
         for consumer in &self.others {
@@ -204,6 +205,12 @@ impl Load {
     }
 }
 
+/// What the consumers of a group have had.
+pub trait Ledger {
+    /// Everything so far.
+    fn received(&self) -> Vec<Bytes>;
+}
+
 /// A consumer of a group: waits until it is open, reads from what is committed, and leaves when it is closed; then waits again.
 pub struct GroupConsumer {
     received: Arc<Mutex<Vec<Bytes>>>,
@@ -235,12 +242,14 @@ impl GroupConsumer {
         Self { received, running }
     }
 
-    pub fn received(&self) -> Vec<Bytes> {
-        self.received.lock().unwrap().clone()
-    }
-
     pub fn count(&self) -> usize {
         self.received.lock().unwrap().len()
+    }
+}
+
+impl Ledger for GroupConsumer {
+    fn received(&self) -> Vec<Bytes> {
+        self.received.lock().unwrap().clone()
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{CHANNELS, Stage, act, counted, doubled};
+use super::{CHANNELS, Ledger, Stage, act, counted, doubled};
 use crate::bridge::{Consumer, SOON, To, cluster, create_channel, eventually, shared, topic, transfer};
 
 /// Everything reaches the old consumer, once, and nothing is paused or opened.

@@ -96,10 +96,11 @@ fn java(line: Line, folder: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// Runs another program of RocketMQ under supervision: an admin command or a benchmark.
+/// Runs another program of RocketMQ under supervision: an admin command or a benchmark; or one that uses its client.
 ///
 /// `main` is the class, such as `org.apache.rocketmq.tools.command.MQAdminStartup` (both lines) or
-/// `org.apache.rocketmq.example.benchmark.Producer` (line 5 only; it works against line 4 as well).
+/// `org.apache.rocketmq.example.benchmark.Producer` (line 5 only; it works against line 4 as well), or the path of a
+/// Java source file.
 ///
 /// # Errors
 /// The fetch failed, or the process could not be made.

@@ -10,7 +10,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use nsqbridge::rocketmq::{Cluster, ClusterConfig, Queue, QueueReader, reader::Pull, record::StoredMessage};
+use nsqbridge::{
+    mapping::Names,
+    rocketmq::{Cluster, ClusterConfig, Queue, QueueReader, reader::Pull, record::StoredMessage},
+};
 use nsqbridge_brokers::{Line, NameServer, Nsqd, Nsqlookupd, Rig, RigOptions, Server, http, ports::Ports};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -240,6 +243,13 @@ pub fn transfer_at(name_server: SocketAddr, topic: &str, to: &To<'_>, flags: &[&
     }
     arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
     Program::start("transfer", &arguments)
+}
+
+/// Creates a topic in RocketMQ: a broker that is busy with other tests may take longer for it than a publish has.
+pub async fn create_topic(rig: &Rig, topic: &str) {
+    let stored = Names::default().rocketmq_topic(&topic.parse().unwrap());
+    eventually("the topic is there", SOON, async || cluster(rig).create_topic(&stored, 8).await.is_ok())
+        .await;
 }
 
 /// Creates a channel on an nsqd.

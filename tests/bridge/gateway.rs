@@ -8,7 +8,7 @@ use nsqbridge::rocketmq::{Cluster, record::StoredMessage};
 use nsqbridge_brokers::{Line, RigOptions, rocketmq::Settings};
 use serde_json::Value;
 
-use crate::bridge::{Gateway, SOON, cluster, eventually, own, shared, stored, topic};
+use crate::bridge::{Gateway, SOON, cluster, create_topic, eventually, own, shared, stored, topic};
 
 const OK: &str = "OK";
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -238,9 +238,11 @@ on_both_lines!(
 #[tokio::test(flavor = "multi_thread")]
 async fn an_inexact_defer_can_be_refused() {
     for (line, expected) in [(Line::V5, 200), (Line::V4, 400)] {
-        let gateway = Gateway::start(&shared(line).name_server, &["--inexact-defer", "refuse"]).await;
-        let (status, answer) =
-            gateway.post(&format!("/pub?topic={}&defer=1500", topic("exact")), "x").await.unwrap();
+        let rig = shared(line);
+        let gateway = Gateway::start(&rig.name_server, &["--inexact-defer", "refuse"]).await;
+        let topic = topic("exact");
+        create_topic(rig, &topic).await;
+        let (status, answer) = gateway.post(&format!("/pub?topic={topic}&defer=1500"), "x").await.unwrap();
         assert_eq!(status, expected, "{line}: {answer}");
         assert!(status == 200 || answer == code("INVALID_DEFER"), "{answer}");
         let warned = async || gateway.process.logged().contains("a RocketMQ 4 broker");

@@ -28,7 +28,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::bridge::{
-    Consumer, Gateway, Program, SOON, To, cluster, create_channel, eventually, topic, transfer,
+    Consumer, Gateway, Program, SOON, To, cluster, create_channel, create_topic, eventually, topic, transfer,
 };
 
 /// Three channels of one topic, each with a consumer, under load.
@@ -51,10 +51,7 @@ impl<'a> Stage<'a> {
             create_channel(nsqds[0], &topic, channel).await;
         }
         let gateway = Arc::new(Gateway::start(&rig.name_server, &[]).await);
-        // A broker that is busy with other tests may take longer than a publish has.
-        let stored = Names::default().rocketmq_topic(&topic.parse().unwrap());
-        eventually("the topic is there", SOON, async || cluster(rig).create_topic(&stored, 8).await.is_ok())
-            .await;
+        create_topic(rig, &topic).await;
         let relay = transfer(&rig.name_server, &topic, &To::Nsqds(&nsqds), &[]);
         let [moved, stays, stays_too] = CHANNELS.map(|channel| Consumer::start(&nsqds, &topic, channel));
         Self { rig, topic, gateway, relay, moved, others: [stays, stays_too] }

@@ -151,6 +151,13 @@ pub(super) fn payload(
     Ok(Payload { body: body.freeze(), properties: Properties::default(), is_batch: true })
 }
 
+/// The body of a send of these messages; `None` when they must not leave.
+#[cfg(feature = "fuzzing")]
+#[must_use]
+pub fn send_body(messages: &[Message]) -> Option<Bytes> {
+    payload(messages, super::command::VERSION, Levels::RoundUp, 0).ok().map(|payload| payload.body)
+}
+
 /// How long a broker of any line may hold a message back that is to be held back for `delay`.
 #[must_use]
 pub fn longest_delay(delay: Duration) -> Duration {

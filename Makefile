@@ -37,7 +37,7 @@ lint: ## Check format and lints.
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	$(CARGO) clippy --lib --features fuzzing -- -D warnings
+	$(CARGO) clippy --lib --bench micro --features fuzzing -- -D warnings
 
 audit: .tools/bin/cargo-deny ## Check licences, bans and sources of the dependencies, offline.
 	$(CARGO) fetch --locked

@@ -1,9 +1,16 @@
-//! What the fuzz targets in `fuzz/` reach beyond the public part of this crate. Exists with the feature `fuzzing` only.
+//! What the fuzz targets in `fuzz/` and `benches/micro.rs` reach beyond the public part of this crate. Exists with the feature `fuzzing`
+//! only.
 
 use std::{ffi::OsString, path::PathBuf};
 
-pub use crate::rocketmq::compression::{Compressor, MAX_DECOMPRESSED_BYTES, decompress};
 use crate::{config, gateway::spool, nsq::nsqlookupd, rocketmq::group, rocketmq::route, transfer::undrained};
+pub use crate::{
+    gateway::lane::gather,
+    rocketmq::{
+        compression::{Compressor, MAX_DECOMPRESSED_BYTES, decompress},
+        message::send_body,
+    },
+};
 
 /// Reads a configuration file for `nsqbridge run`; whether it may run.
 #[must_use]

@@ -90,7 +90,7 @@ pub fn properties(data: &[u8]) {
     assert!(pairs.eq(taken));
 
     let mut record = BytesMut::new();
-    encode_batch_record(&mut record, 7, data, &built);
+    encode_batch_record(&mut record, 7, data, built.encoded());
     assert_eq!(record.len(), batch_record_len(data.len(), built.encoded().len()));
     assert_eq!(record.get_u32() as usize, record.len() + 4);
     record.advance(12);

@@ -8,8 +8,8 @@
 //!     handlers   the checks nsqd makes, in its order, for what is published
 //!       stamp      what is written on each message
 //!       publish    topics, bounds (admission), the way into RocketMQ
-//!         lane       what gathers while a batch is on its way
-//!         store      one batch after the other, and each caller's outcome
+//!         lane       what gathers while batches are on their way
+//!         store      batch by batch, and each caller's outcome
 //!         spool      this machine's disk, for topics that go there while RocketMQ is away
 //!         audited    what is counted of it
 //!     actions    topics and channels          stats, options    what monitoring asks

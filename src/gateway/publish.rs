@@ -4,7 +4,7 @@
 //! its id once; every retry that might double it carries the same one.
 //!
 //! ```text
-//! publish ─▶ topic (looked for, created) ─▶ its lane ─▶ store: one batch after the other ─▶ each caller's outcome
+//! publish ─▶ topic (looked for, created) ─▶ its lane ─▶ store: batch by batch ─▶ each caller's outcome
 //! ```
 
 use std::{

@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// Sends until nothing waits for the topic.
+/// Sends until nothing waits for the topic, or what does is left to another who is sending.
 pub(super) async fn send_all(publisher: Arc<Publisher>, topic: Arc<Topic>) {
     // Who is ready to publish at this moment joins the first batch; without that it would carry a single message.
     tokio::task::yield_now().await;

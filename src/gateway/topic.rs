@@ -40,7 +40,8 @@ impl Topic {
         Self {
             name,
             rocketmq_topic,
-            lane: Lane::default(),
+            // A publish must not overtake one that is about to be spooled.
+            lane: Lane::new(spool.is_some()),
             spool,
             ensuring: tokio::sync::Mutex::default(),
             label: OnceLock::new(),

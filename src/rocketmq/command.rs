@@ -9,10 +9,13 @@
 //! We send JSON headers, which every broker since 4.0 reads and answers in kind; a binary header is an error here,
 //! never a guess. Source: `RemotingCommand` and `NettyDecoder`, seen on 4.9.7 and 5.5.0.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor},
+};
 
 use crate::excerpt::excerpt;
 
@@ -189,12 +192,48 @@ struct HeaderIn {
     flag: i32,
     #[serde(default)]
     remark: Option<String>,
-    #[serde(default, rename = "extFields")]
-    ext: Option<BTreeMap<String, Option<String>>>,
+    #[serde(default, rename = "extFields", deserialize_with = "fields")]
+    ext: Ext,
+}
+
+/// Reads a command's own fields; one that is `null` counts as absent, and so do all of them.
+fn fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ext, D::Error> {
+    struct Fields;
+
+    impl<'de> Visitor<'de> for Fields {
+        type Value = Ext;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("fields whose values are text")
+        }
+
+        fn visit_unit<E>(self) -> Result<Ext, E> {
+            Ok(Ext::new())
+        }
+
+        fn visit_map<M: MapAccess<'de>>(self, mut fields: M) -> Result<Ext, M::Error> {
+            let mut ext = Ext::new();
+            while let Some((name, value)) = fields.next_entry::<String, Option<String>>()? {
+                match value {
+                    Some(value) => ext.insert(name, value),
+                    None => ext.remove(&name),
+                };
+            }
+            Ok(ext)
+        }
+    }
+
+    deserializer.deserialize_any(Fields)
 }
 
 /// Appends the frame of `command` to `out`.
 pub fn encode(command: &Command, out: &mut BytesMut) {
+    encode_head(command, out);
+    out.extend_from_slice(&command.body);
+}
+
+/// Appends all of the frame but its body, which is to follow.
+pub fn encode_head(command: &Command, out: &mut BytesMut) {
     let start = out.len();
     out.put_u64(0);
     let header = HeaderOut {
@@ -214,7 +253,6 @@ pub fn encode(command: &Command, out: &mut BytesMut) {
     let length = 4 + header_len + command.body.len();
     out[start..start + 4].copy_from_slice(&(length as u32).to_be_bytes());
     out[start + 4..start + 8].copy_from_slice(&(header_len as u32).to_be_bytes());
-    out.extend_from_slice(&command.body);
 }
 
 /// Takes one whole frame from the front of `buf`; `None` when more bytes are needed.
@@ -246,14 +284,13 @@ pub fn decode(buf: &mut BytesMut) -> Result<Option<Command>, CodecError> {
     let header = frame.split_to(header_len);
     let header: HeaderIn =
         serde_json::from_slice(&header).map_err(|error| CodecError::Header(excerpt(&error.to_string())))?;
-    let ext = header.ext.unwrap_or_default().into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
     Ok(Some(Command {
         code: header.code,
         version: header.version,
         opaque: header.opaque,
         flag: header.flag,
         remark: header.remark,
-        ext,
+        ext: header.ext,
         body: frame,
     }))
 }
@@ -330,5 +367,10 @@ mod tests {
         let command = decode(&mut wire).unwrap().unwrap();
         assert_eq!(command.number("b"), Ok(1));
         assert_eq!(command.number("a"), Err(CodecError::MissingField("a")));
+        let header = br#"{"code":0,"opaque":7,"extFields":null}"#;
+        wire.put_u32(4 + header.len() as u32);
+        wire.put_u32(header.len() as u32);
+        wire.extend_from_slice(header);
+        assert!(decode(&mut wire).unwrap().unwrap().ext.is_empty());
     }
 }

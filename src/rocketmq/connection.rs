@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
     net::TcpStream,
@@ -45,6 +45,9 @@ const WRITE_QUEUE: usize = 1024;
 
 /// Frames are gathered up to this many bytes before one write.
 const WRITE_BATCH_BYTES: usize = 256 * 1024;
+
+/// A body of this size is written from where it is.
+const COPIED_BELOW: usize = 16 * 1024;
 
 /// A request that had less time than this says nothing of a connection nothing came over meanwhile.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -292,14 +295,15 @@ async fn write_frames(
             () = shared.closed.cancelled() => return,
             next = outgoing.recv() => match next { Some(next) => next, None => return },
         };
-        enter(first, &shared, &mut buffer);
-        while buffer.len() < WRITE_BATCH_BYTES
+        let mut body = enter(first, &shared, &mut buffer);
+        while body.is_empty()
+            && buffer.len() < WRITE_BATCH_BYTES
             && let Ok(next) = outgoing.try_recv()
         {
-            enter(next, &shared, &mut buffer);
+            body = enter(next, &shared, &mut buffer);
         }
         let write = async {
-            socket.write_all(&buffer).await?;
+            socket.write_all_buf(&mut Buf::chain(&buffer[..], body)).await?;
             socket.flush().await
         };
         let result = tokio::select! {
@@ -317,17 +321,23 @@ async fn write_frames(
     }
 }
 
-/// Enters a request into `pending` and its frame into the buffer, unless its caller has given up.
-fn enter(outgoing: Outgoing, shared: &Shared, buffer: &mut BytesMut) {
+/// Enters a request into `pending` and its frame into the buffer, unless its caller has given up. A large body is returned, to be
+/// written right behind.
+fn enter(outgoing: Outgoing, shared: &Shared, buffer: &mut BytesMut) -> Bytes {
     if let Some(answer) = outgoing.answer {
         let mut pending = shared.pending();
         // Closed is set before `pending` is drained, so an entry made after the drain would wait for ever.
         if answer.is_closed() || shared.closed.is_cancelled() {
-            return;
+            return Bytes::new();
         }
         pending.insert(outgoing.command.opaque, answer);
     }
-    command::encode(&outgoing.command, buffer);
+    if outgoing.command.body.len() < COPIED_BELOW {
+        command::encode(&outgoing.command, buffer);
+        return Bytes::new();
+    }
+    command::encode_head(&outgoing.command, buffer);
+    outgoing.command.body
 }
 
 async fn read_frames(

@@ -9,12 +9,15 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     properties::{Properties, PropertiesBuilder, PropertyError, names},
-    record::{self, MAX_BATCH_BYTES, MAX_BODY_BYTES},
+    record::{self, MAX_BATCH_BYTES, MAX_BODY_BYTES, batch_record_len},
     unique_key::UniqueKey,
 };
 
 /// The first version ordinal of the 5.x line; older brokers have no timers.
 pub const FIRST_VERSION_WITH_TIMERS: i32 = 413;
+
+/// What a message's id takes among its properties: its name, its digits and what ends them.
+const UNIQUE_KEY_BYTES: usize = names::UNIQ_KEY.len() + 32 + 2;
 
 /// The delay levels of 4.x in seconds, level 1 first (`messageDelayLevel`'s default).
 const DELAY_LEVELS: [u64; 18] =
@@ -130,19 +133,29 @@ pub(super) fn payload(
         }
         return Ok(Payload { body: message.body.clone(), properties: properties.build()?, is_batch: false });
     }
-    let mut body = BytesMut::new();
+    let length =
+        |message: &Message| batch_record_len(message.body.len(), message.properties.len() + UNIQUE_KEY_BYTES);
+    let bytes = messages.iter().map(length).sum();
+    if bytes > MAX_BATCH_BYTES {
+        return Err(Illegal::BatchTooBig(bytes));
+    }
+    let mut body = BytesMut::with_capacity(bytes);
+    let mut properties = Vec::new();
     for message in messages {
         if message.deliver_at.is_some() {
             return Err(Illegal::DelayInBatch);
         }
-        let properties =
-            message.properties.clone().system(names::UNIQ_KEY, message.unique_key.as_str()).build()?;
+        message.properties.write_with(names::UNIQ_KEY, message.unique_key.as_str(), &mut properties)?;
         record::encode_batch_record(&mut body, 0, &message.body, &properties);
     }
-    if body.len() > MAX_BATCH_BYTES {
-        return Err(Illegal::BatchTooBig(body.len()));
-    }
     Ok(Payload { body: body.freeze(), properties: Properties::default(), is_batch: true })
+}
+
+/// The body of a send of these messages; `None` when they must not leave.
+#[cfg(feature = "fuzzing")]
+#[must_use]
+pub fn send_body(messages: &[Message]) -> Option<Bytes> {
+    payload(messages, super::command::VERSION, Levels::RoundUp, 0).ok().map(|payload| payload.body)
 }
 
 /// How long a broker of any line may hold a message back that is to be held back for `delay`.

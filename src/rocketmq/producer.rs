@@ -247,7 +247,7 @@ impl Producer {
         let left = timeout.saturating_sub(started.elapsed());
         let answer = self.cluster.request(&address, command, left).await;
         self.avoidance.observe(&queue.broker, started.elapsed(), answer.as_ref().err());
-        let answer = match answer {
+        let mut answer = match answer {
             Ok(answer) => answer,
             Err(error @ RequestError::NotSent { .. }) => {
                 return Outcome::NotSent(failure(error.to_string(), Hint::StaleRoute));
@@ -264,7 +264,7 @@ impl Producer {
                 broker: queue.broker.clone(),
                 queue_id: i32::try_from(queue_id).unwrap_or(queue.id),
                 queue_offset,
-                message_id: answer.ext.get("msgId").cloned().unwrap_or_default(),
+                message_id: answer.ext.remove("msgId").unwrap_or_default(),
                 perhaps_twice: false,
             }),
             (Err(error), _) | (_, Err(error)) => Outcome::Unknown(failure(error.to_string(), Hint::None)),

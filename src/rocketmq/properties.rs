@@ -13,8 +13,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use memchr::memchr;
 
 pub use names::is_reserved;
@@ -106,9 +107,11 @@ impl fmt::Debug for Properties {
 }
 
 /// Collects properties for a message to be sent. Of a name given twice the later value counts.
+///
+/// Cheap to clone: the messages of one request carry the same, and share it until one is given more.
 #[derive(Clone, Debug, Default)]
 pub struct PropertiesBuilder {
-    encoded: BytesMut,
+    encoded: Arc<Vec<u8>>,
 }
 
 impl PropertiesBuilder {
@@ -120,7 +123,7 @@ impl PropertiesBuilder {
 
     /// What another builder had taken, as it was encoded.
     pub(crate) fn from_encoded(encoded: &[u8]) -> Self {
-        Self { encoded: encoded.into() }
+        Self { encoded: Arc::new(encoded.to_vec()) }
     }
 
     /// What was taken so far, encoded.
@@ -165,12 +168,25 @@ impl PropertiesBuilder {
     }
 
     fn put(mut self, name: &str, value: &str) -> Self {
-        self.encoded.reserve(name.len() + value.len() + 2);
-        self.encoded.put_slice(name.as_bytes());
-        self.encoded.put_u8(NAME_END);
-        self.encoded.put_slice(value.as_bytes());
-        self.encoded.put_u8(PAIR_END);
+        put(Arc::make_mut(&mut self.encoded), name, value);
         self
+    }
+
+    /// Writes what was taken so far and one more system property over `out`: what [`Self::system`] and [`Self::build`] would make,
+    /// for many messages in one place.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub(crate) fn write_with(
+        &self,
+        name: &'static str,
+        value: &str,
+        out: &mut Vec<u8>,
+    ) -> Result<(), PropertyError> {
+        out.clear();
+        out.extend_from_slice(&self.encoded);
+        put(out, name, value);
+        check_length(out.len())
     }
 
     /// The bytes taken so far.
@@ -190,11 +206,21 @@ impl PropertiesBuilder {
     /// # Errors
     /// When the whole is longer than [`MAX_PROPERTIES_BYTES`].
     pub fn build(self) -> Result<Properties, PropertyError> {
-        if self.encoded.len() > MAX_PROPERTIES_BYTES {
-            return Err(PropertyError::TooLong { bytes: self.encoded.len() });
-        }
-        Ok(Properties(self.encoded.freeze()))
+        check_length(self.encoded.len())?;
+        Ok(Properties(Arc::unwrap_or_clone(self.encoded).into()))
     }
+}
+
+fn put(encoded: &mut Vec<u8>, name: &str, value: &str) {
+    encoded.reserve(name.len() + value.len() + 2);
+    encoded.extend_from_slice(name.as_bytes());
+    encoded.push(NAME_END);
+    encoded.extend_from_slice(value.as_bytes());
+    encoded.push(PAIR_END);
+}
+
+fn check_length(bytes: usize) -> Result<(), PropertyError> {
+    if bytes > MAX_PROPERTIES_BYTES { Err(PropertyError::TooLong { bytes }) } else { Ok(()) }
 }
 
 fn check(name: &str, value: &str) -> Result<(), PropertyError> {

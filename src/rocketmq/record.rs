@@ -326,14 +326,14 @@ pub const fn batch_record_len(body_len: usize, properties_len: usize) -> usize {
 /// Appends one record of a `SEND_BATCH_MESSAGE` body.
 ///
 /// The broker fills in the checksum itself. A record has no sys flag, so the body must not be compressed, and
-/// the broker ignores delays among its properties.
+/// the broker ignores delays among its properties, which are given as they are encoded.
 ///
 /// # Panics
 /// When the body is longer than an `i32` tells or the properties are longer than an `i16` does: a caller that
 /// keeps to [`MAX_BATCH_BYTES`] and takes its properties from a builder or a record cannot get there, and a
 /// length cut to fit would damage other messages in the broker.
-pub fn encode_batch_record(buf: &mut BytesMut, flag: i32, body: &[u8], properties: &Properties) {
-    let total = batch_record_len(body.len(), properties.encoded().len());
+pub fn encode_batch_record(buf: &mut BytesMut, flag: i32, body: &[u8], properties: &[u8]) {
+    let total = batch_record_len(body.len(), properties.len());
     buf.reserve(total);
     buf.put_i32(i32::try_from(total).expect("a batch is limited to 4 MiB"));
     buf.put_i32(0);
@@ -379,7 +379,7 @@ pub fn encode_stored(buf: &mut BytesMut, message: &StoredMessage) {
         buf.put_u8(message.topic.len() as u8);
     }
     buf.put_slice(message.topic.as_bytes());
-    put_properties(buf, &message.properties);
+    put_properties(buf, message.properties.encoded());
     let total = i32::try_from(buf.len() - start).expect("a record is shorter than 2 GiB");
     buf[start..start + 4].copy_from_slice(&total.to_be_bytes());
 }
@@ -392,8 +392,7 @@ fn put_host(buf: &mut BytesMut, host: SocketAddr) {
     buf.put_i32(host.port().into());
 }
 
-fn put_properties(buf: &mut BytesMut, properties: &Properties) {
-    let encoded = properties.encoded();
+fn put_properties(buf: &mut BytesMut, encoded: &[u8]) {
     buf.put_i16(i16::try_from(encoded.len()).expect("properties are shorter than 32 KiB"));
     buf.put_slice(encoded);
 }

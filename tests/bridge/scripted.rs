@@ -20,7 +20,7 @@ use nsqbridge::rocketmq::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::{Mutex, Notify},
     task::JoinSet,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -33,6 +33,8 @@ pub enum Reply {
     Twice(Command),
     /// Answers it when it is let go; until then nothing behind it on the connection is read.
     Held(Arc<Notify>, Command),
+    /// Answers it when it is let go, and what is behind it before that.
+    Late(Arc<Notify>, Command),
     /// Says nothing, ever.
     Silence,
     /// Neither reads nor writes on this connection again, and leaves it open: what a host that died looks like.
@@ -148,7 +150,10 @@ impl<F: Fn(usize, &Command) -> Reply> Script<F> {
     }
 }
 
-async fn serve<F: Fn(usize, &Command) -> Reply>(mut stream: TcpStream, script: Arc<Script<F>>) {
+async fn serve<F: Fn(usize, &Command) -> Reply>(stream: TcpStream, script: Arc<Script<F>>) {
+    let (mut reading, writing) = stream.into_split();
+    let writing = Arc::new(Mutex::new(writing));
+    let mut late = JoinSet::new();
     let mut buffer = BytesMut::new();
     loop {
         while let Some(asked) = command::decode(&mut buffer).unwrap() {
@@ -164,6 +169,16 @@ async fn serve<F: Fn(usize, &Command) -> Reply>(mut stream: TcpStream, script: A
                     gate.notified().await;
                     command::encode(&answer, &mut out);
                 }
+                Reply::Late(gate, answer) => {
+                    let writing = Arc::clone(&writing);
+                    late.spawn(async move {
+                        gate.notified().await;
+                        let mut out = BytesMut::new();
+                        command::encode(&answer, &mut out);
+                        // A client that is gone waits for no answer.
+                        let _ = writing.lock().await.write_all(&out).await;
+                    });
+                }
                 Reply::Silence => {}
                 Reply::Deaf => return std::future::pending().await,
                 Reply::HalfAFrame(answer) => {
@@ -174,11 +189,11 @@ async fn serve<F: Fn(usize, &Command) -> Reply>(mut stream: TcpStream, script: A
                 Reply::Raw(bytes) => out.extend_from_slice(&bytes),
                 Reply::Close => close = true,
             }
-            if stream.write_all(&out).await.is_err() || close {
+            if writing.lock().await.write_all(&out).await.is_err() || close {
                 return;
             }
         }
-        match stream.read_buf(&mut buffer).await {
+        match reading.read_buf(&mut buffer).await {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }

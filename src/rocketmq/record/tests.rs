@@ -173,7 +173,7 @@ fn an_uncompressed_body_is_cut_from_the_pulled_buffer() {
 fn a_batch_record_is_as_long_as_announced_and_laid_out_as_java_reads_it() {
     let properties = PropertiesBuilder::new().tag("t").unwrap().build().unwrap();
     let mut buf = BytesMut::new();
-    encode_batch_record(&mut buf, 7, b"ab", &properties);
+    encode_batch_record(&mut buf, 7, b"ab", properties.encoded());
     assert_eq!(buf.len(), batch_record_len(2, properties.encoded().len()));
     assert_eq!(buf.as_ref(), b"\0\0\0\x1F\0\0\0\0\0\0\0\0\0\0\0\x07\0\0\0\x02ab\0\x07TAGS\x01t\x02",);
 }

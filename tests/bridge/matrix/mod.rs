@@ -30,6 +30,7 @@ use std::{
 };
 
 use nsqbridge_brokers::{Flush, Line};
+use tokio::sync::Mutex;
 
 use self::{
     faults::{Fault, How, Lasts, Part},
@@ -43,6 +44,8 @@ use self::{
 const LONGEST_STALL: Duration = Duration::from_secs(10);
 /// What `make test` finds is the doing of what was changed: new pairs are looked for by `make soak`.
 const SEED_OF_SHARE: u64 = 20;
+/// What a producer waits for is to be the bridge's doing, and not that of another scene on the same processors.
+static ONE_SCENE: Mutex<()> = Mutex::const_new(());
 
 /// Which cells a run has.
 struct Plan {
@@ -139,6 +142,7 @@ async fn no_acknowledged_message_is_lost_whatever_fails(line: Line) {
     let seed = setting("NSQBRIDGE_SEED").map_or_else(drawn, |seed| seed.parse().unwrap());
     println!("RocketMQ {line}; NSQBRIDGE_SEED={seed} repeats this run");
     let plan = plan(line);
+    let _alone = ONE_SCENE.lock().await;
     let mut broken = Vec::new();
     for &flush in &plan.flushes {
         let mut run = Run::start(line, flush, seed, plan.writes_table).await;

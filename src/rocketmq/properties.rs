@@ -164,6 +164,13 @@ impl PropertiesBuilder {
         self.put(name, value)
     }
 
+    /// Adds what another builder has taken.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        self.encoded.extend_from_slice(&other.encoded);
+        self
+    }
+
     fn put(mut self, name: &str, value: &str) -> Self {
         self.encoded.reserve(name.len() + value.len() + 2);
         self.encoded.put_slice(name.as_bytes());

@@ -121,7 +121,9 @@ pub async fn run(invocation: Invocation) -> Result<ExitCode, RunError> {
             Command::Intake(args) => roles.push(build_intake(*args, &shutdown, &mut registry).await?),
             Command::Run(_) => {}
             question => {
-                let asked = shutdown.force.run_until_cancelled(questions::answer(question, &shutdown.drain));
+                // On the heap: the moves hold much over their waits.
+                let answer = Box::pin(questions::answer(question, &shutdown.drain));
+                let asked = shutdown.force.run_until_cancelled(answer);
                 return asked.await.unwrap_or(Ok(ExitCode::FAILURE));
             }
         }

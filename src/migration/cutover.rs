@@ -6,7 +6,7 @@
 //!
 //! By share ([`super::rest`]) a second group is set to the barrier with the first, and opened right after it.
 //!
-//! `tests/bridge/cutover_model.rs` checks this protocol with every order of events and a crash at every step; [`up_to_the_same`] is it,
+//! `tests/bridge/cutover_model/` checks this protocol with every order of events and a crash at every step; [`up_to_the_same`] is it,
 //! line by line. Everything before the group is opened can be done over, and is undone when it does not come to an end in time. Opening
 //! it is the one write that counts, and is never taken back here. At its end every message lies on one side of the barrier:
 //! below it the old consumer has finished it, above it the new one will get it, and it alone.

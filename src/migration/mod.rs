@@ -31,7 +31,7 @@
 //! - Nothing waits for longer than the pause allowed; then what was begun is undone.
 //! - Only [`complete`] cannot be taken back.
 //!
-//! `tests/bridge/cutover_model.rs` checks the protocol exhaustively.
+//! `tests/bridge/cutover_model/` checks the protocol exhaustively.
 
 pub mod checks;
 pub mod complete;

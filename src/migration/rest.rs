@@ -2,10 +2,14 @@
 //!
 //! A cutover by share draws one barrier for two: the group gets what is stamped above it ([`crate::mapping::Share`]), and a second relay brings
 //! the rest to `TOPIC.CHANNEL`. That relay is to the cutover what the group's consumers are, and is treated as they are: its own group is
-//! closed, given the same place, and opened after the other. It runs only while its group is open, and a group without members
-//! is proof that it does not: an instance that sleeps has no lock of a queue when it wakes.
+//! closed, given the same place, and opened after the other. It locks no queue while its group is closed, so whoever has closed it, and
+//! can lock every queue himself, knows that nobody relays, whatever sleeps or is cut off.
 //!
 //! A rollback waits for both: the rest has been relayed as far as the group stands, and its consumer has finished all of it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{
     driver::{Driver, Proof, Side},
@@ -17,12 +21,15 @@ use super::{
 };
 use crate::{
     mapping::{Feed, MAX_GROUP_BYTES, Share, ShareError},
-    rocketmq::ClusterError,
+    rocketmq::{ClusterError, group::Member},
     transfer::{self, control},
 };
 
 /// The longest name of a RocketMQ topic.
 const MAX_TOPIC_BYTES: usize = 127;
+/// A relay that runs commits what has just come within this time.
+const HAD_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// What a cutover by share has made ready before it holds anybody up.
 #[derive(Debug)]
@@ -66,14 +73,21 @@ impl Subject {
         }
     }
 
-    /// Whether nothing runs that relays what is left.
-    async fn rest_has_no_members(&self, group: &str) -> Result<(), Trouble> {
-        let members = self.cluster.members_of(group).await?;
-        match members.keys().next() {
+    /// Whether nobody relays what is left, now that its group is closed.
+    async fn rest_is_idle(&self, group: &str) -> Result<(), Trouble> {
+        let trouble = |detail: String| Err(Trouble::new(Reason::RelayInFlight, detail));
+        if let Some(first) = self.cluster.members_of(group).await?.keys().next() {
+            return trouble(format!("{first} has still to leave {group}"));
+        }
+        // One that is cut off from the brokers is no member, and may rely on its locks for a while yet. Nobody locks a queue again.
+        let queues = Vec::from_iter(self.queues().await?);
+        let locks = Member::unannounced(self.cluster.clone(), group, &self.rocketmq_topic());
+        let locked = locks.lock(&queues).await;
+        locks.unlock(&Vec::from_iter(locked.granted.iter().cloned())).await;
+        match queues.iter().find(|queue| !locked.granted.contains(queue)) {
             None => Ok(()),
-            Some(first) => {
-                let detail = format!("{first} has still to leave {group}");
-                Err(Trouble::new(Reason::RelayInFlight, detail))
+            Some(queue) => {
+                trouble(format!("{queue} is locked for {group} by a relay that has died, for up to a minute"))
             }
         }
     }
@@ -148,7 +162,7 @@ impl Prepared {
         let group = subject.names.feed_group(&subject.group_prefix, &feed);
         // Open it would be relayed as soon as there is a barrier.
         subject.cluster.set_consuming(&group, false).await?;
-        subject.rest_has_no_members(&group).await?;
+        subject.rest_is_idle(&group).await?;
         world.nsqds.of(share.topic()).create().await?;
         let queues = subject.queues().await?;
         let record = transfer::Record::open(&subject.cluster, &subject.names, &feed, &queues).await?;
@@ -158,10 +172,10 @@ impl Prepared {
     /// Gives the relay its place, and leaves its group closed.
     pub(super) async fn place(&mut self, subject: &Subject, places: &Places) -> Result<(), Trouble> {
         let group = subject.names.feed_group(&subject.group_prefix, &self.feed);
-        subject.rest_has_no_members(&group).await?;
+        subject.rest_is_idle(&group).await?;
         subject.place(&group, places).await?;
         self.record.write(places).await?;
-        subject.rest_has_no_members(&group).await
+        subject.rest_is_idle(&group).await
     }
 
     /// The NSQ topic.
@@ -216,23 +230,31 @@ impl Driver<'_> {
         let Driver { subject, .. } = self;
         let group = subject.names.feed_group(&subject.group_prefix, &rest.feed);
         subject.cluster.set_consuming(&group, false).await?;
-        self.until(async || subject.rest_has_no_members(&group).await).await
+        self.until(async || subject.rest_is_idle(&group).await).await
     }
 }
 
-/// Whether what is left is relayed to the end of the topic, and its consumer has all of it.
+/// Whether what is left is relayed up to where the topic ends now, and its consumer has all of it.
+///
+/// # Errors
+/// [`Reason::ByShare`] when it is not so within a few seconds.
 pub(super) async fn is_had(subject: &Subject, world: &World) -> Result<(), Trouble> {
     let Some(rest) = subject.rest(world).await? else { return Ok(()) };
-    let (stands, look) = subject.rest_stands(&rest).await?;
-    let bounds = subject.cluster.topic_stats(&subject.rocketmq_topic()).await?;
-    let lag = lag(&stands, &bounds);
-    if lag > 0 {
-        let detail = format!("{lag} messages have still to be looked at for {}", rest.feed.topic());
-        return Err(Trouble::new(Reason::ByShare, detail));
+    // More may come all the time, and is looked at a moment later.
+    let ends = subject.cluster.topic_stats(&subject.rocketmq_topic()).await?;
+    let give_up_at = Instant::now() + HAD_WITHIN;
+    loop {
+        let (stands, look) = subject.rest_stands(&rest).await?;
+        let detail = match (lag(&stands, &ends), look.is_empty()) {
+            (0, Ok(())) => return Ok(()),
+            (0, Err(trouble)) => trouble.detail,
+            (lag, _) => format!("{lag} messages have still to be looked at for it"),
+        };
+        if Instant::now() > give_up_at {
+            return Err(Trouble::new(Reason::ByShare, format!("{}: {detail}", rest.feed.topic())));
+        }
+        tokio::time::sleep(LOOK_AGAIN_AFTER).await;
     }
-    look.is_empty().map_err(|trouble| {
-        Trouble::new(Reason::ByShare, format!("{}: {}", rest.feed.topic(), trouble.detail))
-    })
 }
 
 /// Closes the group of the relay of what is left, for good.
@@ -240,7 +262,7 @@ pub(super) async fn close(subject: &Subject, world: &World) -> Result<(), Troubl
     match (subject.rest_group(), world.rest) {
         (Some(group), Some(_)) => {
             subject.cluster.set_consuming(&group, false).await?;
-            subject.rest_has_no_members(&group).await
+            subject.rest_is_idle(&group).await
         }
         _ => Ok(()),
     }

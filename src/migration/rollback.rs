@@ -151,12 +151,14 @@ async fn up_to_the_same(driver: &mut Driver<'_>, emptied: &mut bool) -> Result<(
 }
 
 /// Waits until the group has all that was ever relayed; up to where that is.
-async fn until_reached(driver: &Driver<'_>) -> Result<Places, Trouble> {
+async fn until_reached(driver: &mut Driver<'_>) -> Result<Places, Trouble> {
     let Driver { subject, progress, .. } = *driver;
     driver.fence.renew().await?;
     progress.step(Step::Fenced, "the relay sends nothing new; producers notice nothing")?;
     let reached = driver.until_proved(&driver.main, Look::is_copied_at).await?.places;
     let reached = driver.or_rest(reached).await?;
+    // What is left may be relayed meanwhile, as far as it will have to be anyway.
+    driver.fence.follow(&reached);
     driver.until(async || reaches(&subject.places_of(&subject.group).await?, &reached)).await?;
     progress.step(Step::Reached, "the group has come as far as the relay")?;
     Ok(reached)
@@ -243,7 +245,6 @@ async fn give_up_group(driver: &mut Driver<'_>, world: &World) -> Result<Done, R
         // must have been consumed.
         let consumed = async {
             let reached = until_reached(driver).await?;
-            driver.fence.follow(&reached);
             driver.until_rest_is_had(|places| reaches(places, &reached)).await
         };
         let consumed: Result<_, Trouble> = consumed.await;

@@ -5,7 +5,7 @@
 //! a rollback closes it before the channel delivers again. Brokers refuse every pull of a closed group. A group that is
 //! open without the channel's barrier was created by the heartbeat of an instance that slept through a rollback.
 //!
-//! It is looked at before queues are locked, for an instance that has slept finds its locks ended as well.
+//! It is looked at before any queue is locked. So whoever has closed it, and finds no queue locked, knows that nobody relays.
 
 use std::time::Duration;
 
@@ -59,16 +59,25 @@ impl Gate {
         }
     }
 
-    /// Whether a relay that runs may go on.
+    /// Whether it is open.
     ///
     /// # Errors
     /// When that cannot be said now: then no queue is to be locked.
+    pub(super) async fn look(&self) -> Result<bool, ClusterError> {
+        let [consuming, barrier] = self.cluster.consuming_known([&self.group, &self.barrier]).await?;
+        Ok(consuming.open > 0 && consuming.closed == 0 && barrier.exists())
+    }
+
+    /// The same, as it was seen a moment ago at the earliest.
+    ///
+    /// # Errors
+    /// When that cannot be said now.
     pub(super) async fn is_open(&mut self) -> Result<bool, ClusterError> {
         if Instant::now() < self.look_at {
             return Ok(true);
         }
-        let [consuming, barrier] = self.cluster.consuming_known([&self.group, &self.barrier]).await?;
+        let open = self.look().await?;
         self.look_at = Instant::now() + LOOK_EVERY;
-        Ok(consuming.open > 0 && consuming.closed == 0 && barrier.exists())
+        Ok(open)
     }
 }

@@ -287,6 +287,12 @@ impl TopicRelay {
         if wanted.is_empty() {
             return;
         }
+        // Whoever closes the gate relies on it that no queue is locked behind it.
+        if let Some(gate) = &self.gate
+            && !gate.look().await.unwrap_or(false)
+        {
+            return;
+        }
         let locked = member.lock(&wanted).await;
         for queue in wanted {
             if locked.granted.contains(&queue) {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use nsqbridge::mapping::{Share, bucket};
+use nsqbridge::mapping::{Names, Share, bucket};
 use nsqbridge_brokers::{Line, Nsqd, Rig};
 use tokio::task::JoinHandle;
 
@@ -53,8 +53,8 @@ impl Producer {
                     Arc::clone(&gateways[turn % gateways.len()])
                 };
                 let from = counted.load(Ordering::SeqCst);
-                gateway.publish_all(&topic, &numbered(from..from + 40)).await;
-                counted.fetch_add(40, Ordering::SeqCst);
+                gateway.publish_all(&topic, &numbered(from..from + 20)).await;
+                counted.fetch_add(20, Ordering::SeqCst);
             }
         });
         Self { gateways, sent, stop, running }
@@ -131,11 +131,11 @@ async fn a_share_grows_and_shrinks_under_load_and_no_message_is_on_two_sides_or_
     let first = [gateway(rig, &path, 1).await, gateway(rig, &path, 1).await];
     let producer = Producer::start(&stage.topic, first.into());
     stage.at_work(1_000).await;
-    let ended = stage.act("cutover", &["--share", "--max-pause", "60s"]).await;
+    let ended = stage.act("cutover", &["--share", "--max-pause", "2m"]).await;
     println!("{}", ended.done()["message"]);
     let old = stage.moved.count();
     for percent in [5, 25, 100, 0] {
-        producer.sends(1_500).await;
+        producer.sends(1_200).await;
         for place in 0..2 {
             producer.replace(place, gateway(rig, &path, percent).await).await;
         }
@@ -150,7 +150,7 @@ async fn a_share_grows_and_shrinks_under_load_and_no_message_is_on_two_sides_or_
         "{status}"
     );
 
-    let ended = stage.act("rollback", &["--max-pause", "60s"]).await;
+    let ended = stage.act("rollback", &["--max-pause", "2m"]).await;
     println!("the relay was held for {} ms", ended.done()["paused_ms"]);
     let (rest, group) = (left.count(), new.count());
     eventually("the channel itself is at work again", SOON, async || stage.moved.count() > old + 500).await;
@@ -178,3 +178,48 @@ async fn a_share_grows_and_shrinks_under_load_and_no_message_is_on_two_sides_or_
 }
 
 on_both_lines!(a_share_grows_and_shrinks_under_load_and_no_message_is_on_two_sides_or_none);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_is_completed_by_share_when_nothing_is_left() {
+    let rig = shared(Line::V5);
+    let mut stage = Stage::by_share(rig, "share.done").await;
+    let (path, share) = (stage.path(), share_of(&stage.path()));
+    let producer = Producer::start(&stage.topic, vec![gateway(rig, &path, 50).await]);
+    stage.at_work(500).await;
+    stage.act("cutover", &["--share", "--max-pause", "2m"]).await.done();
+    let new = GroupConsumer::of_share(rig, &stage.topic, &stage.group(), share.property());
+    eventually("the new consumer is at work", SOON, async || new.count() > 200).await;
+    // Its consumers are stopped first: they would create it again.
+    stage.moved = Consumer::start(&[], &stage.topic, CHANNELS[0]);
+    let flags = ["--name", &path];
+    let early = stage.act("complete", &flags).await;
+    assert_eq!((early.code, early.reason()), (2, "ByShare"), "nobody has had the rest yet: {early:?}");
+    producer.replace(0, gateway(rig, &path, 100).await).await;
+    let nsqds: Vec<&Nsqd> = rig.nsqds.iter().collect();
+    let left = Consumer::start(&nsqds, share.topic().as_str(), CHANNELS[0]);
+    let rest = async || stage.status().await["rest"]["messages"] == serde_json::json!([0, 0, 0]);
+    eventually("the old consumer has had the rest", SOON, async || left.count() > 200 && rest().await).await;
+    println!("{}", stage.act("complete", &flags).await.done()["message"]);
+    assert_eq!(stage.status().await["stage"], "Completed");
+    let of_rest = format!("nsqbridge-transfer-{}", stage.group());
+    assert!(!cluster(rig).groups().await.unwrap().contains(&of_rest), "{of_rest} is left");
+    producer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_by_share_is_refused_by_name_before_anything_is_changed() {
+    let rig = shared(Line::V5);
+    let stage = Stage::set(rig, "share.refused").await;
+    stage.gateway.publish(&stage.topic, "one").await;
+    stage.moved.wait_for(1).await;
+    super::relayed(rig, &stage.topic).await;
+    let namesake = format!("{}.moved", stage.topic);
+    let stored = Names::default().rocketmq_topic(&namesake.parse().unwrap());
+    cluster(rig).create_topic(&stored, 1).await.unwrap();
+    let refused = stage.act("cutover", &["--share"]).await;
+    assert_eq!((refused.code, refused.reason()), (2, "TopicTaken"), "{refused:?}");
+    assert_eq!(stage.status().await["stage"], "Active");
+    stage.act("cutover", &["--max-pause", "2m"]).await.done();
+    let refused = stage.act("cutover", &["--share"]).await;
+    assert_eq!((refused.code, refused.reason()), (2, "NotByShare"), "{refused:?}");
+}

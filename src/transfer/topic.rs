@@ -143,6 +143,10 @@ impl TopicRelay {
 
     /// Relays until `drain`, or until its gate is closed; then finishes what is in flight, commits, unlocks and leaves the group.
     pub(super) async fn run(mut self, drain: CancellationToken) {
+        // Before anything is created in nsqd, where the topic may be another's.
+        if drain.run_until_cancelled(self.admitted()).await.is_none() {
+            return;
+        }
         let views = self.shared.fleet.watch(&self.topic);
         let ask_every = self.shared.paced(ASK_LOOKUPD_EVERY);
         let ready = Arc::clone(&self.state.destinations).keep_ready(views, ask_every);
@@ -229,7 +233,6 @@ impl TopicRelay {
 
     /// Waits until the topic exists, then joins its group.
     async fn join(&self) -> Member {
-        self.admitted().await;
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
         let mut waiting = false;
         loop {

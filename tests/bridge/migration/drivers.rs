@@ -8,7 +8,7 @@ use nsqbridge_brokers::{Line, Nsqd, Rig};
 
 use super::{Ended, GroupConsumer, Load, Stage, act, counted, doubled, relayed};
 use crate::bridge::{
-    Consumer, Gateway, Program, SOON, To, create_channel, eventually, shared, topic, transfer,
+    Consumer, Gateway, Program, SOON, To, cluster, create_channel, eventually, shared, topic, transfer,
 };
 
 /// A topic of its own for each step a driver dies after.
@@ -44,6 +44,10 @@ async fn casualties(
     let flags: Vec<&str> = flags.chain(left.iter().map(|flag| &**flag)).collect();
     for topic in &topics {
         create_channel(nsqds[0], topic, "moved").await;
+        // Brokers that are busy with other tests may take longer than a publish has.
+        let stored = Names::default().rocketmq_topic(&topic.parse().unwrap());
+        eventually("the topic is there", SOON, async || cluster(rig).create_topic(&stored, 2).await.is_ok())
+            .await;
     }
     let relay = transfer(&rig.name_server, &topics[0], &To::Nsqds(&nsqds), &flags);
     let casualties = steps.iter().zip(&topics).enumerate().map(|(n, (step, topic))| {

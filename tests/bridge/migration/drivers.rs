@@ -37,8 +37,10 @@ async fn casualties(
     let [stamped, left] = ["=40", ""].map(|percent| -> Vec<String> {
         shares.iter().flat_map(|share| ["--share".to_owned(), format!("{share}{percent}")]).collect()
     });
-    let stamped: Vec<&str> =
-        ["--topic-queues", "2"].into_iter().chain(stamped.iter().map(|flag| &**flag)).collect();
+    let stamped: Vec<&str> = ["--topic-queues", "2", "--publish-timeout", "9s"]
+        .into_iter()
+        .chain(stamped.iter().map(|flag| &**flag))
+        .collect();
     let gateway = Arc::new(Gateway::start(&rig.name_server, &stamped).await);
     let flags = topics[1..].iter().flat_map(|topic| ["--topic", topic]);
     let flags: Vec<&str> = flags.chain(left.iter().map(|flag| &**flag)).collect();

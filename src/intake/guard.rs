@@ -66,7 +66,7 @@ async fn asked(
     }
     let channels = stats.topics.iter().flat_map(|topic| &topic.channels);
     let new = !channels.into_iter().any(|channel| channel.channel_name == config.channel.as_str());
-    let instances = control::ask(cluster, &config.names, &config.group_prefix, topic, None)
+    let instances = control::ask(cluster, &config.names, &config.group_prefix, &topic.into(), None)
         .await
         .map_err(|error| format!("which relays there are: {error}"))?;
     for control::Instance { id, report } in instances {

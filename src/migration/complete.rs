@@ -7,10 +7,11 @@
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    driver::{Done, with_lock},
+    driver::{Done, see_through, with_lock},
     nsqds::Nsqds,
     progress::{Progress, Step},
     refusal::{Left, Reason, Refusal, Trouble},
+    rest,
     subject::{Stage, Subject, World},
 };
 use crate::transfer::control::{self, Change};
@@ -60,10 +61,11 @@ async fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble> {
         let detail = format!("{} has consumed nothing since the cutover", subject.group);
         return Err(Trouble::new(Reason::GroupNotConsuming, detail));
     }
-    Ok(())
+    rest::is_had(subject, world).await
 }
 
 async fn delete(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
+    see_through(progress, async || rest::close(subject, world).await).await?;
     record(subject).await?;
     progress.step(Step::Recorded, "every relay knows that the channel is done with")?;
     delete_channel(subject, &world.nsqds).await?;
@@ -99,7 +101,7 @@ async fn tell_relays(subject: &Subject, change: Option<Change>) -> Result<(), Tr
     let must_know = change.is_some();
     let group = subject.completed_group();
     let name = group.strip_prefix(&names.completed_prefix(topic)).unwrap_or(&group);
-    for instance in control::ask(cluster, names, group_prefix, topic, change).await? {
+    for instance in control::ask(cluster, names, group_prefix, &topic.into(), change).await? {
         let silent = |reason: String| Trouble::new(Reason::RelaySilent, format!("{}: {reason}", instance.id));
         let report = instance.report.map_err(silent)?;
         if must_know && !report.completed.iter().any(|known| known == name) {

@@ -216,6 +216,12 @@ impl Names {
         format!("nsqbridge-returning-{}", self.channel_group(topic, channel))
     }
 
+    /// The group that says, by being there, that a channel was cut over by share.
+    #[must_use]
+    pub fn share_group(&self, topic: &TopicName, channel: &ChannelName) -> String {
+        format!("nsqbridge-share-{}", self.channel_group(topic, channel))
+    }
+
     /// The group that says, by being there, that a channel is done with and is not to be created again.
     #[must_use]
     pub fn completed_group(&self, topic: &TopicName, channel: &ChannelName) -> String {

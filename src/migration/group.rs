@@ -111,10 +111,10 @@ impl Subject {
     pub(super) async fn forget_marks(&self) -> Result<(), Trouble> {
         let groups = self.cluster.groups().await?;
         let barrier = [self.barrier_group(), self.returning_group()];
-        let rest = self.rest_group();
+        let share = self.share_group();
         let there = |group: &&String| groups.contains(*group);
         let marks = barrier.iter().filter(there).chain(self.became_of(&groups));
-        for group in marks.chain(rest.iter().filter(there)) {
+        for group in marks.chain(Some(&share).filter(there)) {
             self.cluster.delete_group(group).await?;
         }
         Ok(())

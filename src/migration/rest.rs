@@ -2,8 +2,10 @@
 //!
 //! A cutover by share draws one barrier for two: the group gets what is stamped above it ([`crate::mapping::Share`]), and a second relay brings
 //! the rest to `TOPIC.CHANNEL`. That relay is to the cutover what the group's consumers are, and is treated as they are: its own group is
-//! closed, given the same place, and opened after the other. It locks no queue while its group is closed, so whoever has closed it, and
-//! can lock every queue himself, knows that nobody relays, whatever sleeps or is cut off.
+//! closed, given the same place, and opened after the other; at the end it is closed and left so, for a broker would create a group that is
+//! gone, open, for a pull that it still holds. That a channel is moved by share is said by another group. The relay locks no queue
+//! while its group is closed, so whoever has closed it, and can lock every queue himself, knows that nobody relays, whatever sleeps or is
+//! cut off.
 //!
 //! A rollback waits for both: the rest has been relayed as far as the group stands, and its consumer has finished all of it.
 
@@ -124,7 +126,9 @@ pub(super) async fn may_begin(subject: &Subject, world: &World) -> Result<(), Tr
     let names = &subject.names;
     let group = names.feed_group(&subject.group_prefix, &feed);
     let topics = [names.journal_topic(&feed), names.parking_topic(&feed)];
-    if group.len() > MAX_GROUP_BYTES || topics.iter().any(|topic| topic.len() > MAX_TOPIC_BYTES) {
+    if group.len().max(subject.share_group().len()) > MAX_GROUP_BYTES
+        || topics.iter().any(|topic| topic.len() > MAX_TOPIC_BYTES)
+    {
         let detail = format!("{group} or {} is too long a name", topics.join(" or "));
         return Err(Trouble::new(Reason::NameTooLong, detail));
     }
@@ -173,6 +177,7 @@ impl Prepared {
     pub(super) async fn place(&mut self, subject: &Subject, places: &Places) -> Result<(), Trouble> {
         let group = subject.names.feed_group(&subject.group_prefix, &self.feed);
         subject.rest_is_idle(&group).await?;
+        subject.cluster.set_consuming(&subject.share_group(), false).await?;
         subject.place(&group, places).await?;
         self.record.write(places).await?;
         subject.rest_is_idle(&group).await

@@ -143,6 +143,10 @@ impl Subject {
         self.names.returning_group(&self.topic, &self.channel)
     }
 
+    pub(super) fn share_group(&self) -> String {
+        self.names.share_group(&self.topic, &self.channel)
+    }
+
     pub(super) fn completed_group(&self) -> String {
         self.names.completed_group(&self.topic, &self.channel)
     }
@@ -172,7 +176,7 @@ impl Subject {
             true => Some(self.barrier().await?),
             false => None,
         };
-        let rest = match self.rest_group().filter(|group| groups.contains(group)) {
+        let rest = match self.rest_group().filter(|_| groups.contains(&self.share_group())) {
             Some(group) => Some(cluster.consuming(&group).await?),
             None => None,
         };

@@ -2,8 +2,8 @@
 //!
 //! Before and after, the channel itself gets everything, and whatever came to its own topic as well would come twice. So the relay's consumer
 //! group is not its own to create: a cutover creates it with a place on every queue, closed, and opens it once the two sides are parted;
-//! a rollback closes it before the channel delivers again. Brokers refuse every pull of a closed group. A group that is
-//! open without the channel's barrier was created by the heartbeat of an instance that slept through a rollback.
+//! a rollback closes it before the channel delivers again. Brokers refuse every pull of a closed group. One that is open without the
+//! word of a cutover by share, which is a group as well, was created by the heartbeat of an instance.
 //!
 //! It is looked at before any queue is locked. So whoever has closed it, and finds no queue locked, knows that nobody relays.
 
@@ -24,18 +24,18 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 pub(super) struct Gate {
     cluster: Cluster,
     share: Share,
-    /// The relay's group, the channel's barrier, and the topic that the NSQ topic would be in RocketMQ.
+    /// The relay's group, the word of the cutover, and the topic that the NSQ topic would be in RocketMQ.
     group: String,
-    barrier: String,
+    word: String,
     namesake: String,
     look_at: Instant,
 }
 
 impl Gate {
     pub(super) fn new(cluster: Cluster, names: &Names, share: Share, group: String) -> Self {
-        let barrier = names.barrier_group(&share.channel().topic, &share.channel().channel);
+        let word = names.share_group(&share.channel().topic, &share.channel().channel);
         let namesake = names.rocketmq_topic(share.topic());
-        Self { cluster, share, group, barrier, namesake, look_at: Instant::now() }
+        Self { cluster, share, group, word, namesake, look_at: Instant::now() }
     }
 
     /// Why it may not be begun; nothing when it may.
@@ -43,9 +43,9 @@ impl Gate {
     /// # Errors
     /// When that cannot be said now.
     pub(super) async fn keeps_out(&self) -> Result<Option<String>, ClusterError> {
-        let Self { cluster, share, group, barrier, namesake, .. } = self;
-        let [consuming, barrier] = cluster.consuming_known([group, barrier]).await?;
-        if !consuming.exists() || !barrier.exists() {
+        let Self { cluster, share, group, word, namesake, .. } = self;
+        let [consuming, word] = cluster.consuming_known([group, word]).await?;
+        if !consuming.exists() || !word.exists() {
             return Ok(Some(format!("by share only after `nsqbridge cutover {share} --share`")));
         }
         if consuming.closed > 0 {
@@ -64,8 +64,8 @@ impl Gate {
     /// # Errors
     /// When that cannot be said now: then no queue is to be locked.
     pub(super) async fn look(&self) -> Result<bool, ClusterError> {
-        let [consuming, barrier] = self.cluster.consuming_known([&self.group, &self.barrier]).await?;
-        Ok(consuming.open > 0 && consuming.closed == 0 && barrier.exists())
+        let [consuming, word] = self.cluster.consuming_known([&self.group, &self.word]).await?;
+        Ok(consuming.open > 0 && consuming.closed == 0 && word.exists())
     }
 
     /// The same, as it was seen a moment ago at the earliest.

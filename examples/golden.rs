@@ -49,8 +49,8 @@ async fn main() {
         send(request::SEND_MESSAGE_V2, &String::from_utf8_lossy(properties.encoded())).body(every_byte);
     take(broker, single, folder, "send");
     let mut batch = BytesMut::new();
-    encode_batch_record(&mut batch, 0, b"first of a batch", &properties);
-    encode_batch_record(&mut batch, 0, b"second of a batch", &properties);
+    encode_batch_record(&mut batch, 0, b"first of a batch", properties.encoded());
+    encode_batch_record(&mut batch, 0, b"second of a batch", properties.encoded());
     take(broker, send(request::SEND_BATCH_MESSAGE, "").body(batch.freeze()), folder, "send_batch");
 
     let pull = |offset: i64| {

@@ -9,10 +9,14 @@ use crate::{
         Command, DoctorArgs, Output, ParkedAction, ParkedArgs, RelayAction, RelayArgs, StatusArgs, StatusOf,
     },
     doctor::{self, DoctorConfig},
-    migrating,
+    intake, migrating,
     migration::{self, plan::Plan},
     moves,
-    nsq::{names::ChannelPath, nsqd::Nsqd, nsqlookupd::Nsqlookupd},
+    nsq::{
+        names::{ChannelPath, TopicName},
+        nsqd::Nsqd,
+        nsqlookupd::Nsqlookupd,
+    },
     planned,
     rocketmq::ClusterError,
     run::{self, RunError},
@@ -128,6 +132,12 @@ async fn show_status(mut args: StatusArgs, stop: &CancellationToken) -> Result<E
         } else {
             None
         };
+        let mut intakes = Vec::new();
+        for topic in statuses.iter().flatten().filter_map(|status| status.topic.parse::<TopicName>().ok()) {
+            let found = intake::control::ask(&cluster, &names, &topic).await.map_err(failed)?;
+            intakes.push((topic, found));
+        }
+        intakes.retain(|(_, found)| !found.is_empty());
         let mut moved = Vec::new();
         for channel in &channels {
             moved.push(migration::status::status(channel).await.map_err(failed)?);
@@ -137,11 +147,16 @@ async fn show_status(mut args: StatusArgs, stop: &CancellationToken) -> Result<E
             Output::Table => {
                 let table = statuses.as_deref().map(status::table).unwrap_or_default();
                 let moved: Vec<String> = moved.iter().map(migration::status::text).collect();
-                print!("{clear}{table}{}", moved.join("\n"));
+                let intakes = intake::control::table(&intakes);
+                print!("{clear}{table}{intakes}{}", moved.join("\n"));
             }
             Output::Json => println!(
                 "{}",
-                serde_json::json!({ "topics": statuses.unwrap_or_default(), "channels": moved })
+                serde_json::json!({
+                    "topics": statuses.unwrap_or_default(),
+                    "intakes": intake::control::json(&intakes),
+                    "channels": moved,
+                })
             ),
         }
         if !args.watch || stop.run_until_cancelled(tokio::time::sleep(WATCHED_EVERY)).await.is_none() {

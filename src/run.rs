@@ -94,6 +94,7 @@ pub async fn run(invocation: Invocation) -> Result<ExitCode, RunError> {
     let guard = invocation.admin.as_ref().map(guard).transpose()?;
     let mut registry = metrics::registry();
     let mut roles = Vec::new();
+    let alone = invocation.roles.len() == 1;
     for command in invocation.roles {
         match command {
             Command::Gateway(args) => {
@@ -118,7 +119,7 @@ pub async fn run(invocation: Invocation) -> Result<ExitCode, RunError> {
                     None => Ok(ExitCode::FAILURE),
                 };
             }
-            Command::Intake(args) => roles.push(build_intake(*args, &shutdown, &mut registry).await?),
+            Command::Intake(args) => roles.push(build_intake(*args, alone, &shutdown, &mut registry).await?),
             Command::Run(_) => {}
             question => {
                 // On the heap: the moves hold much over their waits.
@@ -375,15 +376,19 @@ fn intake_config(args: IntakeArgs) -> Result<(Cluster, IntakeConfig), RunError> 
     Ok((cluster, config))
 }
 
+/// Beside other roles nothing is refused, for these must not end with it: it is held, and says why.
 async fn build_intake(
     args: IntakeArgs,
+    alone: bool,
     shutdown: &Shutdown,
     registry: &mut Registry,
 ) -> Result<Role, RunError> {
     let (cluster, config) = intake_config(args)?;
-    let asked = tokio::time::timeout(REFUSED_WITHIN, intake::refusal(&cluster, &config)).await;
-    if let Ok(Some(reason)) = asked {
-        return Err(RunError::Blocked(reason));
+    if alone {
+        let asked = tokio::time::timeout(REFUSED_WITHIN, intake::refusal(&cluster, &config));
+        if let Some(Ok(Some(reason))) = shutdown.drain.run_until_cancelled(asked).await {
+            return Err(RunError::Blocked(reason));
+        }
     }
     let counted = Arc::new(intake::metrics::Metrics::default());
     counted.register(registry);

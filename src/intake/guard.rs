@@ -10,7 +10,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::{IntakeConfig, Shared, metrics::Standing};
 use crate::{
@@ -39,6 +39,8 @@ pub(super) enum Found {
     Writer(String),
     /// Somebody who must be asked does not answer, or it is too early.
     Unknown(String),
+    /// RocketMQ does not say which relays there are.
+    Away(String),
 }
 
 /// Asks everybody once.
@@ -66,9 +68,11 @@ async fn asked(
     }
     let channels = stats.topics.iter().flat_map(|topic| &topic.channels);
     let new = !channels.into_iter().any(|channel| channel.channel_name == config.channel.as_str());
-    let instances = control::ask(cluster, &config.names, &config.group_prefix, &topic.into(), None)
-        .await
-        .map_err(|error| format!("which relays there are: {error}"))?;
+    let instances =
+        match control::ask(cluster, &config.names, &config.group_prefix, &topic.into(), None).await {
+            Ok(instances) => instances,
+            Err(error) => return Ok(Found::Away(format!("which relays there are: {error}"))),
+        };
     for control::Instance { id, report } in instances {
         let report =
             report.map_err(|reason| format!("the relay {id} does not say where it sends: {reason}"))?;
@@ -143,7 +147,12 @@ pub(super) async fn keep(
             Found::Unknown(reason) if *allowed.borrow() => {
                 debug!(%topic, nsqd = %nsqd.address(), reason, "not known for now");
             }
-            Found::Unknown(reason) => {
+            Found::Away(reason) if *allowed.borrow() => {
+                if standing.rocketmq(Some(reason.clone())) {
+                    warn!(%topic, nsqd = %nsqd.address(), reason, "RocketMQ does not answer");
+                }
+            }
+            Found::Unknown(reason) | Found::Away(reason) => {
                 prepared = false;
                 refuse(reason);
             }
@@ -160,6 +169,7 @@ pub(super) async fn keep(
             },
             Found::Clear { .. } => {
                 standing.hold(None);
+                standing.rocketmq(None);
                 allowed.send_replace(true);
             }
         }
@@ -167,14 +177,10 @@ pub(super) async fn keep(
     }
 }
 
-/// Creates what must be there. The group first: a cutover that begins later sees it.
+/// Creates what must be there, and makes the intake known first: a cutover that begins later sees it.
 async fn prepare(shared: &Shared, topic: &TopicName, nsqd: &Nsqd) -> Result<(), String> {
-    let Shared { cluster, config, .. } = shared;
-    let in_rocketmq = async {
-        cluster.create_group(&config.names.intake_group(topic)).await?;
-        cluster.create_topic(&config.names.rocketmq_topic(topic), config.topic_queues).await
-    };
-    in_rocketmq.await.map_err(|error| error.to_string())?;
+    let Shared { config, .. } = shared;
+    shared.make_known(topic).await?;
     let in_nsqd = async {
         nsqd.create_topic(topic).await?;
         nsqd.create_channel(topic, &config.channel).await

@@ -177,21 +177,24 @@ impl Inlet {
                     let sent = sent.unwrap_or_else(|fault| std::panic::resume_unwind(fault.into_panic()));
                     self.settle(sent, &mut words);
                 }
-                event = nsqd.next() => self.hear(event?, &mut words),
+                event = nsqd.next() => self.hear(event?, &mut words)?,
             }
         }
     }
 
-    fn hear(&mut self, event: Event, words: &mut Vec<u8>) {
+    fn hear(&mut self, event: Event, words: &mut Vec<u8>) -> io::Result<()> {
         match event {
             Event::Message(message) => self.take(message, words),
             Event::Heartbeat => Command::Nop.write(words),
-            // Its time was up, or its connection gone: it comes again.
-            Event::Fault(fault) => {
+            Event::Fault(fault) if is_of_a_message(&fault) => {
                 debug!(topic = %self.topic, nsqd = %self.nsqd.address(), fault, "nsqd says");
+            }
+            Event::Fault(fault) => {
+                return Err(io::Error::other(format!("nsqd ends the connection: {fault}")));
             }
             Event::Taken => {}
         }
+        Ok(())
     }
 
     fn take(&mut self, message: Delivered, words: &mut Vec<u8>) {
@@ -222,9 +225,25 @@ impl Inlet {
     }
 }
 
+/// Whether nsqd speaks of one message only: its time was up, or its connection gone, and it comes again.
+fn is_of_a_message(fault: &str) -> bool {
+    ["E_FIN_FAILED", "E_REQ_FAILED", "E_TOUCH_FAILED"].iter().any(|code| fault.starts_with(code))
+}
+
 /// Goes on with a task's panic in this one.
 fn raise(ended: Result<(), tokio::task::JoinError>) {
     if let Err(fault) = ended {
         std::panic::resume_unwind(fault.into_panic());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nsqd_says_of_a_message_does_not_end_the_connection() {
+        assert!(is_of_a_message("E_TOUCH_FAILED TOUCH 0a failed ID not in flight"));
+        assert!(!is_of_a_message("E_INVALID RDY count 3000 out of range 0-2500"));
     }
 }

@@ -1,6 +1,9 @@
 //! How each topic of each nsqd stands, for metrics, readiness and the log.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -8,9 +11,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::control::{InletReport, IntakeReport, StoredTo};
 use crate::{
     nsq::{address::HttpAddress, names::TopicName},
     observe::health::Dependency,
+    rocketmq::outcome::Receipt,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,13 +50,23 @@ pub(super) struct Standing {
     in_hand: Gauge,
     held: Gauge,
     troubles: Mutex<Troubles>,
+    /// One past the last message stored, by broker and queue.
+    stored_to: Mutex<BTreeMap<(String, i32), i64>>,
 }
 
 /// Why it does not take in.
 #[derive(Debug)]
 struct Troubles {
     hold: Option<String>,
+    /// RocketMQ does not answer, or stores nothing.
+    rocketmq: Option<String>,
     connection: Option<String>,
+}
+
+impl Troubles {
+    fn worst(&self) -> Option<&String> {
+        self.hold.as_ref().or(self.rocketmq.as_ref()).or(self.connection.as_ref())
+    }
 }
 
 impl Metrics {
@@ -92,8 +107,10 @@ impl Metrics {
             held: self.held.get_or_create_owned(&labels),
             troubles: Mutex::new(Troubles {
                 hold: Some("not asked yet whether a relay writes there".to_owned()),
+                rocketmq: None,
                 connection: None,
             }),
+            stored_to: Mutex::default(),
         });
         standing.held.set(1);
         self.standings.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&standing));
@@ -107,13 +124,37 @@ impl Metrics {
         let dependency = |standing: &Arc<Standing>| {
             let name = format!("intake of {} from {}", standing.topic, standing.nsqd);
             let troubles = standing.troubles();
-            match (&troubles.hold, &troubles.connection) {
-                (Some(reason), _) => Dependency::vital(name, Err(reason.clone())),
-                (None, Some(reason)) => Dependency::part(name, Err(reason.clone())),
-                (None, None) => Dependency::vital(name, Ok(())),
+            match (&troubles.hold, &troubles.rocketmq, &troubles.connection) {
+                (Some(reason), _, _) | (None, Some(reason), _) => {
+                    Dependency::vital(name, Err(reason.clone()))
+                }
+                (None, None, Some(reason)) => Dependency::part(name, Err(reason.clone())),
+                (None, None, None) => Dependency::vital(name, Ok(())),
             }
         };
         standings.iter().map(dependency).collect()
+    }
+
+    /// How the inlets of one topic stand.
+    pub(super) fn report(&self, topic: &TopicName) -> IntakeReport {
+        let standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stored_to: BTreeMap<(String, i32), i64> = BTreeMap::new();
+        let mut nsqds = Vec::new();
+        for standing in standings.iter().filter(|standing| standing.topic == *topic) {
+            nsqds.push(InletReport {
+                nsqd: standing.nsqd.to_string(),
+                in_hand: standing.in_hand.get(),
+                stored: standing.stored.get(),
+                waiting: standing.troubles().worst().cloned(),
+            });
+            for (queue, end) in &*standing.stored_to.lock().unwrap_or_else(PoisonError::into_inner) {
+                let known = stored_to.entry(queue.clone()).or_default();
+                *known = (*known).max(*end);
+            }
+        }
+        let stored_to = stored_to.into_iter();
+        let stored_to = stored_to.map(|((broker, queue), offset)| StoredTo { broker, queue, offset });
+        IntakeReport { nsqds, stored_to: stored_to.collect() }
     }
 }
 
@@ -129,6 +170,22 @@ impl Standing {
         let other = troubles.hold != reason;
         troubles.hold = reason;
         other
+    }
+
+    /// Takes note of why RocketMQ stores nothing now; whether that is another trouble than before.
+    pub(super) fn rocketmq(&self, trouble: Option<String>) -> bool {
+        let mut troubles = self.troubles();
+        let other = troubles.rocketmq != trouble;
+        troubles.rocketmq = trouble;
+        other
+    }
+
+    /// Takes note of where so many messages were stored.
+    pub(super) fn stored_at(&self, receipt: &Receipt, messages: usize) {
+        let end = receipt.queue_offset + i64::try_from(messages).unwrap_or(i64::MAX);
+        let mut stored_to = self.stored_to.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = stored_to.entry((receipt.broker.clone(), receipt.queue_id)).or_default();
+        *known = (*known).max(end);
     }
 
     /// Takes note of how the connection is; whether that is another trouble than before.

@@ -18,6 +18,7 @@
 //!
 //! ```text
 //! guard    whether a relay writes to an nsqd, or may
+//! control  what others ask of it
 //! inlet    one topic of one nsqd: takes, touches, finishes
 //!   ├ hand     what nsqd has handed over, and what came before
 //!   └ store    into RocketMQ, each message with its own outcome
@@ -30,6 +31,7 @@
 //! - What is delivered again, to this process or another, carries the same unique key: it is made of nsqd's own id of the message.
 //! - A graceful stop doubles nothing.
 
+pub mod control;
 mod guard;
 mod hand;
 mod inlet;
@@ -37,12 +39,12 @@ pub mod metrics;
 pub mod retire;
 mod store;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio::task::JoinSet;
+use tokio::{sync::Mutex, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::{inlet::Inlet, metrics::Metrics};
+use self::{control::Known, inlet::Inlet, metrics::Metrics};
 use crate::{
     mapping::Names,
     nsq::{
@@ -81,6 +83,20 @@ struct Shared {
     producer: Producer,
     config: IntakeConfig,
     metrics: Arc<Metrics>,
+    /// The topics, and what makes each known once something may be taken in.
+    known: BTreeMap<TopicName, Mutex<Option<Known>>>,
+}
+
+impl Shared {
+    /// Makes it known that the topic is taken in here.
+    async fn make_known(&self, topic: &TopicName) -> Result<(), String> {
+        let Some(known) = self.known.get(topic) else { return Ok(()) };
+        let mut known = known.lock().await;
+        if known.is_none() {
+            *known = Some(Known::make(&self.cluster, &self.config, &self.metrics, topic).await?);
+        }
+        Ok(())
+    }
 }
 
 impl IntakeConfig {
@@ -106,11 +122,17 @@ pub async fn refusal(cluster: &Cluster, config: &IntakeConfig) -> Option<String>
 /// under the same key.
 pub async fn run(cluster: Cluster, config: IntakeConfig, metrics: Arc<Metrics>, drain: CancellationToken) {
     let producer = Producer::new(cluster.clone(), "nsqbridge-intake");
-    let shared = Arc::new(Shared { cluster, producer, config, metrics });
+    let known = config.topics.iter().map(|topic| (topic.clone(), Mutex::default())).collect();
+    let shared = Arc::new(Shared { cluster, producer, config, metrics, known });
     let mut inlets = JoinSet::new();
     for (topic, nsqd) in shared.config.inlets() {
         inlets.spawn(Inlet::new(Arc::clone(&shared), topic.clone(), nsqd.clone(), drain.clone()).run());
     }
     // A panic in one of them is raised here.
     inlets.join_all().await;
+    for known in shared.known.values() {
+        if let Some(known) = known.lock().await.take() {
+            known.leave().await;
+        }
+    }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::IntakeConfig;
 use crate::{
     nsq::{
+        clients::ClientStats,
         names::TopicName,
         nsqd::{Nsqd, Stats},
     },
@@ -39,20 +40,45 @@ fn failed(error: impl ToString) -> NotRetired {
 /// See [`NotRetired`]; what is deleted by then stays so.
 pub async fn retire(cluster: &Cluster, config: &IntakeConfig) -> Result<(), NotRetired> {
     for topic in &config.topics {
+        nobody_takes_in(cluster, config, topic).await?;
         let before = published(config, topic).await?;
         tokio::time::sleep(APART).await;
         if published(config, topic).await? != before {
-            return Err(NotRetired::TooEarly(format!(
-                "somebody still publishes {topic} to one of these nsqds"
-            )));
+            return Err(still_published(topic));
         }
         is_passed(cluster, config, topic).await?;
+        nobody_takes_in(cluster, config, topic).await?;
+        // As late as can be: what comes between this and the end is in no channel of ours.
+        if published(config, topic).await? != before {
+            return Err(still_published(topic));
+        }
         for nsqd in &config.nsqds {
             nsqd.delete_channel(topic, &config.channel).await.map_err(failed)?;
         }
         cluster.delete_group(&config.names.intake_group(topic)).await.map_err(failed)?;
     }
     Ok(())
+}
+
+fn still_published(topic: &TopicName) -> NotRetired {
+    NotRetired::TooEarly(format!("somebody still publishes {topic} to one of these nsqds"))
+}
+
+/// Whether no intake of the topic runs, here or elsewhere.
+async fn nobody_takes_in(
+    cluster: &Cluster,
+    config: &IntakeConfig,
+    topic: &TopicName,
+) -> Result<(), NotRetired> {
+    let group = config.names.intake_group(topic);
+    match cluster.members_of(&group).await.map_err(failed)?.into_keys().next() {
+        Some(intake) => {
+            let reason =
+                format!("{intake} still takes {topic} in, perhaps from another nsqd: stop that first");
+            Err(NotRetired::TooEarly(reason))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What every nsqd process has had published, once everything of it is finished.
@@ -72,6 +98,11 @@ fn finished(
     stats: &Stats,
 ) -> Result<(i64, u64), NotRetired> {
     let early = |what: String| Err(NotRetired::TooEarly(format!("{} {what}", nsqd.address())));
+    let publishes = |client: &&ClientStats| client.pub_counts.iter().any(|of| of.topic == topic.as_str());
+    if let Some(producer) = stats.producers.iter().find(publishes) {
+        let from = &producer.remote_address;
+        return early(format!("has a producer of {topic} connected, {from}, however seldom it publishes"));
+    }
     let Some(of) = stats.topics.iter().find(|of| of.topic_name == topic.as_str()) else {
         return Ok((stats.start_time, 0));
     };

@@ -122,6 +122,8 @@ impl Store {
         loop {
             let failure = match producer.deliver(&topic, messages, None, BUDGET).await {
                 Outcome::Delivered(receipt) => {
+                    self.standing.rocketmq(None);
+                    self.standing.stored_at(&receipt, messages.len());
                     if receipt.perhaps_twice || doubted {
                         self.standing.perhaps_doubled(messages.len());
                         warn!(topic = %self.topic, messages = messages.len(),
@@ -137,6 +139,7 @@ impl Store {
                 }
             };
             self.standing.retried(messages.len());
+            self.standing.rocketmq(Some(format!("not stored yet: {failure}")));
             if !std::mem::replace(&mut failing, true) {
                 warn!(topic = %self.topic, messages = messages.len(), error = %failure,
                     "not stored yet; trying until it is");

@@ -2,6 +2,7 @@
 
 mod dedicated;
 mod faults;
+mod told;
 
 use std::{
     collections::BTreeMap,

@@ -7,7 +7,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    driver::{Done, see_through, with_lock},
+    driver::{Done, with_lock},
     nsqds::Nsqds,
     progress::{Progress, Step},
     refusal::{Left, Reason, Refusal, Trouble},
@@ -65,9 +65,9 @@ async fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble> {
 }
 
 async fn delete(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
-    see_through(progress, async || rest::close(subject, world).await).await?;
     record(subject).await?;
     progress.step(Step::Recorded, "every relay knows that the channel is done with")?;
+    rest::close(subject, world, progress).await?;
     delete_channel(subject, &world.nsqds).await?;
     if let Some((nsqd, _)) = world.nsqds.look().await?.channels().next() {
         let detail = format!("{nsqd} has the channel again: a consumer of it is still connected");

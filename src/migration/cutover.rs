@@ -55,6 +55,10 @@ pub async fn cut_over(
     with_lock(subject, progress, stop, async |lock| {
         let world = recover(subject, progress).await?;
         if world.stage() == Stage::CutOver {
+            if options.by_share && world.rest.is_none() {
+                let trouble = Trouble::new(Reason::NotByShare, "its group has all of its messages");
+                return Err(Refusal::untouched(trouble));
+            }
             let how = if world.rest.is_some() { " by share" } else { "" };
             return Ok(Done::at_once(format!("{} is cut over{how} already", subject.path())));
         }
@@ -186,8 +190,9 @@ async fn up_to_the_same(driver: &mut Driver<'_>, rest: Option<&mut Prepared>) ->
 
     subject.has_no_members().await?;
     subject.place(&subject.group, &proof.places).await?;
-    if let Some(rest) = rest {
-        rest.place(subject, &proof.places).await?;
+    match rest {
+        Some(rest) => rest.place(subject, &proof.places).await?,
+        None => subject.forget_share().await?,
     }
     subject.forget_retries().await?;
     subject.forget_returning().await?;

@@ -137,7 +137,7 @@ fn stands_still(report: &QueueReport, committed: i64) -> Result<(), Trouble> {
 }
 
 /// What an nsqd process that is gone may have lost will be relayed again, into a channel nobody would read any more.
-fn has_nothing_to_repeat(report: &TopicReport, look: &Look) -> Result<(), Trouble> {
+pub(super) fn has_nothing_to_repeat(report: &TopicReport, look: &Look) -> Result<(), Trouble> {
     for undrained in &report.undrained {
         let seen = look.0.iter().find(|(nsqd, _)| nsqd.as_str() == undrained.nsqd);
         if seen.is_none_or(|(_, seen)| seen.start_time != undrained.start_time) {

@@ -139,6 +139,14 @@ impl Subject {
         Ok(())
     }
 
+    /// What comes is no share, whatever an earlier cutover was.
+    pub(super) async fn forget_share(&self) -> Result<(), Trouble> {
+        if self.cluster.groups().await?.contains(&self.share_group()) {
+            self.cluster.delete_group(&self.share_group()).await?;
+        }
+        Ok(())
+    }
+
     /// Leaves out what an earlier life of the group wanted to try again: the channel had it.
     pub(super) async fn forget_retries(&self) -> Result<(), Trouble> {
         for (queue, at, end) in self.retries().await? {

@@ -8,6 +8,7 @@ use super::{
     driver::see_through,
     progress::{Progress, Step},
     refusal::{Left, Reason, Refusal, Trouble},
+    rest,
     subject::{Stage, Subject, World},
 };
 
@@ -39,11 +40,17 @@ pub(super) async fn recover(subject: &Subject, progress: &Progress) -> Result<Wo
 /// The group was opened somewhere, so everything before that was as it must be.
 async fn finish_opening(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
     world.is_ours()?;
-    let of_rest = world.rest.map_or(0, |rest| rest.missing);
-    if world.group.missing + of_rest > 0 {
+    let of_rest = world.rest.zip(subject.rest_group()).map(|(rest, group)| (rest.missing, group));
+    for (missing, group) in
+        [Some((world.group.missing, subject.group.clone())), of_rest].into_iter().flatten()
+    {
         // A broker that was away at the cutover: opened there without a place, the group would begin anywhere.
-        let detail = format!("{} masters do not know {}", world.group.missing.max(of_rest), subject.group);
-        return Err(Trouble::new(Reason::QueuesChanged, detail));
+        if missing > 0 {
+            return Err(Trouble::new(
+                Reason::QueuesChanged,
+                format!("{missing} masters do not know {group}"),
+            ));
+        }
     }
     see_through(progress, async || world.nsqds.pause(&world.look).await).await?;
     see_through(progress, async || subject.open(world.rest.is_some()).await).await?;
@@ -52,6 +59,7 @@ async fn finish_opening(subject: &Subject, world: &World, progress: &Progress) -
 
 async fn unpause(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
     world.is_ours()?;
+    rest::shut(subject, world, progress).await?;
     see_through(progress, async || subject.unpause().await).await?;
     forget(subject).await;
     progress.step(Step::Undone, "what an interrupted run left is undone: the channel delivers again")

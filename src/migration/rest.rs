@@ -9,28 +9,35 @@
 //!
 //! A rollback waits for both: the rest has been relayed as far as the group stands, and its consumer has finished all of it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
-    driver::{Driver, Proof, Side},
-    nsqds::{Look, Nsqds},
-    progress::Step,
+    driver::{Driver, Proof, Side, see_through},
+    fence::has_nothing_to_repeat,
+    nsqds::{Look, Nsqds, Published},
+    progress::{Progress, Step},
     refusal::{Reason, Trouble},
     status::lag,
     subject::{Places, Stage, Subject, World},
 };
 use crate::{
     mapping::{Feed, MAX_GROUP_BYTES, Share, ShareError},
-    rocketmq::{ClusterError, group::Member},
-    transfer::{self, control},
+    rocketmq::{ClusterError, Queue, group::Member, reader::Bounds},
+    transfer::{
+        self,
+        control::{self, Instance},
+        parking,
+    },
 };
 
 /// The longest name of a RocketMQ topic.
 const MAX_TOPIC_BYTES: usize = 127;
-/// A relay that runs commits what has just come within this time.
-const HAD_WITHIN: Duration = Duration::from_secs(5);
+/// Nothing more comes to a topic to which nothing came for so long.
+const QUIET: Duration = Duration::from_secs(5);
+/// What has just come is relayed, had and committed within this time.
+const HAD_WITHIN: Duration = Duration::from_secs(15);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// What a cutover by share has made ready before it holds anybody up.
@@ -116,6 +123,43 @@ impl Subject {
     pub(super) async fn rest_stands(&self, side: &Side) -> Result<(Places, Look), Trouble> {
         let group = self.names.feed_group(&self.group_prefix, &side.feed);
         Ok((self.places_of(&group).await?, side.nsqds.look().await?))
+    }
+
+    /// Whether the relay of what is left has parked nothing: neither side has had that.
+    async fn rest_has_nothing_parked(&self, rest: &Side) -> Result<(), Trouble> {
+        match parking::parked(&self.cluster, &self.names, &rest.feed).await?.len() {
+            0 => Ok(()),
+            parked => Err(Trouble::new(Reason::MessagesParked, format!("{parked} of {}", rest.feed))),
+        }
+    }
+
+    /// Whether what is left is relayed up to these ends, its consumer has all of it, and no nsqd may have lost any; what was published.
+    async fn has_had(&self, rest: &Side, ends: &BTreeMap<Queue, Bounds>) -> Result<Published, Trouble> {
+        let topic = rest.feed.topic();
+        let instances =
+            control::ask(&self.cluster, &self.names, &self.group_prefix, &rest.feed, None).await?;
+        let (stands, look) = self.rest_stands(rest).await?;
+        if instances.is_empty() {
+            let detail = format!("no instance relays {topic}, so nobody knows what its nsqds may have lost");
+            return Err(Trouble::new(Reason::RelayMissing, detail));
+        }
+        for Instance { id, report } in &instances {
+            let silent = |reason: &String| Trouble::new(Reason::RelaySilent, format!("{id}: {reason}"));
+            let report = report.as_ref().map_err(silent)?;
+            has_nothing_to_repeat(report, &look)?;
+            if report.queues.iter().any(|queue| queue.replaying) {
+                return Err(Trouble::new(
+                    Reason::UndrainedMessages,
+                    format!("{id} relays messages of {topic} again"),
+                ));
+            }
+        }
+        let detail = match (lag(&stands, ends), look.is_empty()) {
+            (0, Ok(())) => return Ok(look.published()),
+            (0, Err(trouble)) => trouble.detail,
+            (lag, _) => format!("{lag} messages have still to be looked at for it"),
+        };
+        Err(Trouble::new(Reason::ByShare, format!("{topic}: {detail}")))
     }
 }
 
@@ -214,7 +258,9 @@ impl Driver<'_> {
     ) -> Result<Option<Proof>, Trouble> {
         let Some(rest) = &self.rest else { return Ok(None) };
         let had = |look: &Look, places: &Places| holds(places).and_then(|()| look.is_empty());
-        self.until_proved(rest, had).await.map(Some)
+        let proof = self.until_proved(rest, had).await?;
+        self.subject.rest_has_nothing_parked(rest).await?;
+        Ok(Some(proof))
     }
 
     /// Ends the relay of what is left: from here on it sends nothing, whatever becomes of the fence.
@@ -239,36 +285,57 @@ impl Driver<'_> {
     }
 }
 
-/// Whether what is left is relayed up to where the topic ends now, and its consumer has all of it.
+/// Whether what is left is relayed up to where the topic ends now, its consumer has all of it, and no more comes.
 ///
 /// # Errors
-/// [`Reason::ByShare`] when it is not so within a few seconds.
+/// [`Reason::ByShare`] when it is not so within some seconds, and whatever makes that impossible to tell.
 pub(super) async fn is_had(subject: &Subject, world: &World) -> Result<(), Trouble> {
     let Some(rest) = subject.rest(world).await? else { return Ok(()) };
-    // More may come all the time, and is looked at a moment later.
+    subject.rest_has_nothing_parked(&rest).await?;
     let ends = subject.cluster.topic_stats(&subject.rocketmq_topic()).await?;
     let give_up_at = Instant::now() + HAD_WITHIN;
+    let mut quiet: Option<(Instant, Published)> = None;
     loop {
-        let (stands, look) = subject.rest_stands(&rest).await?;
-        let detail = match (lag(&stands, &ends), look.is_empty()) {
-            (0, Ok(())) => return Ok(()),
-            (0, Err(trouble)) => trouble.detail,
-            (lag, _) => format!("{lag} messages have still to be looked at for it"),
+        let trouble = match subject.has_had(&rest, &ends).await {
+            Ok(published) => {
+                let (since, before) = quiet.get_or_insert_with(|| (Instant::now(), published.clone()));
+                if *before != published {
+                    (*since, *before) = (Instant::now(), published);
+                } else if since.elapsed() >= QUIET {
+                    return Ok(());
+                }
+                Trouble::new(Reason::ByShare, format!("messages still come to {}", rest.feed.topic()))
+            }
+            Err(trouble) => {
+                quiet = None;
+                trouble
+            }
         };
         if Instant::now() > give_up_at {
-            return Err(Trouble::new(Reason::ByShare, format!("{}: {detail}", rest.feed.topic())));
+            return Err(trouble);
         }
         tokio::time::sleep(LOOK_AGAIN_AFTER).await;
     }
 }
 
-/// Closes the group of the relay of what is left, for good.
-pub(super) async fn close(subject: &Subject, world: &World) -> Result<(), Trouble> {
-    match (subject.rest_group(), world.rest) {
-        (Some(group), Some(_)) => {
-            subject.cluster.set_consuming(&group, false).await?;
-            subject.rest_is_idle(&group).await
+/// Closes the group of the relay of what is left; whoever relays with it leaves within seconds.
+pub(super) async fn shut(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
+    match subject.rest_group().filter(|_| world.rest.is_some()) {
+        Some(group) => {
+            see_through(progress, async || Ok(subject.cluster.set_consuming(&group, false).await?)).await
         }
-        _ => Ok(()),
+        None => Ok(()),
+    }
+}
+
+/// The same for good: nobody relays with it any more.
+pub(super) async fn close(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
+    shut(subject, world, progress).await?;
+    match subject.rest_group().filter(|_| world.rest.is_some()) {
+        Some(group) => {
+            see_through(progress, async || subject.rest_is_idle(&group).await).await?;
+            progress.step(Step::RestEnded, "what was left is relayed no more")
+        }
+        None => Ok(()),
     }
 }

@@ -26,6 +26,7 @@ use super::{
     progress::{Progress, Step},
     recover::{forget, half_done, recover, reopen},
     refusal::{Left, Reason, Refusal, Trouble},
+    rest,
     subject::{Places, Stage, Subject, World},
 };
 
@@ -257,10 +258,8 @@ async fn give_up_group(driver: &mut Driver<'_>, world: &World) -> Result<Done, R
         let cluster = &subject.cluster;
         see_through(progress, async || Ok(cluster.set_consuming(&subject.group, false).await?)).await?;
         progress.step(Step::Closed, "the group is closed where it stands")?;
-        if let Some(rest) = &driver.rest {
-            driver.close_rest(rest).await?;
-            progress.step(Step::RestEnded, "no more of what was left is relayed")?;
-        }
+        // Whoever relays what was left has a moment to leave: here a few messages may come twice, and nobody is to wait.
+        rest::shut(subject, world, progress).await?;
         let doubled = doubled(subject, world.rest.is_some()).await?;
         see_through(progress, async || subject.unpause().await).await?;
         progress.step(Step::Unpaused, "the channel delivers all it has collected")?;

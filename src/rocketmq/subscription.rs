@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tracing::info;
 
@@ -81,8 +82,11 @@ impl Cluster {
     ) -> Result<[Consuming; N], ClusterError> {
         let mut consuming = [Consuming::default(); N];
         let (mut failure, mut answered) = (None, false);
-        for (_, address) in self.masters().await? {
-            match self.group_settings_on(&address).await {
+        let masters = self.masters().await?;
+        // At once: one that is frozen takes its time, and the others are waited for.
+        let asks = masters.iter().map(|(_, address)| self.group_settings_on(address));
+        for asked in join_all(asks).await {
+            match asked {
                 Ok(known) => {
                     answered = true;
                     for (group, consuming) in groups.iter().zip(&mut consuming) {

@@ -33,7 +33,17 @@ impl fmt::Debug for Record {
 /// Why a relay has not got its place.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct NotPlaced(#[from] JournalError);
+pub struct NotPlaced(#[from] Cause);
+
+#[derive(Debug, thiserror::Error)]
+enum Cause {
+    /// RocketMQ cannot be asked or does not take it, or somebody else has written since the record was opened.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The topic has got another queue since.
+    #[error("{0} is new: it was not there when the record was opened")]
+    New(Queue),
+}
 
 impl Record {
     /// Opens the record for these queues, and creates it where there is none.
@@ -49,7 +59,7 @@ impl Record {
         let journal = Arc::new(Journal::new(cluster.clone(), names, feed, LOOKER));
         let mut pages = BTreeMap::new();
         for queue in queues {
-            pages.insert(queue.clone(), journal.open(queue).await?.0);
+            pages.insert(queue.clone(), journal.open(queue).await.map_err(Cause::from)?.0);
         }
         Ok(Self(pages))
     }
@@ -57,12 +67,13 @@ impl Record {
     /// Writes down that the relay is to begin at these places. What an earlier one has left in nsqds is not its concern.
     ///
     /// # Errors
-    /// When RocketMQ did not take it, or somebody else has written since it was opened.
+    /// See [`NotPlaced`].
     pub async fn write(&mut self, places: &BTreeMap<Queue, i64>) -> Result<(), NotPlaced> {
-        for (queue, page) in &mut self.0 {
-            if let Some(&relayed) = places.get(queue) {
-                page.write(Entry { relayed, stored_ms: None, undrained: Snapshot::default() }).await?;
-            }
+        for (queue, &relayed) in places {
+            let page = self.0.get_mut(queue).ok_or_else(|| Cause::New(queue.clone()))?;
+            page.write(Entry { relayed, stored_ms: None, undrained: Snapshot::default() })
+                .await
+                .map_err(Cause::from)?;
         }
         Ok(())
     }

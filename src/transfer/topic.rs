@@ -171,7 +171,9 @@ impl TopicRelay {
         let _described =
             self.cluster.describe(&self.group, Arc::new(move |asked| super::control::answer(&state, asked)));
         let mut changes = self.cluster.membership_changes();
-        let mut rounds = tokio::time::interval(self.shared.paced(ROUND_EVERY));
+        // Whoever closes a gate waits for it.
+        let round_every = if self.gate.is_some() { ROUND_EVERY } else { self.shared.paced(ROUND_EVERY) };
+        let mut rounds = tokio::time::interval(round_every);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reports = tokio::time::interval(REPORT_EVERY);
         let mut reported = 0;

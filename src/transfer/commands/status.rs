@@ -57,7 +57,15 @@ pub async fn ask(
 ) -> Result<Vec<TopicStatus>, ClusterError> {
     let feeds: Vec<Feed> = if topics.is_empty() {
         let groups = cluster.groups().await?;
-        groups.iter().filter_map(|group| names.feed_of(group_prefix, group)).collect()
+        // The group of the relay of a share that has ended is still there, closed.
+        let is_relayed = |feed: &Feed| match feed {
+            Feed::Topic(_) => true,
+            Feed::Share(share) => {
+                let channel = share.channel();
+                groups.contains(&names.share_group(&channel.topic, &channel.channel))
+            }
+        };
+        groups.iter().filter_map(|group| names.feed_of(group_prefix, group)).filter(is_relayed).collect()
     } else {
         topics.iter().map(Feed::from).collect()
     };

@@ -4,6 +4,8 @@
 //! fence ─ quiet? ─ barrier ─ group's offsets := barrier ─ pause the channel ─ still the same? ─ open the group ─ unfence
 //! ```
 //!
+//! Where an intake takes messages in, the topic is paused on its nsqds between fence and quiet: see [`super::intakes`].
+//!
 //! `tests/bridge/cutover_model.rs` checks this protocol with every order of events and a crash at every step; [`up_to_the_same`] is it,
 //! line by line. Everything before the group is opened can be done over, and is undone when it does not come to an end in time. Opening
 //! it is the one write that counts, and is never taken back here. At its end every message lies on one side of the barrier:
@@ -69,7 +71,7 @@ pub async fn cut_over(
 /// Whether nothing stands in the way that can be seen before the lock is had.
 async fn is_free(subject: &Subject, world: &World) -> Result<(), Trouble> {
     may_begin(subject, world)?;
-    subject.is_not_taken_in().await?;
+    subject.is_not_paused(world).await?;
     has_nothing_parked(subject, world).await
 }
 
@@ -113,7 +115,7 @@ pub(super) fn drive<'a>(
 ) -> Driver<'a> {
     let (nsqds, fence) = (world.nsqds.clone(), Fence::new(subject));
     let (apart, deadline) = (APART.max(options.quiet), Instant::now() + options.max_pause);
-    Driver { subject, progress, stop, lock, nsqds, fence, apart, deadline }
+    Driver { subject, progress, stop, lock, nsqds, fence, holds: false, held: None, apart, deadline }
 }
 
 /// What stands in the way before anything is begun.
@@ -134,6 +136,7 @@ pub(super) fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble>
     if world.instances.is_empty() {
         return Err(Trouble::new(Reason::RelayMissing, format!("no instance relays {}", subject.topic)));
     }
+    world.intakes_run()?;
     if let Some(queue) = &world.unrelayed {
         return Err(Trouble::new(Reason::RelayMissing, format!("{queue} is relayed by nobody now")));
     }
@@ -152,16 +155,12 @@ async fn up_to_the_same(driver: &mut Driver<'_>) -> Result<Proof, Trouble> {
     // Open it would consume as soon as it has offsets.
     subject.cluster.set_consuming(&subject.group, false).await?;
     driver.fence.renew().await?;
-    // An intake that begins now sees the fence, and waits.
-    subject.is_not_taken_in().await?;
     progress.step(Step::Fenced, "the relay sends nothing new; producers notice nothing")?;
 
     let empty = |look: &super::nsqds::Look, _: &_| look.is_complete().and_then(|()| look.is_empty());
-    let proof = driver.until_proved(empty).await?;
+    let proof = driver.until_level(empty).await?;
     progress.step(Step::Quiet, "every nsqd was seen empty twice, with nothing published between")?;
 
-    // One that had looked before the fence has made itself known by now.
-    subject.is_not_taken_in().await?;
     subject.claim_barrier().await?;
     subject.place(&subject.barrier_group(), &proof.places).await?;
     let end: i64 = proof.places.values().sum();
@@ -195,11 +194,11 @@ async fn open(driver: &Driver<'_>, began: Instant, proof: &Proof) -> Result<Done
     };
     if let Err(trouble) = opened.await {
         if trouble.reason != Reason::Stopped {
-            driver.fence.lift().await;
+            driver.let_go().await;
         }
         return Err(Refusal { trouble, left: half_open(subject) });
     }
-    driver.fence.lift().await;
+    driver.let_go().await;
     let message = format!(
         "{} is cut over: start the consumers of {}; they begin behind {} messages",
         subject.path(),
@@ -228,7 +227,7 @@ async fn undo(driver: &Driver<'_>, trouble: Trouble) -> Refusal {
         return Refusal { trouble, left: half_done() };
     }
     let unpaused = see_through(driver.progress, async || driver.subject.unpause().await).await;
-    driver.fence.lift().await;
+    driver.let_go().await;
     let left = match unpaused {
         Ok(()) => {
             forget(driver.subject).await;
@@ -274,6 +273,7 @@ pub async fn preview(subject: &Subject, options: Options) -> Result<Vec<String>,
         world.instances.len(),
         subject.topic
     ));
+    lines.extend(world.held_meanwhile());
     lines.push(format!("then the channel is paused, and {group} begins exactly where it ended"));
     let brokers: BTreeSet<String> =
         subject.queues().await.map_err(Refusal::untouched)?.into_iter().map(|queue| queue.broker).collect();

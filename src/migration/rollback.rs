@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     cutover::drive,
     driver::{Done, Driver, Options, see_through, with_lock},
+    fence::follows,
     group::reaches,
     nsqds::Look,
     progress::{Progress, Step},
@@ -40,6 +41,16 @@ pub enum Mode {
         /// Even when the channel holds less than was relayed since the cutover.
         accept_missing: bool,
     },
+}
+
+impl Mode {
+    /// Whether intakes run, where they are needed: to count what the channel must hold, or to part it.
+    fn needs_intakes(self, world: &World) -> Result<(), Trouble> {
+        match self {
+            Mode::Broken { accept_missing: true } => Ok(()),
+            Mode::Healthy | Mode::Broken { .. } => world.intakes_run(),
+        }
+    }
 }
 
 /// What would come twice.
@@ -75,19 +86,20 @@ pub async fn roll_back(
 ) -> Result<Done, Refusal> {
     let world = subject.read().await.map_err(Refusal::untouched)?;
     may_begin(subject, &world).map_err(Refusal::untouched)?;
+    subject.is_not_paused(&world).await.map_err(Refusal::untouched)?;
     with_lock(subject, progress, stop, async |lock| {
         let world = recover(subject, progress).await?;
         if world.stage() != Stage::CutOver {
             return Ok(Done::at_once(format!("the consumers of {} are NSQ's", subject.path())));
         }
-        subject.is_not_taken_in().await.map_err(Refusal::untouched)?;
+        mode.needs_intakes(&world).map_err(Refusal::untouched)?;
         let began = Instant::now();
         let mut driver = drive(subject, options, progress, stop, lock, &world);
         if let Mode::Broken { accept_missing } = mode {
             if !accept_missing {
-                until_complete(&driver).await.map_err(Refusal::untouched)?;
+                until_complete(&mut driver).await.map_err(Refusal::untouched)?;
             }
-            return give_up_group(&driver, &world).await;
+            return give_up_group(&mut driver, &world).await;
         }
         let mut emptied = false;
         match up_to_the_same(&mut driver, &mut emptied).await {
@@ -116,8 +128,6 @@ async fn up_to_the_same(driver: &mut Driver<'_>, emptied: &mut bool) -> Result<(
     let Driver { subject, progress, .. } = *driver;
     subject.has_no_retries().await?;
     until_reached(driver).await?;
-    // An intake that begins now sees the fence, and waits.
-    subject.is_not_taken_in().await?;
 
     subject.cluster.set_consuming(&subject.returning_group(), false).await?;
     progress.step(Step::Returning, "it is written down that a rollback has begun")?;
@@ -145,23 +155,13 @@ async fn up_to_the_same(driver: &mut Driver<'_>, emptied: &mut bool) -> Result<(
 }
 
 /// Waits until the group has all that was ever relayed.
-async fn until_reached(driver: &Driver<'_>) -> Result<(), Trouble> {
+async fn until_reached(driver: &mut Driver<'_>) -> Result<(), Trouble> {
     let Driver { subject, progress, .. } = *driver;
     driver.fence.renew().await?;
     progress.step(Step::Fenced, "the relay sends nothing new; producers notice nothing")?;
-    let reached = driver.until_proved(Look::is_copied_at).await?.places;
+    let reached = driver.until_level(Look::is_copied_at).await?.places;
     driver.until(async || reaches(&subject.places_of(&subject.group).await?, &reached)).await?;
     progress.step(Step::Reached, "the group has come as far as the relay")
-}
-
-fn follows(places: &Places, stands: &Places) -> Result<(), Trouble> {
-    if places.iter().any(|(queue, at)| stands.get(queue).is_none_or(|stands| at > stands)) {
-        return Err(Trouble::new(Reason::RelayAhead, "the relay is further than the group"));
-    }
-    if places != stands {
-        return Err(Trouble::new(Reason::RelayInFlight, "the relay follows the group"));
-    }
-    Ok(())
 }
 
 async fn unpause(driver: &Driver<'_>, began: Instant) -> Result<Done, Refusal> {
@@ -172,11 +172,11 @@ async fn unpause(driver: &Driver<'_>, began: Instant) -> Result<Done, Refusal> {
     };
     if let Err(trouble) = unpaused.await {
         if trouble.reason != Reason::Stopped {
-            driver.fence.lift().await;
+            driver.let_go().await;
         }
         return Err(Refusal { trouble, left: half_done() });
     }
-    driver.fence.lift().await;
+    driver.let_go().await;
     forget(subject).await;
     let message = format!("{} is rolled back: nothing was lost, nothing comes twice", subject.path());
     let done = Done::after(message, began);
@@ -198,7 +198,7 @@ async fn undo(driver: &Driver<'_>, emptied: bool, trouble: Trouble) -> Refusal {
         if emptied { Ok(()) } else { driver.subject.forget_returning().await }
     };
     let reopened = reopened.await;
-    driver.fence.lift().await;
+    driver.let_go().await;
     let left = match reopened {
         Ok(()) => Left::Undone,
         Err(failed) => Left::InForce(format!("the group is closed on some brokers ({failed}); run it again")),
@@ -208,7 +208,21 @@ async fn undo(driver: &Driver<'_>, emptied: bool, trouble: Trouble) -> Refusal {
 
 /// Whether the channel holds all that was relayed since the barrier. An nsqd that dies takes with it what it had in memory, and for a parked
 /// channel that is not relayed again.
-async fn until_complete(driver: &Driver<'_>) -> Result<(), Trouble> {
+async fn until_complete(driver: &mut Driver<'_>) -> Result<(), Trouble> {
+    if driver.nsqds.look().await?.taken_in().next().is_none() {
+        return is_complete(driver).await;
+    }
+    // Else what the relay has yet to pass would make up for what is missing.
+    let complete = match driver.until_level(Look::is_copied_at).await {
+        Ok(_) => is_complete(driver).await,
+        Err(trouble) if trouble.reason == Reason::Stopped => return Err(trouble),
+        Err(trouble) => Err(trouble),
+    };
+    driver.let_go().await;
+    complete
+}
+
+async fn is_complete(driver: &Driver<'_>) -> Result<(), Trouble> {
     let Driver { subject, .. } = *driver;
     let mut short = None;
     for _ in 0..COUNTED {
@@ -228,12 +242,12 @@ async fn until_complete(driver: &Driver<'_>) -> Result<(), Trouble> {
 }
 
 /// Closes the group where it stands, and lets the channel deliver all it collected.
-async fn give_up_group(driver: &Driver<'_>, world: &World) -> Result<Done, Refusal> {
+async fn give_up_group(driver: &mut Driver<'_>, world: &World) -> Result<Done, Refusal> {
     let Driver { subject, progress, .. } = *driver;
     if world.returning {
         // An earlier rollback may have dropped messages from the channel that only the group has: first it must have consumed them.
         if let Err(trouble) = until_reached(driver).await {
-            driver.fence.lift().await;
+            driver.let_go().await;
             return Err(Refusal { trouble, left: Left::Undone });
         }
     }
@@ -248,7 +262,7 @@ async fn give_up_group(driver: &Driver<'_>, world: &World) -> Result<Done, Refus
     };
     let given_up: Result<Doubled, Trouble> = given_up.await;
     if world.returning {
-        driver.fence.lift().await;
+        driver.let_go().await;
     }
     let doubled = given_up.map_err(|trouble| Refusal { trouble, left: half_done() })?;
     forget(subject).await;
@@ -285,7 +299,7 @@ pub async fn preview(subject: &Subject, mode: Mode, options: Options) -> Result<
         lines.push("nothing is to be done".to_owned());
         return Ok(lines);
     }
-    subject.is_not_taken_in().await.map_err(Refusal::untouched)?;
+    mode.needs_intakes(&world).map_err(Refusal::untouched)?;
     let doubled = doubled(subject).await.map_err(Refusal::untouched)?;
     match mode {
         Mode::Broken { .. } => {
@@ -298,6 +312,7 @@ pub async fn preview(subject: &Subject, mode: Mode, options: Options) -> Result<
             lines.extend(queues.map(|(queue, messages)| format!("  {queue}: {messages}")));
         }
         Mode::Healthy => {
+            lines.extend(world.held_meanwhile());
             lines.push(format!(
                 "{group} consumes up to where the relay is, and is closed; its consumers must finish what they have in hand, or be \
                  stopped, within {}",

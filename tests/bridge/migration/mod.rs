@@ -6,6 +6,7 @@ mod drivers;
 mod planned;
 mod refused;
 mod rollback;
+mod taken_in;
 
 use std::{
     collections::BTreeMap,

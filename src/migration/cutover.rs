@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     driver::{Done, Driver, Options, Proof, see_through, with_lock},
     fence::Fence,
+    group::Before,
     lock::Lock,
     nsqds::APART,
     plan::Deferred,
@@ -57,11 +58,12 @@ pub async fn cut_over(
             return Ok(Done::at_once(format!("{} is cut over already", subject.path())));
         }
         may_begin(subject, &world).map_err(Refusal::untouched)?;
+        let before = subject.group_now(&world).await.map_err(Refusal::untouched)?;
         let began = Instant::now();
         let mut driver = drive(subject, options, progress, stop, lock, &world);
         let proof = match up_to_the_same(&mut driver).await {
             Ok(proof) => proof,
-            Err(trouble) => return Err(undo(&driver, trouble).await),
+            Err(trouble) => return Err(undo(&driver, &before, trouble).await),
         };
         open(&driver, began, &proof).await
     })
@@ -221,19 +223,25 @@ fn half_open(subject: &Subject) -> Left {
 }
 
 /// Takes everything back.
-async fn undo(driver: &Driver<'_>, trouble: Trouble) -> Refusal {
+async fn undo(driver: &Driver<'_>, before: &Before, trouble: Trouble) -> Refusal {
     if matches!(trouble.reason, Reason::Stopped | Reason::AnotherDriver) {
         // Killed, or no longer in charge: whoever comes next reads how things stand.
         return Refusal { trouble, left: half_done() };
     }
-    let unpaused = see_through(driver.progress, async || driver.subject.unpause().await).await;
+    let undone = see_through(driver.progress, async || {
+        driver.subject.unpause().await?;
+        driver.subject.restore(before).await
+    });
+    let undone = undone.await;
     driver.let_go().await;
-    let left = match unpaused {
+    let left = match undone {
         Ok(()) => {
             forget(driver.subject).await;
             Left::Undone
         }
-        Err(failed) => Left::InForce(format!("the channel is paused on some nsqds ({failed}); run it again")),
+        Err(failed) => Left::InForce(format!(
+            "the channel may be paused on some nsqds, and its group closed ({failed}); run it again"
+        )),
     };
     let _ = driver.progress.step(Step::Undone, "the relay goes on, and the channel delivers as before");
     Refusal { trouble, left }

@@ -7,6 +7,7 @@ mod planned;
 mod refused;
 mod rollback;
 mod taken_in;
+mod waits;
 
 use std::{
     collections::BTreeMap,

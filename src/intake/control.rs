@@ -6,7 +6,6 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -14,7 +13,7 @@ use super::{IntakeConfig, metrics::Metrics};
 use crate::{
     mapping::Names,
     nsq::names::TopicName,
-    rocketmq::{Cluster, ClusterError, Described, group::Member},
+    rocketmq::{Cluster, ClusterError, Described, admin::Answer, group::Member},
     table::align,
 };
 
@@ -68,17 +67,15 @@ pub struct Instance {
 /// When no broker can say which there are.
 pub async fn ask(cluster: &Cluster, names: &Names, topic: &TopicName) -> Result<Vec<Instance>, ClusterError> {
     let group = names.intake_group(topic);
-    let members = cluster.members_of(&group).await?;
-    // Side by side: one that is frozen must not keep the others waiting.
-    let asks = members.into_iter().map(async |(id, broker)| {
-        let answered = cluster.ask_member(&broker, &group, &id, &BTreeMap::new()).await;
+    let answers = cluster.ask_members(&group, &BTreeMap::new()).await?;
+    let instance = |(id, answered): (_, Answer)| {
         let report = answered.map_err(|error| error.to_string()).and_then(|properties| {
             let report = properties.get(REPORT).ok_or("it is no intake of this program")?;
             serde_json::from_str(report).map_err(|error| error.to_string())
         });
         Instance { id, report }
-    });
-    Ok(join_all(asks).await)
+    };
+    Ok(answers.into_iter().map(instance).collect())
 }
 
 /// For people: a row for each nsqd of each intake; nothing where there is none.

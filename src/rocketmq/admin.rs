@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -22,6 +23,9 @@ use super::{
 
 /// How long a new topic may take to reach the name servers; brokers register it at once.
 const ROUTE_APPEARS_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a member of a group says of itself, by name; or why it says nothing.
+pub type Answer = Result<BTreeMap<String, String>, ClusterError>;
 
 /// How far a group has read one queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,17 +214,33 @@ impl Cluster {
         }
     }
 
-    /// Asks a member of a group for its running information, through a broker it is connected to. `told` goes with the question.
+    /// Asks every member of a group for its running information; by client id what it answers, or why it does not. `told` goes with
+    /// the question.
     ///
     /// # Errors
-    /// When the broker or the member does not answer.
-    pub async fn ask_member(
+    /// When no broker can say which members there are.
+    pub async fn ask_members(
+        &self,
+        group: &str,
+        told: &BTreeMap<String, String>,
+    ) -> Result<Vec<(String, Answer)>, ClusterError> {
+        let members = self.members_of(group).await?;
+        // Side by side: one that is frozen must not keep the others waiting.
+        let asks = members.into_iter().map(async |(member, broker)| {
+            let answer = self.ask_member(&broker, group, &member, told).await;
+            (member, answer)
+        });
+        Ok(join_all(asks).await)
+    }
+
+    /// Asks one of them, through a broker it is connected to.
+    async fn ask_member(
         &self,
         broker: &str,
         group: &str,
         member: &str,
         told: &BTreeMap<String, String>,
-    ) -> Result<BTreeMap<String, String>, ClusterError> {
+    ) -> Answer {
         let asked = format!("the running information of {member}");
         let command = Command::request(request::GET_CONSUMER_RUNNING_INFO)
             .field("consumerGroup", group)

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::future::join_all;
 use tracing::info;
 
 use super::{
@@ -16,7 +15,7 @@ use super::{
 use crate::{
     mapping::Names,
     nsq::names::{ChannelName, TopicName},
-    rocketmq::{Cluster, ClusterError},
+    rocketmq::{Cluster, ClusterError, admin::Answer},
 };
 
 const REPORT: &str = "relay";
@@ -96,16 +95,14 @@ pub async fn ask(
         };
         asked.insert(word.to_owned(), text);
     }
-    let members = cluster.members_of(&group).await?;
-    // Side by side: one that is frozen must not keep the others waiting.
-    let asks = members.into_iter().map(async |(id, broker)| {
-        let answered = cluster.ask_member(&broker, &group, &id, &asked).await;
+    let answers = cluster.ask_members(&group, &asked).await?;
+    let instance = |(id, answered): (_, Answer)| {
         let report = answered.map_err(|error| error.to_string()).and_then(|properties| {
             let report =
                 properties.get(REPORT).ok_or("it is no relay of this program, or of an older version")?;
             serde_json::from_str(report).map_err(|error| error.to_string())
         });
         Instance { id, report }
-    });
-    Ok(join_all(asks).await)
+    };
+    Ok(answers.into_iter().map(instance).collect())
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use nsqbridge::mapping::Names;
 use nsqbridge_brokers::{Line, Server, rocketmq};
 
-use super::{Ledger, Stage, doubled};
+use super::{Ledger, Stage};
 use crate::bridge::{SOON, eventually, shared};
 
 struct JavaConsumer(Server);
@@ -46,15 +46,7 @@ async fn a_java_consumer_takes_over_and_gives_back_without_a_message_lost_or_dou
     new.has_more_than(1_000).await;
 
     // It is asked what it has in hand, and nothing is given back before it has let go of that.
-    let ended = stage.act("rollback", &["--max-pause", "60s"]).await;
-    println!("the relay was held for {} ms", ended.done()["paused_ms"]);
-    let (old, consumed) = (stage.moved.count(), new.received().len());
-    eventually("the old consumer is at work again", SOON, async || stage.moved.count() > old + 1_000).await;
-    let sent = load.stop().await;
-    let came = stage.settled(sent, &new).await;
-    assert_eq!(new.received().len(), consumed, "the Java consumer got more after the rollback");
-    println!("old {}, new {consumed}, lost 0, doubled {}", stage.moved.count(), doubled(&came));
-    assert_eq!(doubled(&came), 0);
+    stage.is_given_back(load, &new).await;
 }
 
 on_both_lines!(a_java_consumer_takes_over_and_gives_back_without_a_message_lost_or_doubled);

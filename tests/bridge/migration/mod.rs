@@ -87,6 +87,20 @@ impl<'a> Stage<'a> {
         ended.events[0]["channels"][0].clone()
     }
 
+    /// Rolls the channel back under load, from consumers that work: the old one goes on, and the new one gets nothing more.
+    pub async fn is_given_back(&self, load: Load, new: &impl Ledger) {
+        let ended = self.act("rollback", &["--max-pause", "60s"]).await;
+        println!("the relay was held for {} ms", ended.done()["paused_ms"]);
+        let (old, consumed) = (self.moved.count(), new.received().len());
+        eventually("the old consumer is at work again", SOON, async || self.moved.count() > old + 1_000)
+            .await;
+        let sent = load.stop().await;
+        let came = self.settled(sent, new).await;
+        assert_eq!(new.received().len(), consumed, "the new consumer got more after the rollback");
+        println!("old {}, new {consumed}, lost 0, doubled {}", self.moved.count(), doubled(&came));
+        assert_eq!(doubled(&came), 0);
+    }
+
     /// Waits until old and new consumer together have all of `sent`, and the other channels as well; how often each message came
     /// to the moved channel's consumers.
     pub async fn settled(&self, sent: usize, new: &impl Ledger) -> BTreeMap<Bytes, usize> {

@@ -18,15 +18,7 @@ async fn healthy_consumers_give_back_without_a_message_lost_or_doubled(line: Lin
     let load = stage.load(50, Duration::from_millis(50));
     let new = GroupConsumer::start(stage.rig, &stage.topic, &stage.group());
     cut_over(&stage, &new).await;
-    let ended = stage.act("rollback", &["--max-pause", "60s"]).await;
-    println!("the relay was held for {} ms", ended.done()["paused_ms"]);
-    let (old, consumed) = (stage.moved.count(), new.count());
-    eventually("the old consumer is at work again", SOON, async || stage.moved.count() > old + 1_000).await;
-    let sent = load.stop().await;
-    let came = stage.settled(sent, &new).await;
-    assert_eq!(new.count(), consumed, "the new consumer got more after the rollback");
-    println!("old {}, new {consumed}, lost 0, doubled {}", stage.moved.count(), doubled(&came));
-    assert_eq!(doubled(&came), 0);
+    stage.is_given_back(load, &new).await;
     assert_eq!(stage.status().await["stage"], "Active");
     stage.act("rollback", &[]).await.done();
 }

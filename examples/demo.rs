@@ -46,7 +46,7 @@ async fn main() -> ExitCode {
 async fn demo(line: Line, once: bool) -> Result<bool> {
     let started = Instant::now();
     title(&format!("1. Real servers: RocketMQ {line}, nsqlookupd, nsqd"));
-    let options = RigOptions { brokers: 1, nsqds: 1, ..RigOptions::default() };
+    let options = RigOptions { brokers: 1, nsqds: 1, ..RigOptions::default() }.light();
     let rig = tokio::task::block_in_place(|| Rig::start(line, &options))?;
     let nsqd = Nsqd::new(rig.nsqds[0].http_addr().to_string().parse()?);
     println!("   ready in {:.1} s", started.elapsed().as_secs_f64());

@@ -13,7 +13,7 @@ seconds=${FUZZ_SECONDS:-20}
 jobs=${FUZZ_JOBS:-2}
 host=$(rustc -vV | sed -n 's/^host: //p')
 # What `cargo fuzz -s none` sets: coverage counters for libFuzzer. With --target, so that build scripts are left without.
-counters="-Cpasses=sancov-module -Ccodegen-units=1"
+counters="-Cpasses=sancov-module"
 for flag in level=4 inline-8bit-counters pc-table; do counters+=" -Cllvm-args=-sanitizer-coverage-$flag"; done
 command -v "${CXX:-c++}" >/dev/null || { echo "a C++ compiler (c++) is needed to build libFuzzer" >&2; exit 1; }
 RUSTFLAGS="$counters" cargo build --quiet --manifest-path fuzz/Cargo.toml --target-dir target/fuzz --target "$host"

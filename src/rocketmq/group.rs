@@ -15,7 +15,7 @@ use std::{
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, warn};
 
 use super::{
@@ -38,7 +38,14 @@ pub struct Member {
     cluster: Cluster,
     group: String,
     topic: String,
-    _beating: Option<AbortOnDropHandle<()>>,
+    beating: Option<Beating>,
+}
+
+/// A member's heartbeats.
+#[derive(Debug)]
+struct Beating {
+    stop: CancellationToken,
+    task: AbortOnDropHandle<()>,
 }
 
 /// What became of a request for locks. A queue in neither set is one whose broker did not answer.
@@ -93,19 +100,16 @@ impl Member {
             }
         });
         join_all(beats).await;
-        let beating = tokio::spawn(keep_beating(cluster.clone(), topic.to_owned(), beat));
-        Ok(Self {
-            cluster,
-            group: group.to_owned(),
-            topic: topic.to_owned(),
-            _beating: Some(AbortOnDropHandle::new(beating)),
-        })
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(keep_beating(cluster.clone(), topic.to_owned(), beat, stop.clone()));
+        let beating = Some(Beating { stop, task: AbortOnDropHandle::new(task) });
+        Ok(Self { cluster, group: group.to_owned(), topic: topic.to_owned(), beating })
     }
 
     /// For locks only: it beats to nobody, and so gets no share of the queues.
     #[must_use]
     pub fn unannounced(cluster: Cluster, group: &str, topic: &str) -> Self {
-        Self { cluster, group: group.to_owned(), topic: topic.to_owned(), _beating: None }
+        Self { cluster, group: group.to_owned(), topic: topic.to_owned(), beating: None }
     }
 
     /// Everybody in the group now, as all masters that answer know it together; sorted.
@@ -214,6 +218,11 @@ impl Member {
 
     /// Leaves the group, so that the others take over at once.
     pub async fn leave(self) {
+        if let Some(Beating { stop, task }) = self.beating {
+            stop.cancel();
+            // One that came after the goodbye would make it a member again, whose share nobody has, for two minutes.
+            let _ = task.await;
+        }
         let route = self.cluster.route(&self.topic).await.unwrap_or_default();
         let leaving = route.masters().map(async |(broker, address)| {
             let command = Command::request(request::UNREGISTER_CLIENT)
@@ -274,12 +283,11 @@ async fn send_beat(cluster: &Cluster, address: &str, data: &serde_json::Value) -
     cluster.ask(address, "a heartbeat", heartbeat(&cluster.config().client_id, data)).await.map(drop)
 }
 
-async fn keep_beating(cluster: Cluster, topic: String, data: serde_json::Value) {
+async fn keep_beating(cluster: Cluster, topic: String, data: serde_json::Value, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(BEAT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
-    loop {
-        ticks.tick().await;
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let route: Arc<Route> = cluster.route(&topic).await.unwrap_or_default();
         let beats = route.masters().map(async |(broker, address)| {
             if let Err(error) = send_beat(&cluster, address, &data).await {

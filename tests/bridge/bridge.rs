@@ -36,7 +36,7 @@ pub fn shared(line: Line) -> &'static Rig {
 
 /// Brokers of one's own, to break.
 pub fn own(line: Line, options: &RigOptions) -> Rig {
-    blocking(|| Rig::start(line, options)).unwrap()
+    blocking(|| Rig::start(line, &options.clone().light())).unwrap()
 }
 
 /// A client of the rig's RocketMQ.

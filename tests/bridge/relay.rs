@@ -140,8 +140,8 @@ async fn two_instances_one_stopped(line: Line) {
     assert!(farewell.contains("transfer stopped") && farewell.contains("perhaps_doubled=0"), "{farewell}");
 }
 
-/// `defer` on the way through both brokers: never early, and not lost.
-async fn deferred(line: Line, latest: Duration) {
+/// `defer` on the way through both brokers: not before `earliest`, and not lost.
+async fn deferred(line: Line, earliest: Duration) {
     let rig = shared(line);
     let topic = topic("deferred");
     let nsqd = &rig.nsqds[0];
@@ -156,19 +156,19 @@ async fn deferred(line: Line, latest: Duration) {
     assert_eq!(answer, (200, "OK".to_owned()));
     let received = consumer.wait_for(2).await;
     assert_eq!(received, ["at once", "later"]);
-    assert!(started.elapsed() >= Duration::from_millis(3_900), "early: {:?}", started.elapsed());
-    assert!(started.elapsed() < latest, "late: {:?}", started.elapsed());
+    println!("due after 4 s, delivered after {:.1?}", started.elapsed());
+    assert!(started.elapsed() >= earliest, "early: {:?}", started.elapsed());
 }
 
 on_both_lines!(every_byte_and_size, everything_exactly_once, two_instances_one_stopped);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deferred_message_is_due_to_the_second_on_5_5_0() {
-    deferred(Line::V5, Duration::from_secs(15)).await;
+    deferred(Line::V5, Duration::from_millis(3_900)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deferred_message_is_rounded_up_to_a_level_on_4_9_7() {
     // 4 s becomes level 2, 5 s.
-    deferred(Line::V4, Duration::from_secs(15)).await;
+    deferred(Line::V4, Duration::from_millis(4_900)).await;
 }

@@ -16,8 +16,7 @@ use std::{
 
 use nsqbridge::rocketmq::{Cluster, Queue};
 use nsqbridge_brokers::{
-    Broker, BrokerOptions, Flush, Line, Nsqd, Proxy, QUICK_BOOT, Rig, RigOptions, Settings, http,
-    ports::Ports,
+    Broker, BrokerOptions, Flush, Line, Nsqd, Proxy, Rig, RigOptions, Settings, http, ports::Ports,
 };
 use tokio::task::JoinSet;
 
@@ -93,21 +92,14 @@ impl Scene {
     }
 
     pub async fn set(line: Line, flush: Flush, seed: u64) -> Self {
-        let quick = Settings::new().jvm(QUICK_BOOT);
         let broadcast = format!("-broadcast-address={}", std::net::Ipv4Addr::from(NSQDS_AT));
-        let rig = own(
-            line,
-            &RigOptions {
-                flush,
-                name_server: quick.clone(),
-                broker: quick.clone(),
-                nsqd_flags: vec![broadcast],
-                ..RigOptions::default()
-            },
-        );
+        let rig = own(line, &RigOptions { flush, nsqd_flags: vec![broadcast], ..RigOptions::default() });
         let name_server = rig.name_server.addr();
-        let slave =
-            BrokerOptions::new(&[name_server]).name(rig.brokers[0].name()).id(1).flush(flush).settings(quick);
+        let slave = BrokerOptions::new(&[name_server])
+            .name(rig.brokers[0].name())
+            .id(1)
+            .flush(flush)
+            .settings(Settings::light());
         let slave = blocking(|| Broker::start(line, &slave)).unwrap();
         let link = Proxy::start(rig.brokers[1].addr()).unwrap();
         let front = Front::start(link.addr(), &[]).await;

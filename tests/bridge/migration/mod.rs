@@ -243,7 +243,7 @@ impl GroupConsumer {
         let running = tokio::spawn(async move {
             loop {
                 if cluster.consuming(&group).await.is_ok_and(|consuming| consuming.is_open()) {
-                    let member = Member::join(cluster.clone(), &group, &topic).await.unwrap();
+                    let Ok(member) = Member::join(cluster.clone(), &group, &topic).await else { continue };
                     consume(&cluster, &group, &topic, &ledger).await;
                     member.leave().await;
                 }
@@ -267,8 +267,8 @@ impl Ledger for GroupConsumer {
 async fn consume(cluster: &Cluster, group: &str, topic: &str, ledger: &Mutex<Vec<Bytes>>) {
     let reader = QueueReader::new(cluster.clone(), group);
     let mut places: Vec<(Queue, i64)> = Vec::new();
-    for queue in cluster.topic_stats(topic).await.unwrap().into_keys() {
-        let at = cluster.committed_offset(group, &queue).await.unwrap();
+    for queue in insisting(|| cluster.topic_stats(topic)).await.into_keys() {
+        let at = insisting(|| cluster.committed_offset(group, &queue)).await;
         places.push((queue, at.expect("a group that is opened has its place in every queue")));
     }
     loop {
@@ -277,17 +277,30 @@ async fn consume(cluster: &Cluster, group: &str, topic: &str, ledger: &Mutex<Vec
             match reader.pull(queue, *at, 32, Duration::ZERO).await {
                 Ok(Pull::Messages { messages, problem: None, .. }) => {
                     idle = false;
-                    *at += messages.len() as i64;
+                    let next = *at + messages.len() as i64;
+                    *at = next;
                     ledger.lock().unwrap().extend(messages.into_iter().map(|message| message.body));
-                    cluster.commit_offset(group, queue, *at).await.unwrap();
+                    insisting(|| cluster.commit_offset(group, queue, next)).await;
                 }
                 Ok(Pull::Empty { .. }) => {}
                 Err(ClusterError::Refused { code: response::NO_PERMISSION, .. }) => return,
-                other => panic!("{queue} at {at}: {other:?}"),
+                Ok(other) => panic!("{queue} at {at}: {other:?}"),
+                Err(problem) => eprintln!("pulled again: {queue} at {at}: {problem}"),
             }
         }
         if idle {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+}
+
+/// Asks until there is an answer: the brokers may be busy with other tests.
+async fn insisting<T, F: Future<Output = Result<T, ClusterError>>>(ask: impl Fn() -> F) -> T {
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(problem) => eprintln!("asked again: {problem}"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

@@ -54,6 +54,6 @@ pub use error::{Error, Result};
 pub use nsq::{Nsqadmin, Nsqd, NsqdOptions, Nsqlookupd};
 pub use proxy::{Flow, Proxy, Side};
 pub use rig::{Rig, RigOptions, shared};
-pub use rocketmq::{Broker, BrokerOptions, Flush, NameServer, QUICK_BOOT, Settings};
+pub use rocketmq::{Broker, BrokerOptions, Flush, NameServer, Settings};
 pub use server::Server;
 pub use versions::Line;

@@ -8,7 +8,7 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::process::POLL;
-use crate::rocketmq::{Broker, BrokerOptions, Flush, NameServer, QUICK_BOOT, Settings};
+use crate::rocketmq::{Broker, BrokerOptions, Flush, NameServer, Settings};
 use crate::versions::Line;
 use crate::{Error, Nsqd, NsqdOptions, Nsqlookupd, Result};
 
@@ -45,6 +45,16 @@ impl Default for RigOptions {
             broker: Settings::new(),
             nsqd_flags: Vec::new(),
         }
+    }
+}
+
+impl RigOptions {
+    /// The same with [`Settings::light`] beneath the changes to name server and brokers.
+    pub fn light(mut self) -> RigOptions {
+        for settings in [&mut self.name_server, &mut self.broker] {
+            *settings = Settings::light().and(settings);
+        }
+        self
     }
 }
 
@@ -113,7 +123,7 @@ fn start_nsq(options: &RigOptions) -> Result<(Nsqlookupd, Vec<Nsqd>)> {
 }
 
 /// The rig all tests of this process share, started at the first call: one name server, two brokers, one nsqlookupd,
-/// two nsqds, with [`QUICK_BOOT`]. Its servers are nobody's to stop, freeze or reconfigure.
+/// two nsqds, all [`light`](RigOptions::light). Its servers are nobody's to stop, freeze or reconfigure.
 ///
 /// # Panics
 /// If the rig cannot be started.
@@ -124,9 +134,7 @@ pub fn shared(line: Line) -> &'static Rig {
         Line::V4 => &V4,
         Line::V5 => &V5,
     };
-    let quick = Settings::new().jvm(QUICK_BOOT);
-    let options = RigOptions { name_server: quick.clone(), broker: quick, ..RigOptions::default() };
-    slot.get_or_init(|| match Rig::start(line, &options) {
+    slot.get_or_init(|| match Rig::start(line, &RigOptions::default().light()) {
         Ok(rig) => rig,
         Err(e) => panic!("cannot start the shared rig of RocketMQ {line}: {e}"),
     })

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 pub use crate::java::run;
 use crate::java::{CONF, prepare};
 use crate::options::LISTEN;
-pub use crate::options::{BrokerOptions, Flush, QUICK_BOOT, Settings};
+pub use crate::options::{BrokerOptions, Flush, Settings};
 use crate::server::{Launch, Ready, Server, listens, local};
 use crate::versions::Line;
 use crate::{Result, route};

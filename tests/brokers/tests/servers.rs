@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nsqbridge_brokers::{
-    Broker, BrokerOptions, Flow, Line, NameServer, Nsqadmin, Nsqd, NsqdOptions, Nsqlookupd, Proxy,
-    QUICK_BOOT, Result, Server, Settings, Side, http, nsq, rocketmq, shared,
+    Broker, BrokerOptions, Flow, Line, NameServer, Nsqadmin, Nsqd, NsqdOptions, Nsqlookupd, Proxy, Result,
+    Server, Settings, Side, http, nsq, rocketmq, shared,
 };
 
 fn exists(pid: u32) -> bool {
@@ -21,9 +21,9 @@ fn exists(pid: u32) -> bool {
 
 /// Runs `steps` on a name server and a broker of one line.
 fn with_broker(line: Line, steps: impl FnOnce(&NameServer, &Broker) -> Result<()>) {
-    let quick = Settings::new().jvm(QUICK_BOOT);
-    let name_server = NameServer::start(line, &quick).unwrap();
-    let broker = Broker::start(line, &BrokerOptions::new(&[name_server.addr()]).settings(quick)).unwrap();
+    let light = Settings::light();
+    let name_server = NameServer::start(line, &light).unwrap();
+    let broker = Broker::start(line, &BrokerOptions::new(&[name_server.addr()]).settings(light)).unwrap();
     steps(&name_server, &broker).unwrap();
 }
 

@@ -2,8 +2,8 @@
 # toolchain, a JDK, Maven and Go (a missing one is named).
 
 CARGO ?= cargo
-# Tests of real brokers are bound by two or three JVMs; more threads than this only make them wait for each other.
-TEST_THREADS ?= 2
+# Tests of real brokers wait for half of their time; more threads than this only make them wait for each other.
+TEST_THREADS ?= 3
 CARGO_DENY := 0.20.2
 
 .DEFAULT_GOAL := help

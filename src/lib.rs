@@ -29,7 +29,7 @@
 //! intake                       a role that asks the relays as other programs do (`transfer::control`)
 //! gateway │ transfer │ doctor  the roles; they never name each other
 //! audit                        what each hop counts, and whether it adds up
-//! mapping                      NSQ's names in RocketMQ: the only module that knows both
+//! mapping                      NSQ's names in RocketMQ, and who gets what: the only module that knows both
 //! nsq │ rocketmq               the two sides; they never name each other
 //! retry, shutdown, pem,        what everything needs
 //!   excerpt, observe,

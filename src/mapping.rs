@@ -13,8 +13,15 @@
 //! An operator may rename topics. A name that is taken by a rename counts as reserved, so the topic that had it goes behind
 //! `%nsq%` too, and no two topics meet.
 
+mod feed;
+mod share;
+
 use std::collections::BTreeMap;
 
+pub use self::{
+    feed::Feed,
+    share::{STAMPED, Share, ShareError, bucket},
+};
 use crate::{
     nsq::names::{ChannelName, EPHEMERAL, TopicName},
     rocketmq::properties::{Properties, names::UNIQ_KEY},
@@ -165,18 +172,6 @@ impl Names {
         format!("{prefix}-{}", self.rocketmq_topic(topic))
     }
 
-    /// The RocketMQ topic for messages of a topic that nsqd will never take. No topic is mapped to such a name.
-    #[must_use]
-    pub fn parking_topic(&self, topic: &TopicName) -> String {
-        format!("{PARKING_PREFIX}{}", self.rocketmq_topic(topic))
-    }
-
-    /// The RocketMQ topic in which a topic's relay writes down what nsqd may still lose. No topic is mapped to such a name.
-    #[must_use]
-    pub fn journal_topic(&self, topic: &TopicName) -> String {
-        format!("{JOURNAL_PREFIX}{}", self.rocketmq_topic(topic))
-    }
-
     /// The RocketMQ topic in which gateways and relays of a topic write down what they have counted. No topic is mapped to such a
     /// name.
     #[must_use]
@@ -219,6 +214,12 @@ impl Names {
     #[must_use]
     pub fn returning_group(&self, topic: &TopicName, channel: &ChannelName) -> String {
         format!("nsqbridge-returning-{}", self.channel_group(topic, channel))
+    }
+
+    /// The group that says, by being there, that a channel was cut over by share.
+    #[must_use]
+    pub fn share_group(&self, topic: &TopicName, channel: &ChannelName) -> String {
+        format!("nsqbridge-share-{}", self.channel_group(topic, channel))
     }
 
     /// The group that says, by being there, that a channel is done with and is not to be created again.

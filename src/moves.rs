@@ -75,6 +75,7 @@ fn options(pause: &PauseArgs, plan: Option<&Plan>) -> Options {
         max_pause: pause.max_pause.unwrap_or(gates.max_pause),
         quiet: policies.quiet,
         deferred: policies.deferred,
+        by_share: false,
     }
 }
 
@@ -84,7 +85,8 @@ fn options(pause: &PauseArgs, plan: Option<&Plan>) -> Options {
 /// See [`RunError`].
 pub async fn cut_over(mut args: CutoverArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
     let plan = planned(&mut args.moving)?;
-    let (options, moving) = (options(&args.pause, plan.as_ref()), &args.moving);
+    let options = Options { by_share: args.share, ..options(&args.pause, plan.as_ref()) };
+    let moving = &args.moving;
     if let Some(plan) = &plan {
         let blocks = blocks(plan, &args.channel, &moving.rocketmq).await?;
         if !blocks.is_empty() {

@@ -234,7 +234,7 @@ async fn handle_parked(mut args: ParkedArgs) -> Result<ExitCode, RunError> {
             println!("{place} dropped; RocketMQ keeps it in the parking topic until it expires");
         }
         (ParkedAction::Retry, Some(address)) => {
-            let retried = parked::retry(&cluster, found, &args.topic, &Nsqd::new(address)).await;
+            let retried = parked::retry(&cluster, found, args.topic.topic(), &Nsqd::new(address)).await;
             let parked::Retried { relayed, stuck } = retried.map_err(failed)?;
             println!("{relayed} relayed");
             for (place, error) in &stuck {

@@ -18,6 +18,7 @@ use crate::{
         admission::AdmissionLimits,
         metrics::MetricsConfig,
         publish::{PublishConfig, Publisher},
+        share::Shares,
         spool::SpoolConfig,
     },
     intake::{self, IntakeConfig, retire::NotRetired},
@@ -121,7 +122,9 @@ pub async fn run(invocation: Invocation) -> Result<ExitCode, RunError> {
             Command::Intake(args) => roles.push(build_intake(*args, alone, &shutdown, &mut registry).await?),
             Command::Run(_) => {}
             question => {
-                let asked = shutdown.force.run_until_cancelled(questions::answer(question, &shutdown.drain));
+                // On the heap: the moves hold much over their waits.
+                let answer = Box::pin(questions::answer(question, &shutdown.drain));
+                let asked = shutdown.force.run_until_cancelled(answer);
                 return asked.await.unwrap_or(Ok(ExitCode::FAILURE));
             }
         }
@@ -192,6 +195,10 @@ async fn build_gateway(
         problems.push("--broadcast-address must be a name: it is written on each message".to_owned());
     }
     let spool = spool(args.spool, args.publish_timeout, &mut problems);
+    let shares = Shares::new(args.share).unwrap_or_else(|errors| {
+        problems.extend(errors.iter().map(|error| format!("--share: {error}")));
+        Shares::default()
+    });
     let (Some(cluster), Some(names), []) = (cluster, names, &problems[..]) else {
         return Err(RunError::Usage(problems));
     };
@@ -215,6 +222,7 @@ async fn build_gateway(
         relay_group_prefix: args.names.group_prefix,
         spool,
         audit: args.audit,
+        shares,
     };
     let publisher =
         Publisher::new(cluster, publishing).map_err(|error| RunError::Failed(error.to_string()))?;
@@ -271,9 +279,17 @@ fn build_transfer(
     let mut problems = Vec::new();
     let cluster = cluster(&args.rocketmq, &mut problems);
     let names = names(&args.names, &mut problems);
-    if args.topic.is_empty() && args.topic_pattern.is_none() {
-        problems.push("no topic to relay: give --topic or --topic-pattern".to_owned());
+    if args.topic.is_empty() && args.topic_pattern.is_none() && args.share.is_empty() {
+        problems.push("no topic to relay: give --topic, --topic-pattern or --share".to_owned());
     }
+    let renamed =
+        args.share.iter().filter(|share| names.iter().any(|names| names.rename_of(share.topic()).is_some()));
+    problems.extend(renamed.map(|share| {
+        format!(
+            "--share {share} needs the NSQ topic {}, which --rename calls a topic of its own",
+            share.topic()
+        )
+    }));
     let source = match (&args.nsqd_http_address[..], &args.lookupd_http_address[..]) {
         ([], []) => {
             problems
@@ -292,7 +308,11 @@ fn build_transfer(
         return Err(RunError::Usage(problems));
     };
     let config = TransferConfig {
-        topics: Topics { named: args.topic.into_iter().collect(), pattern: args.topic_pattern },
+        topics: Topics {
+            named: args.topic.into_iter().collect(),
+            pattern: args.topic_pattern,
+            shares: args.share.into_iter().collect(),
+        },
         names,
         source,
         choice: Choice {

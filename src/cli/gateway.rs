@@ -4,7 +4,11 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use crate::{gateway::spool::OnUnavailable, nsq::names::TopicName};
+use crate::{
+    gateway::spool::OnUnavailable,
+    mapping::{Share, ShareError},
+    nsq::names::TopicName,
+};
 
 use super::shared::{AdminArgs, NamesArgs, ProcessArgs, RocketmqArgs, listen_address, size};
 
@@ -38,6 +42,10 @@ pub struct GatewayArgs {
     /// Write down in RocketMQ (topic %audit%TOPIC) how many messages were accepted and a digest of their ids, for `nsqbridge verify`.
     #[arg(long, env = "NSQBRIDGE_AUDIT", action = clap::ArgAction::Set, value_name = "BOOL", default_value = "true")]
     pub audit: bool,
+    /// For a channel that is moved by share: stamp so many percent (0 to 100) of the topic's messages for its consumer group, with the
+    /// property nsq_share_CHANNEL. Which ones depends on the body alone: those whose CRC-32 modulo 100 is below PERCENT. Repeat it for several.
+    #[arg(long, value_name = "TOPIC/CHANNEL=PERCENT", value_parser = share, env = "NSQBRIDGE_SHARE", value_delimiter = ',')]
+    pub share: Vec<(Share, u8)>,
     /// What each topic is to be.
     #[command(flatten)]
     pub topics: TopicsArgs,
@@ -166,6 +174,13 @@ fn policy(text: &str) -> Result<OnUnavailable, String> {
 fn topic_policy(text: &str) -> Result<(TopicName, OnUnavailable), String> {
     let (topic, to) = text.split_once('=').ok_or("TOPIC=refuse or TOPIC=spool is accepted")?;
     Ok((topic.parse().map_err(|error| format!("{error}"))?, policy(to)?))
+}
+
+fn share(text: &str) -> Result<(Share, u8), String> {
+    let accepted = "TOPIC/CHANNEL=PERCENT with 0 to 100 percent is accepted";
+    let (channel, percent) = text.split_once('=').ok_or(accepted)?;
+    let percent = percent.parse().ok().filter(|percent| *percent <= 100).ok_or(accepted)?;
+    Ok((channel.parse().map_err(|error: ShareError| error.to_string())?, percent))
 }
 
 /// What to do with a publish to a topic nobody has created.

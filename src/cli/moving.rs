@@ -62,6 +62,10 @@ pub struct CutoverArgs {
     /// The consumer group it becomes; by default the plan's, or TOPIC%%CHANNEL, as the gateway's /channel/create names it.
     #[arg(long, value_name = "GROUP", env = "NSQBRIDGE_GROUP")]
     pub group: Option<String>,
+    /// By share: the group is to take only what the gateways stamp for it (`nsqbridge gateway --share`), and the rest goes to an NSQ topic
+    /// of its own, TOPIC.CHANNEL, for the channel's old consumer (`nsqbridge transfer --share`).
+    #[arg(long, env = "NSQBRIDGE_BY_SHARE")]
+    pub share: bool,
     /// How long the relay may be held.
     #[command(flatten)]
     pub pause: PauseArgs,

@@ -5,9 +5,12 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::shared::{NamesArgs, Output, PlanArg, RocketmqArgs, size};
-use crate::nsq::{
-    address::HttpAddress,
-    names::{ChannelPath, InvalidName, TopicName},
+use crate::{
+    mapping::Feed,
+    nsq::{
+        address::HttpAddress,
+        names::{ChannelPath, InvalidName, TopicName},
+    },
 };
 
 /// `nsqbridge doctor`.
@@ -101,8 +104,9 @@ pub struct RelayArgs {
     /// What to do.
     #[arg(value_enum)]
     pub action: RelayAction,
-    /// The topic, by its NSQ name.
-    pub topic: TopicName,
+    /// The topic, by its NSQ name; TOPIC/CHANNEL for what is left to a channel that is moved by share.
+    #[arg(value_name = "TOPIC[/CHANNEL]")]
+    pub topic: Feed,
     /// For `rate`: messages a second of each instance; 0 for any number.
     #[arg(required_if_eq("action", "rate"))]
     pub rate: Option<u64>,
@@ -134,8 +138,9 @@ pub struct ParkedArgs {
     /// What to do.
     #[arg(value_enum)]
     pub action: ParkedAction,
-    /// The topic, by its NSQ name.
-    pub topic: TopicName,
+    /// The topic, by its NSQ name; TOPIC/CHANNEL for what is left to a channel that is moved by share.
+    #[arg(value_name = "TOPIC[/CHANNEL]")]
+    pub topic: Feed,
     /// For `show` and `drop`: the place of the message, as `list` tells it.
     #[arg(required_if_eq_any([("action", "show"), ("action", "drop")]))]
     pub place: Option<String>,

@@ -6,7 +6,10 @@ use clap::{Args, ValueEnum};
 use regex_lite::Regex;
 
 use super::shared::{AdminArgs, NamesArgs, ProcessArgs, RocketmqArgs, size};
-use crate::nsq::{address::HttpAddress, names::TopicName};
+use crate::{
+    mapping::Share,
+    nsq::{address::HttpAddress, names::TopicName},
+};
 
 /// `nsqbridge transfer`.
 #[derive(Debug, Args)]
@@ -18,6 +21,10 @@ pub struct TransferArgs {
     /// found while running.
     #[arg(long, value_name = "REGEX", env = "NSQBRIDGE_TOPIC_PATTERN", value_parser = pattern)]
     pub topic_pattern: Option<Regex>,
+    /// For a channel that was cut over by share (`nsqbridge cutover --share`): relay what is not its consumer group's into an NSQ topic of
+    /// its own, TOPIC.CHANNEL; repeat it for several. Before the cutover and after a rollback it waits.
+    #[arg(long, value_name = "TOPIC/CHANNEL", env = "NSQBRIDGE_RELAY_SHARE", value_delimiter = ',')]
+    pub share: Vec<Share>,
     /// Relay into the nsqds these nsqlookupds list; repeat it for several.
     #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_LOOKUPD_HTTP_ADDRESS", value_delimiter = ',')]
     pub lookupd_http_address: Vec<HttpAddress>,

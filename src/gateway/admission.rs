@@ -115,13 +115,16 @@ fn take(held: &AtomicUsize, amount: usize, limit: usize) -> Result<(), ()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::share::Stamps;
 
     #[test]
     fn what_is_taken_is_given_back_and_no_bound_is_passed() {
         let limits =
             AdmissionLimits { bytes: 4 * REQUEST_BYTES, topic_bytes: 2 * REQUEST_BYTES, requests: 3 };
         let admission = Admission::new(limits);
-        let topic = |name: &str| Arc::new(Topic::new(name.parse().unwrap(), name.to_owned(), None));
+        let topic = |name: &str| {
+            Arc::new(Topic::new(name.parse().unwrap(), name.to_owned(), Stamps::default(), None))
+        };
         let (stuck, other) = (topic("stuck"), topic("other"));
         let admit = || admission.admit();
 

@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{admission::Permit, publish::PublishError};
+use super::{admission::Permit, publish::PublishError, share::Stamps};
 use crate::rocketmq::{properties::PropertiesBuilder, record::batch_record_len, unique_key::UniqueKey};
 
 /// A batch is cut here, though a broker takes 4 MiB: beyond this it only takes longer.
@@ -47,6 +47,8 @@ pub(super) struct Publish {
     pub(super) bodies: Vec<Bytes>,
     /// The same for each of them.
     pub(super) properties: PropertiesBuilder,
+    /// What some of them are stamped with.
+    pub(super) stamps: Stamps,
     pub(super) accepted_ms: i64,
     pub(super) deadline: Instant,
     pub(super) wants_ids: bool,
@@ -71,6 +73,11 @@ impl Publish {
         let _ = self.answer.take().map(|waiting| waiting.send(Err(reason())));
     }
 
+    /// The most that stands beside a body in a batch.
+    fn beside_bytes(&self) -> usize {
+        self.properties.len() + self.stamps.most_bytes() + ID_BYTES
+    }
+
     /// Whether it may still be begun.
     pub(super) fn has_time(&self, now: Instant) -> bool {
         now + LEAST_TIME <= self.deadline
@@ -92,8 +99,8 @@ struct Sized {
 
 impl From<Publish> for Sized {
     fn from(publish: Publish) -> Self {
-        let properties = publish.properties.len() + ID_BYTES;
-        let records = publish.bodies.iter().map(|body| batch_record_len(body.len(), properties));
+        let beside = publish.beside_bytes();
+        let records = publish.bodies.iter().map(|body| batch_record_len(body.len(), beside));
         Self { batch_bytes: records.sum(), publish }
     }
 }
@@ -211,14 +218,14 @@ impl Lane {
 }
 
 /// Cuts one publish's messages into runs that fit a batch each.
-pub(super) fn parts<'a>(bodies: &'a [Bytes], properties: &PropertiesBuilder) -> Vec<&'a [Bytes]> {
-    let properties = properties.len() + ID_BYTES;
+pub(super) fn parts(publish: &Publish) -> Vec<&[Bytes]> {
+    let beside = publish.beside_bytes();
     let mut parts = Vec::new();
-    let mut rest = bodies;
+    let mut rest = &publish.bodies[..];
     while !rest.is_empty() {
         let mut bytes = 0;
         let fits = rest.iter().take(BATCH_MESSAGES).take_while(|body| {
-            bytes += batch_record_len(body.len(), properties);
+            bytes += batch_record_len(body.len(), beside);
             bytes <= BATCH_BYTES
         });
         // A message larger than a batch should be travels alone.
@@ -249,6 +256,7 @@ fn alone(bodies: Vec<Bytes>, left: Duration) -> (Publish, oneshot::Receiver<Resu
     let publish = Publish {
         bodies,
         properties: PropertiesBuilder::new(),
+        stamps: Stamps::default(),
         accepted_ms: 0,
         deadline: Instant::now() + left,
         wants_ids: false,
@@ -386,9 +394,8 @@ mod tests {
     #[test]
     fn a_request_is_cut_into_batches_in_order_and_nothing_is_left_out() {
         let cuts = |sizes: &[usize]| -> Vec<Vec<usize>> {
-            let bodies: Vec<Bytes> = sizes.iter().map(|&size| vec![0; size].into()).collect();
-            let cut = parts(&bodies, &PropertiesBuilder::new());
-            cut.into_iter().map(|part| part.iter().map(Bytes::len).collect()).collect()
+            let (publish, _) = publish(sizes, LONG);
+            parts(&publish).into_iter().map(|part| part.iter().map(Bytes::len).collect()).collect()
         };
         assert_eq!(cuts(&[1]), [[1]]);
         assert_eq!(cuts(&[BATCH_BYTES, 1, 2]), [vec![BATCH_BYTES], vec![1, 2]]);

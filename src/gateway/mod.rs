@@ -6,7 +6,7 @@
 //!   routes     method and path → a closed set of routes
 //!     body       reading requests, and leaving them unread
 //!     handlers   the checks nsqd makes, in its order, for what is published
-//!       stamp      what is written on each message
+//!       stamp      what is written on each message       share   what is written on some
 //!       publish    topics, bounds (admission), the way into RocketMQ
 //!         lane       what gathers while batches are on their way
 //!         store      batch by batch, and each caller's outcome
@@ -38,6 +38,7 @@ pub mod publish;
 mod replies;
 mod routes;
 mod server;
+pub mod share;
 pub mod spool;
 mod stamp;
 mod stats;

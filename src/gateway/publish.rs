@@ -24,6 +24,7 @@ use super::{
     health::Health,
     lane::{Publish, Stored},
     metrics::{Metrics, MetricsConfig},
+    share::Shares,
     spool::{self, Spool, SpoolConfig, SpoolError},
     store,
     topic::Topic,
@@ -70,6 +71,8 @@ pub struct PublishConfig {
     pub spool: SpoolConfig,
     /// Write down what was accepted, for `nsqbridge verify`.
     pub audit: bool,
+    /// What is stamped for channels that are moved by share.
+    pub shares: Shares,
 }
 
 impl Default for PublishConfig {
@@ -87,6 +90,7 @@ impl Default for PublishConfig {
             relay_group_prefix: "nsqbridge-transfer".to_owned(),
             spool: SpoolConfig::default(),
             audit: true,
+            shares: Shares::default(),
         }
     }
 }
@@ -246,8 +250,9 @@ impl Publisher {
         permit.charge(&topic)?;
         let (answer, outcome) = oneshot::channel();
         let answer = Some(answer);
+        let (stamps, failure) = (topic.stamps.clone(), None);
         let publish =
-            Publish { bodies, properties, accepted_ms, deadline, wants_ids, answer, failure: None, permit };
+            Publish { bodies, properties, stamps, accepted_ms, deadline, wants_ids, answer, failure, permit };
         if let Some(defer) = defer {
             let later = i64::try_from(defer.as_millis()).unwrap_or(i64::MAX);
             let deliver_at = accepted_ms.saturating_add(later);
@@ -382,7 +387,8 @@ impl Publisher {
         let make = || {
             let rocketmq_topic = self.config.names.rocketmq_topic(name);
             let spool = self.spool.as_ref().and_then(|spool| spool.topic(name));
-            Arc::new(Topic::new(name.clone(), rocketmq_topic, spool))
+            let stamps = self.config.shares.of(name);
+            Arc::new(Topic::new(name.clone(), rocketmq_topic, stamps, spool))
         };
         Arc::clone(topics.entry(name.clone()).or_insert_with(make))
     }
@@ -396,7 +402,7 @@ impl Publisher {
         }
     }
 
-    /// Gives a publish's bodies their ids.
+    /// Gives a publish's bodies their ids and stamps.
     pub(super) fn messages<'a>(
         &'a self,
         publish: &'a Publish,
@@ -404,7 +410,7 @@ impl Publisher {
     ) -> impl Iterator<Item = Message> + 'a {
         bodies.iter().map(|body| Message {
             body: body.clone(),
-            properties: publish.properties.clone(),
+            properties: publish.stamps.put(&publish.properties, body),
             unique_key: self.keys.mint(),
             born_at: publish.accepted_ms,
             deliver_at: None,

@@ -9,7 +9,7 @@
 //! | `KEYS` | the request's header `X-Nsqbridge-Keys`: search keys, separated by blanks |
 //! | `TAGS` | the request's header `X-Nsqbridge-Tag`: what RocketMQ consumers filter by |
 //!
-//! All messages of one request carry the same. Names come from here alone, so nothing a producer sends can set a property
+//! All messages of one request carry the same; on some, [`super::share`] writes more. Names come from here alone, so nothing a producer sends can set a property
 //! that steers RocketMQ.
 
 use hyper::{

@@ -141,7 +141,7 @@ async fn each(publisher: &Publisher, topic: &Topic, group: Vec<Publish>) -> Vec<
 async fn send_one(publisher: &Publisher, topic: &Topic, publish: Publish) -> Option<Publish> {
     let mut ids: Vec<UniqueKey> = Vec::new();
     let (mut stored, mut queue) = (0, None);
-    let mut parts: VecDeque<&[Bytes]> = parts(&publish.bodies, &publish.properties).into();
+    let mut parts: VecDeque<&[Bytes]> = parts(&publish).into();
     let failed = loop {
         let Some(part) = parts.pop_front() else { break None };
         let messages: Vec<Message> = publisher.messages(&publish, part).collect();

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
-use super::{lane::Lane, metrics::Metrics, spool::TopicSpool};
+use super::{lane::Lane, metrics::Metrics, share::Stamps, spool::TopicSpool};
 use crate::{
     audit::{Ledger, Recorder},
     nsq::names::TopicName,
@@ -16,6 +16,8 @@ use crate::{
 pub struct Topic {
     pub(super) name: TopicName,
     pub(super) rocketmq_topic: String,
+    /// What its messages may be stamped with.
+    pub(super) stamps: Stamps,
     /// What waits to be sent.
     pub(super) lane: Lane,
     /// Where its messages go while RocketMQ does not take them; `None` for nowhere.
@@ -36,10 +38,16 @@ pub struct Topic {
 }
 
 impl Topic {
-    pub(super) fn new(name: TopicName, rocketmq_topic: String, spool: Option<Arc<TopicSpool>>) -> Self {
+    pub(super) fn new(
+        name: TopicName,
+        rocketmq_topic: String,
+        stamps: Stamps,
+        spool: Option<Arc<TopicSpool>>,
+    ) -> Self {
         Self {
             name,
             rocketmq_topic,
+            stamps,
             // A publish must not overtake one that is about to be spooled.
             lane: Lane::new(spool.is_some()),
             spool,

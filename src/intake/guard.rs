@@ -68,10 +68,11 @@ async fn asked(
     }
     let channels = stats.topics.iter().flat_map(|topic| &topic.channels);
     let new = !channels.into_iter().any(|channel| channel.channel_name == config.channel.as_str());
-    let instances = match control::ask(cluster, &config.names, &config.group_prefix, topic, None).await {
-        Ok(instances) => instances,
-        Err(error) => return Ok(Found::Away(format!("which relays there are: {error}"))),
-    };
+    let instances =
+        match control::ask(cluster, &config.names, &config.group_prefix, &topic.into(), None).await {
+            Ok(instances) => instances,
+            Err(error) => return Ok(Found::Away(format!("which relays there are: {error}"))),
+        };
     for control::Instance { id, report } in instances {
         let report =
             report.map_err(|reason| format!("the relay {id} does not say where it sends: {reason}"))?;

@@ -11,6 +11,7 @@ use super::{
     nsqds::Nsqds,
     progress::{Progress, Step},
     refusal::{Left, Reason, Refusal, Trouble},
+    rest,
     subject::{Stage, Subject, World},
 };
 use crate::transfer::control::{self, Change};
@@ -60,12 +61,13 @@ async fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble> {
         let detail = format!("{} has consumed nothing since the cutover", subject.group);
         return Err(Trouble::new(Reason::GroupNotConsuming, detail));
     }
-    Ok(())
+    rest::is_had(subject, world).await
 }
 
 async fn delete(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
     record(subject).await?;
     progress.step(Step::Recorded, "every relay knows that the channel is done with")?;
+    rest::close(subject, world, progress).await?;
     delete_channel(subject, &world.nsqds).await?;
     if let Some((nsqd, _)) = world.nsqds.look().await?.channels().next() {
         let detail = format!("{nsqd} has the channel again: a consumer of it is still connected");
@@ -99,7 +101,7 @@ async fn tell_relays(subject: &Subject, change: Option<Change>) -> Result<(), Tr
     let must_know = change.is_some();
     let group = subject.completed_group();
     let name = group.strip_prefix(&names.completed_prefix(topic)).unwrap_or(&group);
-    for instance in control::ask(cluster, names, group_prefix, topic, change).await? {
+    for instance in control::ask(cluster, names, group_prefix, &topic.into(), change).await? {
         let silent = |reason: String| Trouble::new(Reason::RelaySilent, format!("{}: {reason}", instance.id));
         let report = instance.report.map_err(silent)?;
         if must_know && !report.completed.iter().any(|known| known == name) {

@@ -4,7 +4,9 @@
 //! fence ─ quiet? ─ barrier ─ group's offsets := barrier ─ pause the channel ─ still the same? ─ open the group ─ unfence
 //! ```
 //!
-//! `tests/bridge/cutover_model.rs` checks this protocol with every order of events and a crash at every step; [`up_to_the_same`] is it,
+//! By share ([`super::rest`]) a second group is set to the barrier with the first, and opened right after it.
+//!
+//! `tests/bridge/cutover_model/` checks this protocol with every order of events and a crash at every step; [`up_to_the_same`] is it,
 //! line by line. Everything before the group is opened can be done over, and is undone when it does not come to an end in time. Opening
 //! it is the one write that counts, and is never taken back here. At its end every message lies on one side of the barrier:
 //! below it the old consumer has finished it, above it the new one will get it, and it alone.
@@ -15,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    driver::{Done, Driver, Options, Proof, see_through, with_lock},
+    driver::{Done, Driver, Options, Proof, Side, see_through, with_lock},
     fence::Fence,
     lock::Lock,
     nsqds::APART,
@@ -23,6 +25,7 @@ use super::{
     progress::{Progress, Step},
     recover::{forget, half_done, recover},
     refusal::{Left, Reason, Refusal, Trouble},
+    rest::{self, Prepared},
     subject::{Stage, Subject, World},
 };
 use crate::transfer::parking;
@@ -45,30 +48,42 @@ pub async fn cut_over(
     stop: &CancellationToken,
 ) -> Result<Done, Refusal> {
     let world = subject.read().await.map_err(Refusal::untouched)?;
-    is_free(subject, &world).await.map_err(Refusal::untouched)?;
+    is_free(subject, options, &world).await.map_err(Refusal::untouched)?;
     if options.deferred == Deferred::Wait {
         until_delivered(subject, progress, stop).await.map_err(Refusal::untouched)?;
     }
     with_lock(subject, progress, stop, async |lock| {
         let world = recover(subject, progress).await?;
         if world.stage() == Stage::CutOver {
-            return Ok(Done::at_once(format!("{} is cut over already", subject.path())));
+            if options.by_share && world.rest.is_none() {
+                let trouble = Trouble::new(Reason::NotByShare, "its group has all of its messages");
+                return Err(Refusal::untouched(trouble));
+            }
+            let how = if world.rest.is_some() { " by share" } else { "" };
+            return Ok(Done::at_once(format!("{} is cut over{how} already", subject.path())));
         }
         may_begin(subject, &world).map_err(Refusal::untouched)?;
+        let mut rest = match options.by_share {
+            true => Some(Prepared::new(subject, &world).await.map_err(Refusal::untouched)?),
+            false => None,
+        };
         let began = Instant::now();
-        let mut driver = drive(subject, options, progress, stop, lock, &world);
-        let proof = match up_to_the_same(&mut driver).await {
+        let mut driver = drive(subject, options, progress, stop, lock, &world, None);
+        let proof = match up_to_the_same(&mut driver, rest.as_mut()).await {
             Ok(proof) => proof,
             Err(trouble) => return Err(undo(&driver, trouble).await),
         };
-        open(&driver, began, &proof).await
+        open(&driver, began, &proof, rest.as_ref()).await
     })
     .await
 }
 
 /// Whether nothing stands in the way that can be seen before the lock is had.
-async fn is_free(subject: &Subject, world: &World) -> Result<(), Trouble> {
+async fn is_free(subject: &Subject, options: Options, world: &World) -> Result<(), Trouble> {
     may_begin(subject, world)?;
+    if options.by_share {
+        rest::may_begin(subject, world).await?;
+    }
     subject.is_not_taken_in().await?;
     has_nothing_parked(subject, world).await
 }
@@ -78,7 +93,7 @@ async fn has_nothing_parked(subject: &Subject, world: &World) -> Result<(), Trou
     if matches!(world.stage(), Stage::CutOver | Stage::Opening) {
         return Ok(());
     }
-    match parking::parked(&subject.cluster, &subject.names, &subject.topic).await?.len() {
+    match parking::parked(&subject.cluster, &subject.names, &(&subject.topic).into()).await?.len() {
         0 => Ok(()),
         parked => Err(Trouble::new(Reason::MessagesParked, format!("{parked} of {}", subject.topic))),
     }
@@ -110,10 +125,13 @@ pub(super) fn drive<'a>(
     stop: &'a CancellationToken,
     lock: &'a Lock,
     world: &World,
+    rest: Option<Side>,
 ) -> Driver<'a> {
-    let (nsqds, fence) = (world.nsqds.clone(), Fence::new(subject));
+    let main = Side { feed: (&subject.topic).into(), nsqds: world.nsqds.clone() };
+    let feeds = [Some(&main), rest.as_ref()].into_iter().flatten().map(|side| side.feed.clone());
+    let fence = Fence::new(subject, feeds.collect());
     let (apart, deadline) = (APART.max(options.quiet), Instant::now() + options.max_pause);
-    Driver { subject, progress, stop, lock, nsqds, fence, apart, deadline }
+    Driver { subject, progress, stop, lock, main, rest, fence, apart, deadline }
 }
 
 /// What stands in the way before anything is begun.
@@ -147,7 +165,7 @@ pub(super) fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble>
 }
 
 /// The protocol, up to the last step that can be undone.
-async fn up_to_the_same(driver: &mut Driver<'_>) -> Result<Proof, Trouble> {
+async fn up_to_the_same(driver: &mut Driver<'_>, rest: Option<&mut Prepared>) -> Result<Proof, Trouble> {
     let Driver { subject, progress, .. } = *driver;
     // Open it would consume as soon as it has offsets.
     subject.cluster.set_consuming(&subject.group, false).await?;
@@ -157,7 +175,7 @@ async fn up_to_the_same(driver: &mut Driver<'_>) -> Result<Proof, Trouble> {
     progress.step(Step::Fenced, "the relay sends nothing new; producers notice nothing")?;
 
     let empty = |look: &super::nsqds::Look, _: &_| look.is_complete().and_then(|()| look.is_empty());
-    let proof = driver.until_proved(empty).await?;
+    let proof = driver.until_proved(&driver.main, empty).await?;
     progress.step(Step::Quiet, "every nsqd was seen empty twice, with nothing published between")?;
 
     // One that had looked before the fence has made itself known by now.
@@ -172,12 +190,16 @@ async fn up_to_the_same(driver: &mut Driver<'_>) -> Result<Proof, Trouble> {
 
     subject.has_no_members().await?;
     subject.place(&subject.group, &proof.places).await?;
+    match rest {
+        Some(rest) => rest.place(subject, &proof.places).await?,
+        None => subject.forget_share().await?,
+    }
     subject.forget_retries().await?;
     subject.forget_returning().await?;
     subject.has_no_members().await?;
     progress.step(Step::OffsetsSet, "the group stands at the barrier on every queue, and is closed")?;
 
-    driver.nsqds.pause(&proof.look).await?;
+    driver.main.nsqds.pause(&proof.look).await?;
     progress.step(Step::Paused, "the channel is paused on every nsqd")?;
 
     driver.is_same(&proof).await?;
@@ -186,12 +208,24 @@ async fn up_to_the_same(driver: &mut Driver<'_>) -> Result<Proof, Trouble> {
 }
 
 /// The one write that counts, and the end.
-async fn open(driver: &Driver<'_>, began: Instant, proof: &Proof) -> Result<Done, Refusal> {
+async fn open(
+    driver: &Driver<'_>,
+    began: Instant,
+    proof: &Proof,
+    rest: Option<&Prepared>,
+) -> Result<Done, Refusal> {
     let Driver { subject, progress, .. } = driver;
     let opened = async {
         see_through(progress, async || Ok(subject.cluster.set_consuming(&subject.group, true).await?))
             .await?;
-        progress.step(Step::Opened, &format!("{} may consume", subject.group))
+        progress.step(Step::Opened, &format!("{} may consume", subject.group))?;
+        if let Some(rest) = rest {
+            // Only now: what is left is the old consumer's as soon as the other side is the group's.
+            see_through(progress, async || subject.open_rest().await).await?;
+            progress
+                .step(Step::RestOpened, &format!("what is not stamped is relayed to {}", rest.topic()))?;
+        }
+        Ok::<_, Trouble>(())
     };
     if let Err(trouble) = opened.await {
         if trouble.reason != Reason::Stopped {
@@ -200,12 +234,18 @@ async fn open(driver: &Driver<'_>, began: Instant, proof: &Proof) -> Result<Done
         return Err(Refusal { trouble, left: half_open(subject) });
     }
     driver.fence.lift().await;
-    let message = format!(
-        "{} is cut over: start the consumers of {}; they begin behind {} messages",
-        subject.path(),
-        subject.group,
-        proof.places.values().sum::<i64>()
-    );
+    let (path, group, end) = (subject.path(), &subject.group, proof.places.values().sum::<i64>());
+    let message = match rest {
+        None => {
+            format!("{path} is cut over: start the consumers of {group}; they begin behind {end} messages")
+        }
+        Some(rest) => format!(
+            "{path} is cut over by share: start the consumers of {group}, which take what has {}, and let the old one read {}; both begin \
+             behind {end} messages",
+            rest.property(),
+            rest.topic()
+        ),
+    };
     let done = Done::after(message, began);
     let released = format!("the relay goes on, after {:.2} s", began.elapsed().as_secs_f64());
     match progress.step(Step::Released, &released) {
@@ -246,7 +286,7 @@ async fn undo(driver: &Driver<'_>, trouble: Trouble) -> Refusal {
 /// What stands in the way.
 pub async fn preview(subject: &Subject, options: Options) -> Result<Vec<String>, Refusal> {
     let world = subject.read().await.map_err(Refusal::untouched)?;
-    is_free(subject, &world).await.map_err(Refusal::untouched)?;
+    is_free(subject, options, &world).await.map_err(Refusal::untouched)?;
     let (path, group) = (subject.path(), &subject.group);
     let [waiting, in_flight, deferred] = world.look.messages();
     let mut lines =
@@ -275,6 +315,14 @@ pub async fn preview(subject: &Subject, options: Options) -> Result<Vec<String>,
         subject.topic
     ));
     lines.push(format!("then the channel is paused, and {group} begins exactly where it ended"));
+    if options.by_share {
+        let share = subject.share().map_err(Refusal::untouched)?;
+        lines.push(format!(
+            "{group} is to take what has the property {} alone; the rest goes to the NSQ topic {}, which the channel's old consumer is to read",
+            share.property(),
+            share.topic()
+        ));
+    }
     let brokers: BTreeSet<String> =
         subject.queues().await.map_err(Refusal::untouched)?.into_iter().map(|queue| queue.broker).collect();
     lines.push(format!(

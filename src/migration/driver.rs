@@ -15,6 +15,7 @@ use super::{
     refusal::{Reason, Refusal, Trouble},
     subject::{Places, Subject},
 };
+use crate::mapping::Feed;
 
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(150);
 /// What must not be left half done is tried for so long.
@@ -29,6 +30,8 @@ pub struct Options {
     pub quiet: Duration,
     /// What a cutover does about messages that wait for their time.
     pub deferred: Deferred,
+    /// A cutover gives the group what is stamped for it, and leaves the rest to the old consumer.
+    pub by_share: bool,
 }
 
 /// What a command that did it says.
@@ -51,13 +54,22 @@ impl Done {
     }
 }
 
+/// A relay, and the nsqds as they have its topic.
+pub(super) struct Side {
+    pub(super) feed: Feed,
+    pub(super) nsqds: Nsqds,
+}
+
 /// What every driver has in hand.
 pub(super) struct Driver<'a> {
     pub(super) subject: &'a Subject,
     pub(super) progress: &'a Progress,
     pub(super) stop: &'a CancellationToken,
     pub(super) lock: &'a Lock,
-    pub(super) nsqds: Nsqds,
+    /// The topic's.
+    pub(super) main: Side,
+    /// That of what is left, where the channel is moved by share.
+    pub(super) rest: Option<Side>,
     pub(super) fence: Fence<'a>,
     /// How far apart two looks are that prove something.
     pub(super) apart: Duration,
@@ -77,19 +89,20 @@ pub(super) struct Proof {
 }
 
 impl Driver<'_> {
-    /// Waits until the relay stands still and `holds` of the nsqds, seen twice with the same counts.
+    /// Waits until a side's relay stands still and `holds` of its nsqds, seen twice with the same counts.
     ///
     /// # Errors
     /// When that is not so in time, and at once when somebody else publishes.
     pub(super) async fn until_proved(
         &self,
+        side: &Side,
         holds: impl Fn(&Look, &Places) -> Result<(), Trouble>,
     ) -> Result<Proof, Trouble> {
         // The relay stood still here with so many published: any more are somebody else's.
         let mut stood: Option<(Places, Published)> = None;
         let mut first: Option<(Instant, Look, Places)> = None;
         loop {
-            let seen = self.look(&holds).await;
+            let seen = self.look(side, &holds).await;
             if let Ok((look, places, _)) = &seen {
                 match &stood {
                     Some((before, published)) if before == places => published.compare(&look.published())?,
@@ -116,15 +129,30 @@ impl Driver<'_> {
         }
     }
 
-    /// Where the relay stands, and whether it `holds` of the nsqds.
+    /// Waits until a side's relay stands still, and looks once.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub(super) async fn until_settled(&self, side: &Side) -> Result<(Places, Look), Trouble> {
+        loop {
+            match self.look(side, |_, _| Ok(())).await {
+                Ok((look, places, _)) => return Ok((places, look)),
+                Err(trouble) => self.wait(trouble).await?,
+            }
+            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+        }
+    }
+
+    /// Where a side's relay stands, and whether it `holds` of its nsqds.
     async fn look(
         &self,
+        side: &Side,
         holds: impl Fn(&Look, &Places) -> Result<(), Trouble>,
     ) -> Result<(Look, Places, Result<(), Trouble>), Trouble> {
         self.lock.renew().await?;
-        let instances = self.fence.renew().await?;
-        let look = self.nsqds.look().await?;
-        let places = self.fence.settled(&instances, &look).await?;
+        let told = self.fence.renew().await?;
+        let look = side.nsqds.look().await?;
+        let places = self.fence.settled(&side.feed, &told, &look).await?;
         let holds = holds(&look, &places);
         Ok((look, places, holds))
     }
@@ -133,7 +161,7 @@ impl Driver<'_> {
     /// channel, paused.
     pub(super) async fn is_same(&self, proof: &Proof) -> Result<(), Trouble> {
         self.subject.nsqds_now().await?.look().await?.is_paused_as(&proof.look)?;
-        let (look, places, empty) = self.look(|look, _| look.is_empty()).await?;
+        let (look, places, empty) = self.look(&self.main, |look, _| look.is_empty()).await?;
         if places != proof.places {
             return Err(Trouble::new(Reason::FenceLost, "the relay went on meanwhile"));
         }

@@ -1,4 +1,4 @@
-//! The fence around a topic's relay, as its driver holds it.
+//! The fence around a topic's relay, as its driver holds it, and around the relay of what is left of a share as well.
 //!
 //! It is told to every instance again and again, so that one that has just come is fenced as well, and the lease does not end while the
 //! driver lives. Whether it holds is no matter of belief: [`Fence::settled`] says that every queue is relayed by an instance that obeys
@@ -11,10 +11,13 @@ use super::{
     refusal::{Reason, Trouble},
     subject::{Places, Subject},
 };
-use crate::transfer::{
-    control::{self, Change, Instance},
-    fence::{FenceLimit, FenceOrder},
-    state::{QueueReport, TopicReport},
+use crate::{
+    mapping::Feed,
+    transfer::{
+        control::{self, Change, Instance},
+        fence::{FenceLimit, FenceOrder},
+        state::{QueueReport, TopicReport},
+    },
 };
 
 /// A driver that dies holds the relay up for as long at most.
@@ -25,13 +28,17 @@ const LEASE: Duration = Duration::from_secs(10);
 pub(super) struct Fence<'a> {
     subject: &'a Subject,
     owner: String,
+    feeds: Vec<Feed>,
     limits: Vec<FenceLimit>,
 }
 
+/// What the instances of each relay say.
+pub(super) type Told = BTreeMap<Feed, Vec<Instance>>;
+
 impl<'a> Fence<'a> {
-    /// A fence that stops every queue where it stands. Nobody has heard of it before it is renewed.
-    pub(super) fn new(subject: &'a Subject) -> Self {
-        Self { subject, owner: subject.cluster.config().client_id.clone(), limits: Vec::new() }
+    /// A fence that stops every queue of these relays where it stands. Nobody has heard of it before it is renewed.
+    pub(super) fn new(subject: &'a Subject, feeds: Vec<Feed>) -> Self {
+        Self { subject, owner: subject.cluster.config().client_id.clone(), feeds, limits: Vec::new() }
     }
 
     /// Lets every queue go on up to these places.
@@ -45,7 +52,7 @@ impl<'a> Fence<'a> {
     }
 
     /// Tells every instance; what they say.
-    pub(super) async fn renew(&self) -> Result<Vec<Instance>, Trouble> {
+    pub(super) async fn renew(&self) -> Result<Told, Trouble> {
         let lease_ms = u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX);
         let order = FenceOrder { owner: self.owner.clone(), lease_ms, limits: self.limits.clone() };
         self.tell(Change::Fence(order)).await
@@ -58,19 +65,24 @@ impl<'a> Fence<'a> {
         }
     }
 
-    async fn tell(&self, change: Change) -> Result<Vec<Instance>, Trouble> {
-        let Subject { cluster, names, group_prefix, topic, .. } = self.subject;
-        Ok(control::ask(cluster, names, group_prefix, topic, Some(change)).await?)
+    async fn tell(&self, change: Change) -> Result<Told, Trouble> {
+        let Subject { cluster, names, group_prefix, .. } = self.subject;
+        let mut told = Told::new();
+        for feed in &self.feeds {
+            let instances = control::ask(cluster, names, group_prefix, feed, Some(change.clone())).await?;
+            told.insert(feed.clone(), instances);
+        }
+        Ok(told)
     }
 
-    /// Where the relay stands, once it stands still with all it sent confirmed and committed. `look` was taken after the instances
+    /// Where a relay stands, once it stands still with all it sent confirmed and committed. `look` was taken after the instances
     /// answered.
     ///
     /// # Errors
     /// Why it does not yet.
-    pub(super) async fn settled(&self, instances: &[Instance], look: &Look) -> Result<Places, Trouble> {
+    pub(super) async fn settled(&self, feed: &Feed, told: &Told, look: &Look) -> Result<Places, Trouble> {
         let mut reports: BTreeMap<(&str, i32), &QueueReport> = BTreeMap::new();
-        for Instance { id, report } in instances {
+        for Instance { id, report } in told.get(feed).into_iter().flatten() {
             let report = report
                 .as_ref()
                 .map_err(|reason| Trouble::new(Reason::RelaySilent, format!("{id}: {reason}")))?;
@@ -84,10 +96,12 @@ impl<'a> Fence<'a> {
             }
         }
         let mut places = Places::new();
-        let committed = self.subject.places_of(&self.subject.relay_group()).await?;
+        let Subject { names, group_prefix, .. } = self.subject;
+        let committed = self.subject.places_of(&names.feed_group(group_prefix, feed)).await?;
         for (queue, committed) in committed {
             let Some(report) = reports.get(&(&*queue.broker, queue.id)) else {
-                return Err(Trouble::new(Reason::RelayMissing, format!("{queue} is relayed by nobody")));
+                let detail = format!("{queue} is relayed by nobody for {}", feed.topic());
+                return Err(Trouble::new(Reason::RelayMissing, detail));
             };
             stands_still(report, committed)?;
             places.insert(queue, committed);
@@ -123,7 +137,7 @@ fn stands_still(report: &QueueReport, committed: i64) -> Result<(), Trouble> {
 }
 
 /// What an nsqd process that is gone may have lost will be relayed again, into a channel nobody would read any more.
-fn has_nothing_to_repeat(report: &TopicReport, look: &Look) -> Result<(), Trouble> {
+pub(super) fn has_nothing_to_repeat(report: &TopicReport, look: &Look) -> Result<(), Trouble> {
     for undrained in &report.undrained {
         let seen = look.0.iter().find(|(nsqd, _)| nsqd.as_str() == undrained.nsqd);
         if seen.is_none_or(|(_, seen)| seen.start_time != undrained.start_time) {

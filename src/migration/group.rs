@@ -111,8 +111,10 @@ impl Subject {
     pub(super) async fn forget_marks(&self) -> Result<(), Trouble> {
         let groups = self.cluster.groups().await?;
         let barrier = [self.barrier_group(), self.returning_group()];
-        let marks = barrier.iter().filter(|group| groups.contains(*group)).chain(self.became_of(&groups));
-        for group in marks {
+        let share = self.share_group();
+        let there = |group: &&String| groups.contains(*group);
+        let marks = barrier.iter().filter(there).chain(self.became_of(&groups));
+        for group in marks.chain(Some(&share).filter(there)) {
             self.cluster.delete_group(group).await?;
         }
         Ok(())
@@ -133,6 +135,14 @@ impl Subject {
     pub(super) async fn forget_returning(&self) -> Result<(), Trouble> {
         if self.cluster.groups().await?.contains(&self.returning_group()) {
             self.cluster.delete_group(&self.returning_group()).await?;
+        }
+        Ok(())
+    }
+
+    /// What comes is no share, whatever an earlier cutover was.
+    pub(super) async fn forget_share(&self) -> Result<(), Trouble> {
+        if self.cluster.groups().await?.contains(&self.share_group()) {
+            self.cluster.delete_group(&self.share_group()).await?;
         }
         Ok(())
     }

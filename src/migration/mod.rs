@@ -11,6 +11,7 @@
 //!    └────────┼─────────┴────────┘
 //!  recover    finishes or undoes what an interrupted run left
 //!  driver     what they have in hand, and how they wait
+//!  rest       what a cutover by share leaves to the old consumer
 //!    ├ lock       one driver at a time
 //!    ├ fence      the relay, held still
 //!    ├ nsqds      what nsqd counts
@@ -26,10 +27,11 @@
 //! - At the end of a cutover every message of the topic was finished by the channel's old consumer, or will be given to the group, and to
 //!   one of them only. A rollback of healthy consumers does the same in the other direction.
 //! - Wherever a driver dies, nothing is lost, the relay goes on by itself, and running the command once more finishes or undoes it.
+//! - By share, the same holds for what is stamped: the group gets it, and what is not stamped the old consumer, through a topic of its own.
 //! - Nothing waits for longer than the pause allowed; then what was begun is undone.
 //! - Only [`complete`] cannot be taken back.
 //!
-//! `tests/bridge/cutover_model.rs` checks the protocol exhaustively.
+//! `tests/bridge/cutover_model/` checks the protocol exhaustively.
 
 pub mod checks;
 pub mod complete;
@@ -44,6 +46,7 @@ pub mod progress;
 mod recover;
 pub mod refusal;
 pub mod rehearse;
+mod rest;
 pub mod rollback;
 pub mod scan;
 pub mod status;

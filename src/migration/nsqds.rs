@@ -110,6 +110,11 @@ impl Look {
         self.0.iter().filter_map(|(nsqd, look)| Some((nsqd, look.topic.as_ref()?)))
     }
 
+    /// An nsqd where the topic has other channels.
+    pub(super) fn others(&self) -> Option<&HttpAddress> {
+        self.topics().find(|(_, topic)| topic.others > 0).map(|(nsqd, _)| nsqd)
+    }
+
     /// Whether the same nsqds have the topic as before, each with the channel, paused: an nsqd that came meanwhile would deliver it.
     pub(super) fn is_paused_as(&self, before: &Self) -> Result<(), Trouble> {
         let names = |look: &Self| look.topics().map(|(nsqd, _)| nsqd.clone()).collect::<Vec<_>>();
@@ -134,7 +139,12 @@ impl Look {
 
     /// Messages of the channel in whatever state, and those on their way to it.
     pub(super) fn held(&self) -> u64 {
-        self.messages().iter().sum::<u64>() + self.topics().map(|(_, topic)| topic.depth).sum::<u64>()
+        self.messages().iter().sum::<u64>() + self.uncopied()
+    }
+
+    /// Messages that wait in the topic itself.
+    pub(super) fn uncopied(&self) -> u64 {
+        self.topics().map(|(_, topic)| topic.depth).sum()
     }
 
     /// Whether everything was copied to the channels.
@@ -211,6 +221,11 @@ impl Nsqds {
         }
         let all = all.into_values().collect();
         Ok(Self { all, topic: topic.clone(), channel: channel.clone() })
+    }
+
+    /// The same nsqds, and a channel of the same name of another topic.
+    pub(super) fn of(&self, topic: &TopicName) -> Self {
+        Self { topic: topic.clone(), ..self.clone() }
     }
 
     /// Asks all of them.

@@ -29,12 +29,16 @@ pub enum Step {
     Same,
     /// The group may consume.
     Opened,
+    /// What a cutover by share leaves to the old consumer may be relayed.
+    RestOpened,
     /// The new consumers have what the relay has sent.
     Reached,
     /// It is written down that a rollback has begun.
     Returning,
     /// The group may not consume any more.
     Closed,
+    /// The old consumer has had what was left to it, and no more of that is relayed.
+    RestEnded,
     /// The relay stands where the group does.
     Followed,
     /// The channel has nothing left.
@@ -70,9 +74,11 @@ impl std::str::FromStr for Step {
             Step::Paused,
             Step::Same,
             Step::Opened,
+            Step::RestOpened,
             Step::Reached,
             Step::Returning,
             Step::Closed,
+            Step::RestEnded,
             Step::Followed,
             Step::Emptied,
             Step::Unpaused,

@@ -8,6 +8,7 @@ use super::{
     driver::see_through,
     progress::{Progress, Step},
     refusal::{Left, Reason, Refusal, Trouble},
+    rest,
     subject::{Stage, Subject, World},
 };
 
@@ -21,14 +22,14 @@ pub(super) async fn recover(subject: &Subject, progress: &Progress) -> Result<Wo
         let recovered = match world.stage() {
             Stage::Active => {
                 // Left by a run that came to its end and no further: later it would be taken for another's.
-                if world.barrier.is_some() || world.returning {
+                if world.barrier.is_some() || world.returning || world.rest.is_some() {
                     forget(subject).await;
                 }
                 return Ok(world);
             }
             Stage::CutOver | Stage::Missing | Stage::Completed | Stage::Paused => return Ok(world),
             Stage::Opening => finish_opening(subject, &world, progress).await,
-            Stage::HalfDone if world.returning => reopen(subject, progress).await,
+            Stage::HalfDone if world.returning => reopen(subject, world.rest.is_some(), progress).await,
             // Paused here and not there: the last step of a rollback, or a cutover that did not come to its own last one.
             Stage::HalfDone | Stage::HalfPaused => unpause(subject, &world, progress).await,
         };
@@ -39,26 +40,34 @@ pub(super) async fn recover(subject: &Subject, progress: &Progress) -> Result<Wo
 /// The group was opened somewhere, so everything before that was as it must be.
 async fn finish_opening(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
     world.is_ours()?;
-    if world.group.missing > 0 {
+    let of_rest = world.rest.zip(subject.rest_group()).map(|(rest, group)| (rest.missing, group));
+    for (missing, group) in
+        [Some((world.group.missing, subject.group.clone())), of_rest].into_iter().flatten()
+    {
         // A broker that was away at the cutover: opened there without a place, the group would begin anywhere.
-        let detail = format!("{} masters do not know {}", world.group.missing, subject.group);
-        return Err(Trouble::new(Reason::QueuesChanged, detail));
+        if missing > 0 {
+            return Err(Trouble::new(
+                Reason::QueuesChanged,
+                format!("{missing} masters do not know {group}"),
+            ));
+        }
     }
     see_through(progress, async || world.nsqds.pause(&world.look).await).await?;
-    see_through(progress, async || Ok(subject.cluster.set_consuming(&subject.group, true).await?)).await?;
+    see_through(progress, async || subject.open(world.rest.is_some()).await).await?;
     progress.step(Step::Opened, "an interrupted run is finished: the group may consume everywhere")
 }
 
 async fn unpause(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
     world.is_ours()?;
+    rest::shut(subject, world, progress).await?;
     see_through(progress, async || subject.unpause().await).await?;
     forget(subject).await;
     progress.step(Step::Undone, "what an interrupted run left is undone: the channel delivers again")
 }
 
-/// Lets the group go on.
-pub(super) async fn reopen(subject: &Subject, progress: &Progress) -> Result<(), Trouble> {
-    see_through(progress, async || Ok(subject.cluster.set_consuming(&subject.group, true).await?)).await?;
+/// Lets the group go on, and what is left by a share.
+pub(super) async fn reopen(subject: &Subject, by_share: bool, progress: &Progress) -> Result<(), Trouble> {
+    see_through(progress, async || subject.open(by_share).await).await?;
     progress.step(Step::Undone, "the group may consume again")
 }
 

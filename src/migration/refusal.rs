@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{nsq::nsqd::HttpError, rocketmq::ClusterError};
+use crate::{nsq::nsqd::HttpError, rocketmq::ClusterError, transfer::NotPlaced};
 
 /// What stands in the way. The names are stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -13,6 +13,8 @@ pub enum Reason {
     AnotherGroup,
     /// Somebody publishes straight to nsqd.
     BypassProducerDetected,
+    /// The channel is moved by share, and not all of it is the group's yet.
+    ByShare,
     /// The channel was completed: there is no way back.
     ChannelCompleted,
     /// No nsqd has the channel, or one that has the topic lacks it.
@@ -37,6 +39,8 @@ pub enum Reason {
     GroupNotConsuming,
     /// Messages of the topic are taken in from nsqd.
     IntakeRunning,
+    /// The channel was cut over as a whole.
+    NotByShare,
     /// It was told to stop.
     Interrupted,
     /// The topic has messages that were parked, and not dealt with.
@@ -75,6 +79,8 @@ pub enum Reason {
     Stopped,
     /// The topic is paused in nsqd.
     TopicPaused,
+    /// The NSQ topic that a share needs is another's.
+    TopicTaken,
     /// The relay has yet to relay again what an nsqd lost.
     UndrainedMessages,
 }
@@ -88,6 +94,9 @@ impl Reason {
             Reason::AnotherGroup => "name the group it became, with --group or a plan (-f)",
             Reason::BypassProducerDetected => {
                 "point every producer of the topic at the gateway, then try again"
+            }
+            Reason::ByShare => {
+                "set every gateway's share of it to 100, and wait until its own topic gets nothing more and is drained"
             }
             Reason::ChannelCompleted => "there is nothing to do: its consumer has moved for good",
             Reason::ChannelMissingOnNsqd => "see the spelling, and that the relay of the topic runs",
@@ -118,6 +127,7 @@ impl Reason {
                 "retry or drop them first (`nsqbridge parked`): retried later, they would come to every channel but this one"
             }
             Reason::NameTooLong => "give a shorter --group, or rename the topic with --rename",
+            Reason::NotByShare => "roll it back, then cut it over with --share",
             Reason::NsqChannelNotDrained => {
                 "see that the channel's consumers keep up and finish what they take, or give more --max-pause"
             }
@@ -138,6 +148,9 @@ impl Reason {
                 "let the group consume them, or use --mode broken, which gives the old consumer everything again"
             }
             Reason::TopicPaused => "unpause the topic in nsqadmin",
+            Reason::TopicTaken => {
+                "it cannot be moved by share while there is a topic of that name: move it as a whole"
+            }
             Reason::UndrainedMessages => {
                 "wait until the relay has relayed them and the channel's consumers have them"
             }
@@ -170,6 +183,12 @@ impl Trouble {
 
 impl From<ClusterError> for Trouble {
     fn from(error: ClusterError) -> Self {
+        Self::new(Reason::RocketmqUnavailable, error.to_string())
+    }
+}
+
+impl From<NotPlaced> for Trouble {
+    fn from(error: NotPlaced) -> Self {
         Self::new(Reason::RocketmqUnavailable, error.to_string())
     }
 }

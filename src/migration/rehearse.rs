@@ -101,7 +101,7 @@ async fn play(
 ) -> Result<String, Trouble> {
     sweep(subject, progress).await?;
     // The channel appears where the relay stands.
-    let created = async |driver: &Driver<'_>| driver.nsqds.create().await;
+    let created = async |driver: &Driver<'_>| driver.main.nsqds.create().await;
     let (begin, ()) = fenced(subject, options, progress, stop, Look::is_copied_at, created).await?;
     let nsqds = subject.read().await?.nsqds;
     let old = Finisher::start(nsqds.all(), &subject.path()).await?;
@@ -159,9 +159,9 @@ async fn fenced<T>(
 ) -> Result<(Places, T), Trouble> {
     let done = with_lock(subject, progress, stop, async |lock| {
         let world = subject.read().await.map_err(Refusal::untouched)?;
-        let driver = drive(subject, options, progress, stop, lock, &world);
+        let driver = drive(subject, options, progress, stop, lock, &world, None);
         let acted = async {
-            let proof = driver.until_proved(holds).await?;
+            let proof = driver.until_proved(&driver.main, holds).await?;
             Ok((proof.places, act(&driver).await?))
         };
         let acted: Result<_, Trouble> = acted.await;

@@ -5,6 +5,9 @@
 //! broken     close the group ─ unpause
 //! ```
 //!
+//! By share ([`super::rest`]) what was left to the old consumer must come as far as S as well, and is ended there, before the channel is
+//! emptied.
+//!
 //! While a channel is cut over it goes on collecting everything relayed since the barrier. *Healthy* is for new consumers that work: they
 //! consume up to a place S, the relay follows up to the same place, what the channel collected is dropped, and it goes on from S:
 //! nothing is lost or doubled. *Broken* is for new consumers that do not: the channel delivers all it collected, and
@@ -23,6 +26,7 @@ use super::{
     progress::{Progress, Step},
     recover::{forget, half_done, recover, reopen},
     refusal::{Left, Reason, Refusal, Trouble},
+    rest,
     subject::{Places, Stage, Subject, World},
 };
 
@@ -82,12 +86,13 @@ pub async fn roll_back(
         }
         subject.is_not_taken_in().await.map_err(Refusal::untouched)?;
         let began = Instant::now();
-        let mut driver = drive(subject, options, progress, stop, lock, &world);
+        let rest = subject.rest(&world).await.map_err(Refusal::untouched)?;
+        let mut driver = drive(subject, options, progress, stop, lock, &world, rest);
         if let Mode::Broken { accept_missing } = mode {
             if !accept_missing {
                 until_complete(&driver).await.map_err(Refusal::untouched)?;
             }
-            return give_up_group(&driver, &world).await;
+            return give_up_group(&mut driver, &world).await;
         }
         let mut emptied = false;
         match up_to_the_same(&mut driver, &mut emptied).await {
@@ -129,13 +134,15 @@ async fn up_to_the_same(driver: &mut Driver<'_>, emptied: &mut bool) -> Result<(
 
     driver.fence.follow(&stands);
     driver.fence.renew().await?;
+    let had = driver.until_rest_is_had(|places| follows(places, &stands)).await?;
+    driver.end_rest(had).await?;
     // Seen twice with everything copied: what is relayed by now is in the channel, and not on its way there.
     let followed = |look: &Look, places: &Places| follows(places, &stands).and_then(|()| look.is_copied());
-    let proof = driver.until_proved(followed).await?;
+    let proof = driver.until_proved(&driver.main, followed).await?;
     progress.step(Step::Followed, "the relay stands where the group does")?;
 
     *emptied = true;
-    driver.nsqds.empty(&proof.look).await?;
+    driver.main.nsqds.empty(&proof.look).await?;
     progress.step(Step::Emptied, "the channel has nothing of what the group consumed")?;
     // From here on the channel collects.
     subject.place(&subject.barrier_group(), &stands).await?;
@@ -144,14 +151,18 @@ async fn up_to_the_same(driver: &mut Driver<'_>, emptied: &mut bool) -> Result<(
     progress.step(Step::Same, "nothing was published meanwhile")
 }
 
-/// Waits until the group has all that was ever relayed.
-async fn until_reached(driver: &Driver<'_>) -> Result<(), Trouble> {
+/// Waits until the group has all that was ever relayed; up to where that is.
+async fn until_reached(driver: &mut Driver<'_>) -> Result<Places, Trouble> {
     let Driver { subject, progress, .. } = *driver;
     driver.fence.renew().await?;
     progress.step(Step::Fenced, "the relay sends nothing new; producers notice nothing")?;
-    let reached = driver.until_proved(Look::is_copied_at).await?.places;
+    let reached = driver.until_proved(&driver.main, Look::is_copied_at).await?.places;
+    let reached = driver.or_rest(reached).await?;
+    // What is left may be relayed meanwhile, as far as it will have to be anyway.
+    driver.fence.follow(&reached);
     driver.until(async || reaches(&subject.places_of(&subject.group).await?, &reached)).await?;
-    progress.step(Step::Reached, "the group has come as far as the relay")
+    progress.step(Step::Reached, "the group has come as far as the relay")?;
+    Ok(reached)
 }
 
 fn follows(places: &Places, stands: &Places) -> Result<(), Trouble> {
@@ -193,7 +204,7 @@ async fn undo(driver: &Driver<'_>, emptied: bool, trouble: Trouble) -> Refusal {
         return Refusal { trouble, left: half_done() };
     }
     let reopened = async {
-        reopen(driver.subject, driver.progress).await?;
+        reopen(driver.subject, driver.rest.is_some(), driver.progress).await?;
         // What was dropped from the channel only the group has: it stays written down.
         if emptied { Ok(()) } else { driver.subject.forget_returning().await }
     };
@@ -215,7 +226,7 @@ async fn until_complete(driver: &Driver<'_>) -> Result<(), Trouble> {
         let relayed = subject.places_of(&subject.relay_group()).await?;
         let barrier = subject.barrier().await?;
         let since = relayed.iter().map(|(queue, at)| (at - barrier.get(queue).unwrap_or(&0)).max(0)).sum();
-        let held = i64::try_from(driver.nsqds.look().await?.held()).unwrap_or(i64::MAX);
+        let held = i64::try_from(driver.main.nsqds.look().await?.held()).unwrap_or(i64::MAX);
         if held >= since {
             return Ok(());
         }
@@ -228,11 +239,17 @@ async fn until_complete(driver: &Driver<'_>) -> Result<(), Trouble> {
 }
 
 /// Closes the group where it stands, and lets the channel deliver all it collected.
-async fn give_up_group(driver: &Driver<'_>, world: &World) -> Result<Done, Refusal> {
+async fn give_up_group(driver: &mut Driver<'_>, world: &World) -> Result<Done, Refusal> {
     let Driver { subject, progress, .. } = *driver;
     if world.returning {
-        // An earlier rollback may have dropped messages from the channel that only the group has: first it must have consumed them.
-        if let Err(trouble) = until_reached(driver).await {
+        // An earlier rollback may have dropped messages from the channel that only the group has, or the topic of a share: first they
+        // must have been consumed.
+        let consumed = async {
+            let reached = until_reached(driver).await?;
+            driver.until_rest_is_had(|places| reaches(places, &reached)).await
+        };
+        let consumed: Result<_, Trouble> = consumed.await;
+        if let Err(trouble) = consumed {
             driver.fence.lift().await;
             return Err(Refusal { trouble, left: Left::Undone });
         }
@@ -241,7 +258,9 @@ async fn give_up_group(driver: &Driver<'_>, world: &World) -> Result<Done, Refus
         let cluster = &subject.cluster;
         see_through(progress, async || Ok(cluster.set_consuming(&subject.group, false).await?)).await?;
         progress.step(Step::Closed, "the group is closed where it stands")?;
-        let doubled = doubled(subject).await?;
+        // Whoever relays what was left has a moment to leave: here a few messages may come twice, and nobody is to wait.
+        rest::shut(subject, world, progress).await?;
+        let doubled = doubled(subject, world.rest.is_some()).await?;
         see_through(progress, async || subject.unpause().await).await?;
         progress.step(Step::Unpaused, "the channel delivers all it has collected")?;
         Ok(doubled)
@@ -259,13 +278,19 @@ async fn give_up_group(driver: &Driver<'_>, world: &World) -> Result<Done, Refus
     )))
 }
 
-/// What would come twice if it were rolled back now as broken: what the group has committed since the barrier. What its consumers
-/// have in hand and not committed is not among it.
+/// What would come twice if it were rolled back now as broken: what the group has committed since the barrier, or the relay of what was left
+/// by a share. What the group's consumers have in hand and not committed is not among it.
 ///
 /// # Errors
 /// When it cannot be read, or there is no barrier.
-pub async fn doubled(subject: &Subject) -> Result<Doubled, Trouble> {
-    let at = subject.places_of(&subject.group).await?;
+async fn doubled(subject: &Subject, by_share: bool) -> Result<Doubled, Trouble> {
+    let mut at = subject.places_of(&subject.group).await?;
+    if by_share && let Some(rest) = subject.rest_group() {
+        for (queue, rest) in subject.places_of(&rest).await? {
+            let at = at.entry(queue).or_insert(rest);
+            *at = rest.max(*at);
+        }
+    }
     let barrier = subject.barrier().await?;
     let since = at.iter().map(|(queue, at)| (queue.clone(), (at - barrier.get(queue).unwrap_or(at)).max(0)));
     Ok(Doubled { since_barrier: since.collect(), at })
@@ -286,7 +311,7 @@ pub async fn preview(subject: &Subject, mode: Mode, options: Options) -> Result<
         return Ok(lines);
     }
     subject.is_not_taken_in().await.map_err(Refusal::untouched)?;
-    let doubled = doubled(subject).await.map_err(Refusal::untouched)?;
+    let doubled = doubled(subject, world.rest.is_some()).await.map_err(Refusal::untouched)?;
     match mode {
         Mode::Broken { .. } => {
             lines.push(format!("{group} is closed where it stands, and the channel delivers the {waiting} messages it collected"));
@@ -303,6 +328,9 @@ pub async fn preview(subject: &Subject, mode: Mode, options: Options) -> Result<
                  stopped, within {}",
                 humantime::format_duration(options.max_pause)
             ));
+            if world.rest.is_some() {
+                lines.push("what is left by the share is relayed up to the same place, and its consumer must finish all of it".to_owned());
+            }
             lines.push(format!(
                 "the {waiting} messages the channel collected are dropped, and it goes on where the group ended: nothing is lost, \
                  nothing comes twice"

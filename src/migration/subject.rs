@@ -1,7 +1,8 @@
 //! What is moved, and how far it is, as the world tells it.
 //!
 //! There is no state file. Where a channel stands is read from the channel (active, paused, gone), the group (open, closed, its offsets)
-//! and three groups that say something by being there: the barrier, that a rollback has begun, and that a channel is completed.
+//! and groups that say something by being there: the barrier, that a rollback has begun, that a channel is completed, and that it is moved by
+//! share.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -85,6 +86,8 @@ pub(super) struct World {
     /// A rollback has begun since the last cutover, and may have emptied the channel.
     pub(super) returning: bool,
     pub(super) completed: bool,
+    /// Where what a cutover by share has left may be relayed; none when there is nothing of the kind.
+    pub(super) rest: Option<Consuming>,
 }
 
 impl Subject {
@@ -140,6 +143,10 @@ impl Subject {
         self.names.returning_group(&self.topic, &self.channel)
     }
 
+    pub(super) fn share_group(&self) -> String {
+        self.names.share_group(&self.topic, &self.channel)
+    }
+
     pub(super) fn completed_group(&self) -> String {
         self.names.completed_group(&self.topic, &self.channel)
     }
@@ -169,6 +176,10 @@ impl Subject {
             true => Some(self.barrier().await?),
             false => None,
         };
+        let rest = match self.rest_group().filter(|_| groups.contains(&self.share_group())) {
+            Some(group) => Some(cluster.consuming(&group).await?),
+            None => None,
+        };
         let became = self.became_of(&groups);
         let elsewhere = barrier.is_some() && !became.is_empty() && !became.contains(&&self.became_group());
         Ok(World {
@@ -182,11 +193,12 @@ impl Subject {
             elsewhere,
             returning: groups.contains(&self.returning_group()),
             completed: groups.contains(&self.completed_group()),
+            rest,
         })
     }
 
     async fn instances(&self) -> Result<Vec<Instance>, Trouble> {
-        Ok(control::ask(&self.cluster, &self.names, &self.group_prefix, &self.topic, None).await?)
+        Ok(control::ask(&self.cluster, &self.names, &self.group_prefix, &(&self.topic).into(), None).await?)
     }
 
     async fn nsqds_known_to(&self, instances: &[Instance]) -> Result<Nsqds, Trouble> {
@@ -268,7 +280,11 @@ impl World {
             (0, _) => Stage::Active,
             // Nothing is ever paused before the barrier is written.
             _ if self.barrier.is_none() => Stage::Paused,
-            (_, true) if paused == has && self.group.is_open() => Stage::CutOver,
+            (_, true)
+                if paused == has && self.group.is_open() && self.rest.is_none_or(Consuming::is_open) =>
+            {
+                Stage::CutOver
+            }
             (_, true) => Stage::Opening,
             (_, false) if paused == has => Stage::HalfDone,
             (_, false) => Stage::HalfPaused,

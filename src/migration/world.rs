@@ -237,7 +237,7 @@ type Reports = BTreeMap<String, Result<TopicReport, String>>;
 /// What every instance says of each topic.
 async fn reports(cluster: &Cluster, plan: &Plan) -> BTreeMap<TopicName, Result<Reports, String>> {
     let asked = plan.topics.keys().map(|topic| async move {
-        let asked = control::ask(cluster, &plan.names, &plan.group_prefix, topic, None).await;
+        let asked = control::ask(cluster, &plan.names, &plan.group_prefix, &topic.into(), None).await;
         let reports = asked
             .map(|instances| instances.into_iter().map(|instance| (instance.id, instance.report)).collect());
         (topic.clone(), reports.map_err(|error: ClusterError| error.to_string()))

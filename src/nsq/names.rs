@@ -66,7 +66,7 @@ name!(TopicName);
 name!(ChannelName);
 
 /// A channel of a topic, written `TOPIC/CHANNEL`: no name has a slash.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ChannelPath {
     /// The topic.
     pub topic: TopicName,

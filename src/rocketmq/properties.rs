@@ -167,6 +167,13 @@ impl PropertiesBuilder {
         self.put(name, value)
     }
 
+    /// Adds what another builder has taken.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        Arc::make_mut(&mut self.encoded).extend_from_slice(&other.encoded);
+        self
+    }
+
     fn put(mut self, name: &str, value: &str) -> Self {
         put(Arc::make_mut(&mut self.encoded), name, value);
         self

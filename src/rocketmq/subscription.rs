@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tracing::info;
 
@@ -47,6 +48,15 @@ impl Consuming {
     pub fn exists(self) -> bool {
         self.open + self.closed > 0
     }
+
+    /// Counts what a master has set it to.
+    fn count(&mut self, settings: Option<&Value>) {
+        match settings {
+            Some(settings) if may_consume(settings) => self.open += 1,
+            Some(_) => self.closed += 1,
+            None => self.missing += 1,
+        }
+    }
 }
 
 impl Cluster {
@@ -57,13 +67,39 @@ impl Cluster {
     pub async fn consuming(&self, group: &str) -> Result<Consuming, ClusterError> {
         let mut consuming = Consuming::default();
         for (_, address) in self.masters().await? {
-            match self.group_settings_on(&address).await?.get(group) {
-                Some(settings) if may_consume(settings) => consuming.open += 1,
-                Some(_) => consuming.closed += 1,
-                None => consuming.missing += 1,
-            }
+            consuming.count(self.group_settings_on(&address).await?.get(group));
         }
         Ok(consuming)
+    }
+
+    /// Where each of these groups may consume, as the masters that answer say.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub async fn consuming_known<const N: usize>(
+        &self,
+        groups: [&str; N],
+    ) -> Result<[Consuming; N], ClusterError> {
+        let mut consuming = [Consuming::default(); N];
+        let (mut failure, mut answered) = (None, false);
+        let masters = self.masters().await?;
+        // At once: one that is frozen takes its time, and the others are waited for.
+        let asks = masters.iter().map(|(_, address)| self.group_settings_on(address));
+        for asked in join_all(asks).await {
+            match asked {
+                Ok(known) => {
+                    answered = true;
+                    for (group, consuming) in groups.iter().zip(&mut consuming) {
+                        consuming.count(known.get(*group));
+                    }
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        match failure {
+            Some(error) if !answered => Err(error),
+            _ => Ok(consuming),
+        }
     }
 
     /// Opens a group on every master, or closes it, and creates it so where it is missing. All else it is set to is kept.

@@ -40,7 +40,7 @@ pub(super) struct Audited {
 /// Messages by offset, and where they went.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
-    /// None for what was taken in from nsqd: no gateway has told of it, and no nsqd was given it.
+    /// None for what nsqd was not given, as it was taken in from it: no gateway has told of it.
     runs: BTreeMap<i64, Vec<Option<Entry>>>,
     landings: Vec<Landing>,
 }

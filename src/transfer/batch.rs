@@ -3,14 +3,14 @@
 //! A message nsqd is bound to refuse (empty, or beyond its size limit) travels alone, so that the refusal names it and
 //! nobody else.
 //!
-//! Messages that were taken in from nsqd ([`crate::intake`]) stand among the others, for offsets are committed in a row, and are left
-//! out of what nsqd is given.
+//! Messages that are not nsqd's to be given ([`Feed::has`]) stand among the others, for offsets are committed in a row, and are left out of
+//! what it is given.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::{mapping::is_taken_in, nsq::mpub, rocketmq::record::StoredMessage};
+use crate::{mapping::Feed, nsq::mpub, rocketmq::record::StoredMessage};
 
 /// Where larger batches stop paying: the payload one request is filled up to.
 const TARGET_BYTES: usize = 256 * 1024;
@@ -22,11 +22,6 @@ const MESSAGE_BYTES: usize = 512;
 /// What a message takes in memory.
 pub(super) fn held_bytes(message: &StoredMessage) -> usize {
     message.body.len() + message.properties.encoded().len() + MESSAGE_BYTES
-}
-
-/// Whether nsqd is to be given the message.
-pub(super) fn goes_to_nsqd(message: &StoredMessage) -> bool {
-    !is_taken_in(&message.properties)
 }
 
 /// What nsqd takes.
@@ -48,14 +43,15 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Takes the next batch from the front; `None` when nothing waits.
-    pub(super) fn cut(waiting: &mut VecDeque<StoredMessage>, limits: Limits) -> Option<Self> {
-        Self::cut_at_most(waiting, limits, usize::MAX)
+    pub(super) fn cut(waiting: &mut VecDeque<StoredMessage>, limits: Limits, feed: &Feed) -> Option<Self> {
+        Self::cut_at_most(waiting, limits, feed, usize::MAX)
     }
 
     /// Takes the next batch of at most so many messages from the front.
     pub(super) fn cut_at_most(
         waiting: &mut VecDeque<StoredMessage>,
         limits: Limits,
+        feed: &Feed,
         most: usize,
     ) -> Option<Self> {
         let room = TARGET_BYTES.min(limits.max_body_size);
@@ -63,7 +59,7 @@ impl Batch {
         let mut payload = mpub::COUNT_BYTES;
         let mut given = Vec::new();
         let fits = waiting.iter().take_while(|message| {
-            let goes = goes_to_nsqd(message);
+            let goes = feed.has(&message.properties);
             given.push(goes);
             if !goes {
                 return true;
@@ -133,6 +129,10 @@ mod tests {
 
     const LIMITS: Limits = Limits { max_msg_size: 100_000, max_body_size: 120_000 };
 
+    fn orders() -> Feed {
+        "orders".parse().unwrap()
+    }
+
     fn stored(len: usize) -> StoredMessage {
         StoredMessage {
             topic: "t".into(),
@@ -164,7 +164,7 @@ mod tests {
             ["nsq_intake\u{1}nsqd:4151 0A\u{2}UNIQ_KEY\u{1}0B\u{2}", "nsq_intake\u{1}nsqd:4151 0A\u{2}"]
         {
             let properties = Properties::from_encoded(copied.into());
-            assert!(goes_to_nsqd(&StoredMessage { properties, ..stored(1) }), "{copied:?}");
+            assert!(orders().has(&properties), "{copied:?}");
         }
     }
 
@@ -172,19 +172,35 @@ mod tests {
     fn what_was_taken_in_from_nsqd_keeps_its_place_and_is_not_given_back() {
         let bodies = [taken_in(200_000), stored(60_000), taken_in(1), stored(59_988), taken_in(0), stored(1)];
         let mut waiting = VecDeque::from(bodies);
-        let first = Batch::cut(&mut waiting, LIMITS).unwrap();
+        let first = Batch::cut(&mut waiting, LIMITS, &orders()).unwrap();
         assert_eq!((first.messages(), first.relayed().count()), (5, 2));
         let given = mpub::decode_binary(first.payload(), LIMITS.max_msg_size, LIMITS.max_body_size).unwrap();
         assert_eq!(given.iter().map(Bytes::len).collect::<Vec<_>>(), [60_000, 59_988]);
         let mut alone = VecDeque::from([taken_in(200_000)]);
-        let alone = Batch::cut(&mut alone, LIMITS).unwrap();
+        let alone = Batch::cut(&mut alone, LIMITS, &orders()).unwrap();
         assert_eq!((alone.unfit(LIMITS), alone.relayed().count()), (None, 0), "it is no fault of a message");
+    }
+
+    #[test]
+    fn what_is_left_of_a_share_is_what_has_no_stamp_whether_it_was_taken_in_or_not() {
+        let stamped = |len, encoded: &'static str| StoredMessage {
+            properties: Properties::from_encoded(encoded.into()),
+            ..stored(len)
+        };
+        let (ours, anothers) = ("nsq_share_billing\u{1}1\u{2}", "nsq_share_mail\u{1}1\u{2}");
+        let messages = || [stamped(1, ours), stored(2), taken_in(3), stamped(4, anothers), stamped(0, ours)];
+        let given = |feed: &str| {
+            let batch = Batch::cut(&mut VecDeque::from(messages()), LIMITS, &feed.parse().unwrap()).unwrap();
+            (batch.messages(), batch.relayed().map(|message| message.body.len()).collect::<Vec<_>>())
+        };
+        assert_eq!(given("orders/billing"), (5, vec![2, 3, 4]));
+        assert_eq!(given("orders"), (4, vec![1, 2, 4]), "an empty one travels alone");
     }
 
     fn sizes(bodies: &[usize]) -> Vec<Vec<usize>> {
         let mut waiting: VecDeque<_> = bodies.iter().map(|&len| stored(len)).collect();
         let mut cuts = Vec::new();
-        while let Some(batch) = Batch::cut(&mut waiting, LIMITS) {
+        while let Some(batch) = Batch::cut(&mut waiting, LIMITS, &orders()) {
             cuts.push(batch.messages.iter().map(|message| message.body.len()).collect());
         }
         cuts

@@ -13,8 +13,8 @@ use super::{
     state::{TopicReport, TopicState},
 };
 use crate::{
-    mapping::Names,
-    nsq::names::{ChannelName, TopicName},
+    mapping::{Feed, Names},
+    nsq::names::ChannelName,
     rocketmq::{Cluster, ClusterError, admin::Answer},
 };
 
@@ -72,7 +72,7 @@ pub(super) fn answer(state: &TopicState, asked: &BTreeMap<String, String>) -> BT
     BTreeMap::from([(REPORT.to_owned(), report)])
 }
 
-/// Asks every instance that relays the topic how it stands, and to change something first.
+/// Asks every instance that relays this how it stands, and to change something first.
 ///
 /// # Errors
 /// When no broker can say which instances there are.
@@ -80,10 +80,10 @@ pub async fn ask(
     cluster: &Cluster,
     names: &Names,
     group_prefix: &str,
-    topic: &TopicName,
+    feed: &Feed,
     change: Option<Change>,
 ) -> Result<Vec<Instance>, ClusterError> {
-    let group = names.relay_group(group_prefix, topic);
+    let group = names.feed_group(group_prefix, feed);
     let mut asked = BTreeMap::new();
     if let Some(change) = change {
         let (word, text) = match change {

@@ -1,7 +1,7 @@
 //! Brings one batch into nsqd, however long that takes.
 //!
 //! The only ways out are nsqd's `OK`, the parking topic's for what nsqd will never take, and the end of the queue's loop, which
-//! drops the claim unconfirmed. What was taken in from nsqd is not sent: it has had it. Each failure sends the batch to another nsqd if there is one. A batch whose answer was
+//! drops the claim unconfirmed. What is not nsqd's to be given ([`Feed::has`]) is not sent. Each failure sends the batch to another nsqd if there is one. A batch whose answer was
 //! lost may be in nsqd already: sending it again may double it, not sending it may lose it, so it is sent again and
 //! counted. A batch that is refused is taken apart, so that one bad message stands for itself only.
 
@@ -19,6 +19,7 @@ use super::{
     window::{At, Claim, Confirmed, Proof},
 };
 use crate::{
+    mapping::Feed,
     nsq::{
         nsqd::{HttpError, Published},
         tcp::TcpError,
@@ -35,6 +36,7 @@ const SILENT_REFUSALS: usize = 3;
 
 /// What delivering needs; one for each topic.
 pub(super) struct Delivery {
+    pub(super) feed: Feed,
     pub(super) destinations: Arc<Destinations>,
     pub(super) limits: Limits,
     pub(super) pace: Arc<Pace>,
@@ -60,7 +62,7 @@ impl Delivery {
         let relayed = batch.relayed().count();
         self.metrics.passed_by(batch.messages() - relayed);
         if relayed == 0 {
-            return claim.confirm(Proof::TakenIn);
+            return claim.confirm(Proof::NotGiven);
         }
         self.pace.admit(relayed).await;
         if let Some(reason) = batch.unfit(self.limits) {
@@ -78,7 +80,7 @@ impl Delivery {
                 for (message, goes) in batch.each() {
                     proofs.push(match goes {
                         true => self.one(queue, &mut lease, message).await,
-                        false => Proof::TakenIn,
+                        false => Proof::NotGiven,
                     });
                 }
                 self.each(claim, proofs).await

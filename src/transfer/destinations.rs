@@ -31,7 +31,7 @@ use super::{
     undrained::Process,
     watched::{Fate, Watched},
 };
-use crate::mapping::{Names, is_intake};
+use crate::mapping::{Feed, Names, is_intake};
 use crate::nsq::{
     address::HttpAddress,
     names::{ChannelName, TopicName},
@@ -155,18 +155,24 @@ impl Node {
 
 impl Destinations {
     pub(super) fn new(
-        topic: TopicName,
+        feed: &Feed,
         fleet: Arc<Fleet>,
         choice: Choice,
         names: Names,
         completed: Arc<Completed>,
     ) -> Self {
+        // The topic of a share is for its channel alone, which must be there before the first message, whoever has seen it.
+        let channels = match feed {
+            Feed::Topic(_) => BTreeSet::new(),
+            Feed::Share(share) => BTreeSet::from([share.channel().channel.clone()]),
+        };
         let state = Mutex::new(State {
             nodes: BTreeMap::new(),
-            channels: BTreeSet::new(),
+            channels,
             watched: Watched::new(choice.longest_in_flight, choice.gone_after),
             waiting: None,
         });
+        let topic = feed.topic().clone();
         Self { topic, choice, fleet, names, completed, state, changed: Notify::new() }
     }
 

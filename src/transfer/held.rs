@@ -76,6 +76,15 @@ pub(super) enum Held {
         /// What the queue holds.
         bounds: Bounds,
     },
+    /// What is left of a share has no place in this queue.
+    #[error(
+        "{queue}: the queue was not there when the channel was moved by share, so nobody knows what of it the channel had. Start the relay \
+         once with --on-gap replay to relay all it holds"
+    )]
+    NoPlace {
+        /// The queue.
+        queue: Queue,
+    },
     /// The committed offset changed under a running relay; it begins anew, and --on-gap decides.
     #[error(
         "{queue}: the relay committed {committed}, and the broker holds {}: it crashed, another client commits for the group, or \
@@ -117,7 +126,11 @@ impl Held {
             | Held::Moved { .. }
             | Held::Reset { .. }
             | Held::DeliveryFailed { .. } => false,
-            Held::OutOfRange { .. } | Held::Ahead { .. } | Held::Renewed { .. } | Held::Unreadable(_) => true,
+            Held::OutOfRange { .. }
+            | Held::Ahead { .. }
+            | Held::Renewed { .. }
+            | Held::NoPlace { .. }
+            | Held::Unreadable(_) => true,
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
     retention::Retention,
     state::{NsqdReport, TopicState},
 };
-use crate::observe::health::Dependency;
+use crate::{mapping::Feed, observe::health::Dependency};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TopicLabels {
@@ -45,6 +45,7 @@ pub struct Metrics {
     jumps: Family<JumpLabels, Counter>,
     replayed: Family<NsqdLabels, Counter>,
     from_nsqd: Family<TopicLabels, Counter>,
+    of_share: Family<TopicLabels, Counter>,
     topics: Arc<Mutex<Vec<Weak<TopicState>>>>,
 }
 
@@ -61,7 +62,8 @@ pub(super) struct TopicMetrics {
     replayed_of: Family<NsqdLabels, Counter>,
     relayed_to: Family<NsqdLabels, Counter>,
     relayed: Counter,
-    from_nsqd: Counter,
+    /// Of those that are not nsqd's to be given.
+    passed: Counter,
 }
 
 impl Metrics {
@@ -97,6 +99,11 @@ impl Metrics {
             "Messages passed without being sent, because they were taken in from nsqd, whose consumers have them",
             self.from_nsqd.clone(),
         );
+        registry.register(
+            "share_messages",
+            "Messages passed without being sent, because they are the consumer group's share",
+            self.of_share.clone(),
+        );
         registry.register_collector(Box::new(Standing { topics: Arc::clone(&self.topics) }));
     }
 
@@ -121,10 +128,15 @@ impl Metrics {
             .collect()
     }
 
-    pub(super) fn topic(&self, topic: &str) -> Arc<TopicMetrics> {
-        let labels = TopicLabels { topic: topic.to_owned() };
+    pub(super) fn of(&self, feed: &Feed) -> Arc<TopicMetrics> {
+        let topic = feed.topic().to_string();
+        let labels = TopicLabels { topic: topic.clone() };
+        let passed = match feed {
+            Feed::Topic(_) => &self.from_nsqd,
+            Feed::Share(_) => &self.of_share,
+        };
         Arc::new(TopicMetrics {
-            topic: topic.to_owned(),
+            topic,
             read: self.read.get_or_create_owned(&labels),
             retried: self.retried.get_or_create_owned(&labels),
             parked: self.parked.get_or_create_owned(&labels),
@@ -134,7 +146,7 @@ impl Metrics {
             replayed_of: self.replayed.clone(),
             relayed_to: self.relayed.clone(),
             relayed: Counter::default(),
-            from_nsqd: self.from_nsqd.get_or_create_owned(&labels),
+            passed: passed.get_or_create_owned(&labels),
         })
     }
 
@@ -163,7 +175,7 @@ impl TopicMetrics {
     }
 
     pub(super) fn passed_by(&self, messages: usize) {
-        self.from_nsqd.inc_by(messages as u64);
+        self.passed.inc_by(messages as u64);
     }
 
     pub(super) fn retried(&self, messages: usize) {

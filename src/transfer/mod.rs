@@ -19,6 +19,7 @@
 //! committed   what the brokers hold as committed, looked at for all queues of a topic at once
 //! retention   whether messages are relayed well before they expire
 //! fence   how far a topic may be relayed while one of its consumers is moved; completed, which channels are done with
+//! gate    whether what is left of a share may be relayed; placed, where it begins
 //! state   how each topic stands, for metrics, and for control, which other programs ask through the brokers
 //! ```
 //!
@@ -29,6 +30,8 @@
 //! - A graceful stop relays and commits what is in flight: nothing is doubled by it.
 //! - What nsqd has in memory when it dies, or in flight when it stops, is relayed again: that nsqd's share, and no more than its
 //!   counters leave in doubt.
+//! - What is left of a share ([`crate::mapping::Share`]) is relayed by the same way, to a topic of its own, and only while the channel itself
+//!   gets nothing. The audit leaves it out: it is about a topic's messages, which each go one way there.
 //! - A queue that cannot go on (unreadable record, offset out of range) is held and named, never skipped.
 //! - A committed offset that this bridge has not committed is noticed, and what is made of it is somebody's choice ([`OnGap`]).
 //!
@@ -45,11 +48,13 @@ mod deliver;
 mod destinations;
 pub mod fence;
 mod fleet;
+mod gate;
 mod held;
 mod memory;
 pub mod metrics;
 mod pace;
 pub mod parking;
+mod placed;
 mod queue;
 mod read_ahead;
 mod replay;
@@ -73,7 +78,14 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-pub use self::{batch::Limits, destinations::Choice, fleet::Source, held::OnGap, topics::Topics};
+pub use self::{
+    batch::Limits,
+    destinations::Choice,
+    fleet::Source,
+    held::OnGap,
+    placed::{NotPlaced, Record},
+    topics::Topics,
+};
 use self::{completed::Completed, fleet::Fleet, memory::Memory, metrics::Metrics, retention::Reserves};
 use crate::{
     audit::{Pace, Recorder},

@@ -1,6 +1,6 @@
 //! Where a message goes that nsqd will never take: empty, too large, refused by it for another reason, or unreadable.
 //!
-//! It is stored in a parking topic in RocketMQ, one for each topic, before the relay goes on behind it: the proof is the
+//! It is stored in a parking topic in RocketMQ, one for each feed, before the relay goes on behind it: the proof is the
 //! broker's `SEND_OK`. With it go the reason and the place it came from. [`Parking`] is also how `nsqbridge parked`
 //! finds what is there; what was dealt with is below the committed offset of [`GROUP`].
 
@@ -10,8 +10,7 @@ use bytes::Bytes;
 use tracing::{error, warn};
 
 use crate::{
-    mapping::Names,
-    nsq::names::TopicName,
+    mapping::{Feed, Names},
     retry::Backoff,
     rocketmq::{
         Cluster, ClusterError, Message, Outcome, Producer, Queue, QueueReader,
@@ -39,7 +38,7 @@ const UNREADABLE: &str = "park_unreadable";
 #[derive(Debug)]
 pub struct Parked(());
 
-/// Parks messages of one topic.
+/// Parks messages of one feed.
 pub(super) struct Parking {
     cluster: Cluster,
     producer: Producer,
@@ -74,12 +73,12 @@ pub struct ParkedMessage {
 }
 
 impl Parking {
-    pub(super) fn new(cluster: Cluster, names: &Names, topic: &TopicName) -> Self {
+    pub(super) fn new(cluster: Cluster, names: &Names, feed: &Feed) -> Self {
         Self {
             producer: Producer::new(cluster.clone(), "nsqbridge-transfer"),
             cluster,
             keys: UniqueKeys::new(),
-            parking_topic: names.parking_topic(topic),
+            parking_topic: names.parking_topic(feed),
         }
     }
 
@@ -182,16 +181,16 @@ fn origin(
     properties.user(REASON, &reason)?.user(PLACE, place)
 }
 
-/// The messages of a topic that were parked and not dealt with, oldest first in each queue.
+/// The messages of a feed that were parked and not dealt with, oldest first in each queue.
 ///
 /// # Errors
-/// When RocketMQ cannot be asked. A topic of which nothing was ever parked has none.
+/// When RocketMQ cannot be asked. A feed of which nothing was ever parked has none.
 pub async fn parked(
     cluster: &Cluster,
     names: &Names,
-    topic: &TopicName,
+    feed: &Feed,
 ) -> Result<Vec<ParkedMessage>, ClusterError> {
-    let parking_topic = names.parking_topic(topic);
+    let parking_topic = names.parking_topic(feed);
     let queues = match cluster.fresh_route(&parking_topic).await {
         Ok(route) => route.read_queues.clone(),
         Err(ClusterError::UnknownTopic(_)) => return Ok(Vec::new()),

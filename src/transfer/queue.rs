@@ -531,9 +531,8 @@ impl Work {
         let at_a_time = if relay.delivery.ordered { 1 } else { BATCHES_IN_FLIGHT };
         while self.in_flight.len() < at_a_time {
             let most = self.may_send();
-            let Some(batch) = Batch::cut_at_most(&mut self.waiting, relay.delivery.limits, most) else {
-                return;
-            };
+            let Delivery { limits, feed, .. } = &*relay.delivery;
+            let Some(batch) = Batch::cut_at_most(&mut self.waiting, *limits, feed, most) else { return };
             self.waiting_bytes -= batch.held_bytes();
             let claim = self.window.claim(batch.messages(), batch.held_bytes(), batch.stored_ms());
             self.audited.sent(claim.start(), &batch);

@@ -15,6 +15,9 @@
 //! | where to begin has expired | hold the queue | the oldest message, missing what expired | the same |
 //! | where to begin lies beyond the queue's end | hold the queue | the end | the oldest message |
 //!
+//! What is left of a share is given its place by a cutover ([`super::gate`]), as a record: a queue without one is held where the table
+//! says `hold`.
+//!
 //! To go on from the record is exact: nothing below it is relayed twice, and nothing behind it is missed. It holds as long as the messages
 //! are those the record was written about: the last of them is looked at, for a topic may have been deleted and made anew.
 
@@ -31,10 +34,13 @@ use super::{
         journal::{Entry, Page},
     },
 };
-use crate::rocketmq::{
-    Queue, QueueReader,
-    offsets::Commit,
-    reader::{Bounds, Pull},
+use crate::{
+    mapping::Feed,
+    rocketmq::{
+        Queue, QueueReader,
+        offsets::Commit,
+        reader::{Bounds, Pull},
+    },
 };
 
 /// A queue's relay that may begin.
@@ -200,6 +206,9 @@ impl QueueRelay {
         // Asked before the record is read: the landings of others are seen by the next look at the earliest.
         let look = self.delivery.destinations.looks();
         let (mut page, entry) = self.journal.open(&self.queue).await?;
+        if entry.is_none() && self.on_gap == OnGap::Hold && matches!(self.delivery.feed, Feed::Share(_)) {
+            return Err(Held::NoPlace { queue: self.queue.clone() });
+        }
         let bounds = self.cluster.queue_bounds(&self.queue).await?;
         let committed = self.cluster.committed_offset(&self.group, &self.queue).await?;
         let renewed = match &entry {

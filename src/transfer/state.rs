@@ -34,6 +34,8 @@ pub(super) struct TopicState {
     undrained: Mutex<BTreeMap<Queue, BTreeMap<Process, u64>>>,
     retention: Mutex<Retention>,
     rate: Mutex<Rate>,
+    /// Why it has not begun.
+    kept_out: Mutex<Option<String>>,
 }
 
 /// One queue of it.
@@ -185,8 +187,8 @@ impl TopicState {
         metrics: Arc<TopicMetrics>,
     ) -> Self {
         let rate = Mutex::new(Rate { at: Instant::now(), relayed: 0, per_second: 0.0 });
-        let (queues, undrained, retention, fence) = Default::default();
-        Self { topic, destinations, pace, fence, metrics, queues, undrained, retention, rate }
+        let (queues, undrained, retention, fence, kept_out) = Default::default();
+        Self { topic, destinations, pace, fence, metrics, queues, undrained, retention, rate, kept_out }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Queue, QueueState>> {
@@ -265,9 +267,16 @@ impl TopicState {
         self.lock().values().map(|queue| queue.lag_seconds(now)).fold(0.0, f64::max)
     }
 
+    /// Takes note of why it may not begin.
+    pub(super) fn keep_out(&self, why: Option<String>) {
+        *self.kept_out.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
     /// Why nothing is sent now.
     pub(super) fn waiting(&self) -> Option<String> {
-        if self.pace.wish().paused { Some("paused".to_owned()) } else { self.destinations.waiting() }
+        let kept_out = self.kept_out.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let paused = || self.pace.wish().paused.then(|| "paused".to_owned());
+        kept_out.or_else(paused).or_else(|| self.destinations.waiting())
     }
 
     /// Takes the rate anew; call it every few seconds.

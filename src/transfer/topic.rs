@@ -1,4 +1,4 @@
-//! The relay of one topic: which of its queues are this instance's, and one loop for each.
+//! The relay of one feed: which of its queues are this instance's, and one loop for each.
 //!
 //! Every round asks for the topic's queues and the group's members, computes this instance's share, tells the loops of
 //! other queues to drain (a queue is unlocked when its loop has drained and committed), locks or renews the rest, and
@@ -20,6 +20,7 @@ use super::{
     committed::{self, Looks},
     deliver::Delivery,
     destinations::Destinations,
+    gate::Gate,
     held::Held,
     pace::Pace,
     parking::Parking,
@@ -30,6 +31,7 @@ use super::{
 };
 use crate::{
     audit::Ledger,
+    mapping::Feed,
     nsq::names::TopicName,
     retry::Backoff,
     rocketmq::{
@@ -40,6 +42,8 @@ use crate::{
 
 /// A round is due this long after the last, or at once when the group's members change.
 const ROUND_EVERY: Duration = Duration::from_secs(1);
+/// Whoever waits to be let in asks this often.
+const ASK_GATE_EVERY: Duration = Duration::from_secs(1);
 /// The channels nsqlookupd knows are asked for this often.
 const ASK_LOOKUPD_EVERY: Duration = Duration::from_secs(2);
 /// Locks are renewed when this much of the lease is left.
@@ -51,11 +55,14 @@ const REMIND_EVERY: Duration = Duration::from_secs(30);
 /// Progress is logged this often, if there was any.
 const REPORT_EVERY: Duration = Duration::from_secs(30);
 
-/// One topic's relay.
+/// One feed's relay.
 pub(super) struct TopicRelay {
     cluster: Cluster,
     config: Arc<TransferConfig>,
+    /// The NSQ topic.
     topic: TopicName,
+    /// What lets it begin and go on, if not everything does.
+    gate: Option<Gate>,
     rocketmq_topic: String,
     group: String,
     delivery: Arc<Delivery>,
@@ -83,35 +90,45 @@ struct Failure {
 }
 
 impl TopicRelay {
-    pub(super) fn new(shared: Arc<Shared>, topic: TopicName) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, feed: Feed) -> Self {
         let Shared { cluster, config, fleet, metrics, completed, .. } = &*shared;
+        let topic = feed.topic().clone();
         let destinations = Arc::new(Destinations::new(
-            topic.clone(),
+            &feed,
             Arc::clone(fleet),
             config.choice.clone(),
             config.names.clone(),
             Arc::clone(completed),
         ));
         let pace = Arc::new(Pace::new(config.max_rate));
-        let of_topic = metrics.topic(topic.as_str());
+        let of_topic = metrics.of(&feed);
         let delivery = Delivery {
+            feed: feed.clone(),
             destinations: Arc::clone(&destinations),
             limits: config.limits,
             pace: Arc::clone(&pace),
-            parking: Parking::new(cluster.clone(), &config.names, &topic),
+            parking: Parking::new(cluster.clone(), &config.names, &feed),
             metrics: Arc::clone(&of_topic),
             ordered: config.ordered,
         };
         let state = Arc::new(TopicState::new(topic.clone(), destinations, pace, of_topic));
         metrics.show(&state);
-        let group = config.names.relay_group(&config.group_prefix, &topic);
-        let journal = Arc::new(Journal::new(cluster.clone(), &config.names, &topic, &group));
+        let group = config.names.feed_group(&config.group_prefix, &feed);
+        let journal = Arc::new(Journal::new(cluster.clone(), &config.names, &feed, &group));
+        let rocketmq_topic = config.names.rocketmq_topic(feed.source());
+        let (ledger, gate) = match feed {
+            Feed::Topic(topic) => (shared.recorder.as_ref().map(|recorder| recorder.topic(&topic)), None),
+            Feed::Share(share) => {
+                (None, Some(Gate::new(cluster.clone(), &config.names, share, group.clone())))
+            }
+        };
         Self {
             cluster: cluster.clone(),
-            rocketmq_topic: config.names.rocketmq_topic(&topic),
+            rocketmq_topic,
             journal,
             looks: committed::unseen().1,
-            ledger: shared.recorder.as_ref().map(|recorder| recorder.topic(&topic)),
+            ledger,
+            gate,
             group,
             topic,
             config: Arc::clone(config),
@@ -124,8 +141,12 @@ impl TopicRelay {
         }
     }
 
-    /// Relays until `drain`; then finishes what is in flight, commits, unlocks and leaves the group.
+    /// Relays until `drain`, or until its gate is closed; then finishes what is in flight, commits, unlocks and leaves the group.
     pub(super) async fn run(mut self, drain: CancellationToken) {
+        // Before anything is created in nsqd, where the topic may be another's.
+        if drain.run_until_cancelled(self.admitted()).await.is_none() {
+            return;
+        }
         let views = self.shared.fleet.watch(&self.topic);
         let ask_every = self.shared.paced(ASK_LOOKUPD_EVERY);
         let ready = Arc::clone(&self.state.destinations).keep_ready(views, ask_every);
@@ -150,7 +171,9 @@ impl TopicRelay {
         let _described =
             self.cluster.describe(&self.group, Arc::new(move |asked| super::control::answer(&state, asked)));
         let mut changes = self.cluster.membership_changes();
-        let mut rounds = tokio::time::interval(self.shared.paced(ROUND_EVERY));
+        // Whoever closes a gate waits for it.
+        let round_every = if self.gate.is_some() { ROUND_EVERY } else { self.shared.paced(ROUND_EVERY) };
+        let mut rounds = tokio::time::interval(round_every);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reports = tokio::time::interval(REPORT_EVERY);
         let mut reported = 0;
@@ -167,13 +190,47 @@ impl TopicRelay {
                 _ = reports.tick() => self.report(&mut reported),
                 _ = rounds.tick() => {
                     self.state.measure();
-                    self.round(&member).await;
+                    match self.gate_is_open().await {
+                        Ok(true) => self.round(&member).await,
+                        Ok(false) => break,
+                        Err(error) => debug!(topic = %self.topic, %error, "whether it may go on is not known now"),
+                    }
                 }
-                _ = changes.changed() => self.round(&member).await,
+                _ = changes.changed(), if self.gate.is_none() => self.round(&member).await,
             }
         }
         self.leave(member).await;
         self.report(&mut reported);
+    }
+
+    /// Whether it may go on; said when it may not.
+    async fn gate_is_open(&mut self) -> Result<bool, ClusterError> {
+        let Some(gate) = &mut self.gate else { return Ok(true) };
+        let open = gate.is_open().await?;
+        if !open {
+            info!(topic = %self.topic, "no longer by share: what is in flight is finished, and nothing more is sent");
+        }
+        Ok(open)
+    }
+
+    /// Waits until it may begin.
+    async fn admitted(&self) {
+        let Some(gate) = &self.gate else { return };
+        let mut said = None;
+        loop {
+            match gate.keeps_out().await {
+                Ok(None) => break,
+                Ok(why) if why == said => {}
+                Ok(why) => {
+                    info!(topic = %self.topic, reason = why, "waiting");
+                    self.state.keep_out(why.clone());
+                    said = why;
+                }
+                Err(error) => warn!(topic = %self.topic, %error, "cannot begin; trying again"),
+            }
+            tokio::time::sleep(ASK_GATE_EVERY).await;
+        }
+        self.state.keep_out(None);
     }
 
     /// Waits until the topic exists, then joins its group.
@@ -197,7 +254,9 @@ impl TopicRelay {
 
     async fn try_join(&self) -> Result<Member, ClusterError> {
         self.cluster.route(&self.rocketmq_topic).await?;
-        if let Err(error) = self.cluster.create_group(&self.group).await {
+        if self.gate.is_none()
+            && let Err(error) = self.cluster.create_group(&self.group).await
+        {
             // Without the right to create groups the first heartbeat may still do it.
             warn!(group = self.group, %error, "consumer group not created");
         }
@@ -231,6 +290,12 @@ impl TopicRelay {
         let leaving = self.owned.keys().filter(|queue| !share.contains(queue));
         let wanted: Vec<Queue> = share.iter().chain(leaving).filter(due).cloned().collect();
         if wanted.is_empty() {
+            return;
+        }
+        // Whoever closes the gate relies on it that no queue is locked behind it.
+        if let Some(gate) = &self.gate
+            && !gate.look().await.unwrap_or(false)
+        {
             return;
         }
         let locked = member.lock(&wanted).await;

@@ -1,4 +1,5 @@
-//! Which topics are relayed: those named, or those RocketMQ has whose NSQ names match; new ones are found while running.
+//! Which topics are relayed: those named, or those RocketMQ has whose NSQ names match, new ones are found while running; and what is left
+//! of which shares.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +13,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{Shared, topic::TopicRelay};
-use crate::{nsq::names::TopicName, rocketmq::ClusterError};
+use crate::{
+    mapping::{Feed, Share},
+    nsq::names::TopicName,
+    rocketmq::ClusterError,
+};
 
 /// New topics are looked for this often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -24,6 +29,16 @@ pub struct Topics {
     pub named: BTreeSet<TopicName>,
     /// And every one RocketMQ has whose NSQ name matches as a whole.
     pub pattern: Option<Regex>,
+    /// And what is left to these channels of theirs.
+    pub shares: BTreeSet<Share>,
+}
+
+impl Topics {
+    /// Those that need not be looked for.
+    fn named(&self) -> BTreeSet<Feed> {
+        let shares = self.shares.iter().cloned().map(Feed::Share);
+        self.named.iter().map(Feed::from).chain(shares).collect()
+    }
 }
 
 /// Relays until `drain`, and then until every topic's relay has ended.
@@ -37,10 +52,10 @@ pub(super) async fn relay_all(shared: Arc<Shared>, drain: CancellationToken) {
         tokio::select! {
             () = drain.cancelled() => break,
             Some(ended) = relays.join_next() => {
-                let ended: Result<TopicName, tokio::task::JoinError> = ended;
+                let ended: Result<Feed, tokio::task::JoinError> = ended;
                 match ended {
-                    // Only a drain ends a relay; this one has failed, and is begun again with the next look.
-                    Ok(topic) => drop(relayed.remove(&topic)),
+                    // Ended by a drain, or by its gate; that is looked at again with the next look.
+                    Ok(feed) => drop(relayed.remove(&feed)),
                     Err(error) => {
                         error!(%error, "a relay failed by a fault of this program; all are begun again");
                         relays.shutdown().await;
@@ -58,16 +73,16 @@ pub(super) async fn relay_all(shared: Arc<Shared>, drain: CancellationToken) {
                         if !std::mem::replace(&mut failing, true) {
                             warn!(%error, "cannot look for topics; trying on");
                         }
-                        shared.config.topics.named.clone()
+                        shared.config.topics.named()
                     }
                 };
                 shared.topics.store(wanted.len().max(relayed.len()), Ordering::Relaxed);
-                for topic in wanted {
-                    if relayed.insert(topic.clone()) {
+                for feed in wanted {
+                    if relayed.insert(feed.clone()) {
                         let (shared, drain) = (Arc::clone(&shared), drain.clone());
                         relays.spawn(async move {
-                            TopicRelay::new(shared, topic.clone()).run(drain).await;
-                            topic
+                            TopicRelay::new(shared, feed.clone()).run(drain).await;
+                            feed
                         });
                     }
                 }
@@ -77,9 +92,9 @@ pub(super) async fn relay_all(shared: Arc<Shared>, drain: CancellationToken) {
     while relays.join_next().await.is_some() {}
 }
 
-async fn wanted(shared: &Shared) -> Result<BTreeSet<TopicName>, ClusterError> {
+async fn wanted(shared: &Shared) -> Result<BTreeSet<Feed>, ClusterError> {
     let Shared { cluster, config, .. } = shared;
-    let mut wanted = config.topics.named.clone();
+    let mut wanted = config.topics.named();
     let Some(pattern) = &config.topics.pattern else { return Ok(wanted) };
     // RocketMQ keeps a topic for each broker and for the cluster under their own names.
     let kept = cluster.kept_topics().await?;
@@ -88,7 +103,7 @@ async fn wanted(shared: &Shared) -> Result<BTreeSet<TopicName>, ClusterError> {
         let Some(name) = config.names.nsq_topic(topic) else { continue };
         let whole = pattern.find(name.as_str()).is_some_and(|found| found.as_str() == name.as_str());
         if whole {
-            wanted.insert(name);
+            wanted.insert(Feed::Topic(name));
         }
     }
     if wanted.len() != before && wanted.len() != shared.topics.load(Ordering::Relaxed) {

@@ -2,7 +2,7 @@
 //!
 //! Messages go to nsqd in runs of consecutive offsets, and the runs are confirmed in any order. The offset that may be
 //! committed is the lowest one not confirmed yet. A run enters the window as a [`Claim`] and leaves it only as a
-//! [`Confirmed`], which only proofs can make of it, nsqd's `OK`, a broker's for what was parked, or that nsqd had it first: there is no way to commit what
+//! [`Confirmed`], which only proofs can make of it, nsqd's `OK`, a broker's for what was parked, or that it is not nsqd's to be given: there is no way to commit what
 //! nobody has answered for. A claim that is dropped stays open, and the window never moves past it.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,8 +23,8 @@ pub(super) enum Proof {
     Published(Published, At),
     /// nsqd will never take it; it is in the parking topic.
     Parked(Parked),
-    /// They were taken in from nsqd, and its consumers have them.
-    TakenIn,
+    /// They are not nsqd's to be given: they were taken in from it, or are a consumer group's share.
+    NotGiven,
 }
 
 /// Where and when nsqd answered.
@@ -100,7 +100,7 @@ impl Proof {
             Self::Published(_, At { process, look }) => {
                 Some(Landing { process, from, to: from + messages as i64, look })
             }
-            Self::Parked(_) | Self::TakenIn => None,
+            Self::Parked(_) | Self::NotGiven => None,
         }
     }
 

@@ -49,10 +49,19 @@ fn layers_import_only_downward() {
             "crate::run",
         ],
     );
-    assert_absent(
-        "mapping.rs",
-        &["crate::audit", "crate::gateway", "crate::transfer", "crate::run", "crate::cli", "crate::config"],
-    );
+    for mapping in ["mapping.rs", "mapping"] {
+        assert_absent(
+            mapping,
+            &[
+                "crate::audit",
+                "crate::gateway",
+                "crate::transfer",
+                "crate::run",
+                "crate::cli",
+                "crate::config",
+            ],
+        );
+    }
     assert_absent(
         "audit",
         &["crate::gateway", "crate::transfer", "crate::doctor", "crate::run", "crate::cli", "crate::config"],
@@ -144,6 +153,7 @@ fn what_only_turns_bytes_into_values_has_no_async() {
     assert_absent("nsq/frames.rs", &["async", "tokio"]);
     assert_absent("nsq/deliveries.rs", &["async", "tokio"]);
     assert_absent("mapping.rs", &["async", "tokio"]);
+    assert_absent("mapping", &["async", "tokio"]);
     for file in ["sketch.rs", "record.rs", "entry.rs", "coverage.rs", "reconcile.rs", "report.rs"] {
         assert_absent(&format!("audit/{file}"), &["async", "tokio"]);
     }

@@ -48,6 +48,7 @@ mod pressure;
 mod program;
 mod relay;
 mod scripted;
+mod share;
 mod spool;
 mod transfer;
 mod traps;

@@ -46,7 +46,7 @@ pub(in crate::gateway) async fn enter(
     let deadline = deadline.min(Instant::now() + budget);
     // Several publishes fit one batch; a single one may not.
     let lengths: Vec<usize> = match &group[..] {
-        [alone] => parts(&alone.bodies, &alone.properties).into_iter().map(<[_]>::len).collect(),
+        [alone] => parts(alone).into_iter().map(<[_]>::len).collect(),
         _ => vec![messages.len()],
     };
     let (mut stored, mut queue) = (0, None);

@@ -54,7 +54,7 @@ impl Script {
 
     pub(super) async fn ask_for_topic(&self, name: &TopicName) -> Result<Arc<Topic>, PublishError> {
         self.ask_for(name.clone(), Vec::new(), None, None).await?;
-        Ok(Arc::new(Topic::new(name.clone(), name.to_string(), None)))
+        Ok(Arc::new(Topic::new(name.clone(), name.to_string(), super::share::Stamps::default(), None)))
     }
 
     async fn ask_for(

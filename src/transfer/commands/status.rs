@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::super::{control, state::TopicReport};
 use crate::{
-    mapping::Names,
+    mapping::{Feed, Names},
     nsq::names::TopicName,
     rocketmq::{Cluster, ClusterError, Queue, admin::Progress},
     table::align,
@@ -18,7 +18,7 @@ use crate::{
 /// One topic, everywhere it is relayed.
 #[derive(Debug, Serialize)]
 pub struct TopicStatus {
-    /// The NSQ topic.
+    /// The NSQ topic; `TOPIC/CHANNEL` for what is left to a channel that is moved by share.
     pub topic: String,
     /// Messages of the whole topic that nsqd does not have yet, as the brokers know it.
     pub lag: i64,
@@ -55,42 +55,53 @@ pub async fn ask(
     group_prefix: &str,
     topics: &[TopicName],
 ) -> Result<Vec<TopicStatus>, ClusterError> {
-    let topics = if topics.is_empty() {
+    let feeds: Vec<Feed> = if topics.is_empty() {
         let groups = cluster.groups().await?;
-        let relayed = groups.iter().filter_map(|group| group.strip_prefix(group_prefix)?.strip_prefix('-'));
-        relayed.filter_map(|topic| names.nsq_topic(topic)).collect()
+        // The group of the relay of a share that has ended is still there, closed.
+        let is_relayed = |feed: &Feed| match feed {
+            Feed::Topic(_) => true,
+            Feed::Share(share) => {
+                let channel = share.channel();
+                groups.contains(&names.share_group(&channel.topic, &channel.channel))
+            }
+        };
+        groups.iter().filter_map(|group| names.feed_of(group_prefix, group)).filter(is_relayed).collect()
     } else {
-        topics.to_vec()
+        topics.iter().map(Feed::from).collect()
     };
-    let asks = topics.iter().map(|topic| one(cluster, names, group_prefix, topic));
+    let asks = feeds.iter().map(|feed| one(cluster, names, group_prefix, feed));
     let mut statuses = Vec::new();
     for status in join_all(asks).await {
         match status {
             Ok(status) => statuses.push(status),
             // A group outlives its topic.
-            Err(ClusterError::UnknownTopic(_)) if topics.len() > 1 => {}
+            Err(ClusterError::UnknownTopic(_)) if feeds.len() > 1 => {}
             Err(error) => return Err(error),
         }
     }
     Ok(statuses)
 }
 
-async fn one(
+/// Asks for one feed.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn one(
     cluster: &Cluster,
     names: &Names,
     group_prefix: &str,
-    topic: &TopicName,
+    feed: &Feed,
 ) -> Result<TopicStatus, ClusterError> {
-    let group = names.relay_group(group_prefix, topic);
+    let group = names.feed_group(group_prefix, feed);
     let queues: BTreeMap<Queue, Progress> =
-        cluster.consume_stats(&group, &names.rocketmq_topic(topic)).await?;
-    let instances = control::ask(cluster, names, group_prefix, topic, None).await?;
+        cluster.consume_stats(&group, &names.rocketmq_topic(feed.source())).await?;
+    let instances = control::ask(cluster, names, group_prefix, feed, None).await?;
     let reports = || instances.iter().filter_map(|instance| instance.report.as_ref().ok());
     let owned = reports().flat_map(|report| &report.queues).count();
     let rate: f64 = reports().map(|report| report.rate).sum();
     let lag = queues.values().map(|queue| (queue.broker_offset - queue.consumer_offset).max(0)).sum();
     Ok(TopicStatus {
-        topic: topic.to_string(),
+        topic: feed.to_string(),
         lag,
         rate,
         eta_seconds: (rate > 0.0).then(|| lag as f64 / rate),

@@ -18,8 +18,7 @@ use tracing::error;
 
 use super::Snapshot;
 use crate::{
-    mapping::Names,
-    nsq::names::TopicName,
+    mapping::{Feed, Names},
     rocketmq::{
         Cluster, ClusterError, Message, Outcome, Producer, Queue, QueueReader, outcome::Failure,
         producer::unix_millis, properties::PropertiesBuilder, reader::Pull, record::StoredMessage,
@@ -33,7 +32,7 @@ const READ: i64 = 8;
 /// A record that cannot be read is asked for so many times before it counts as none: bytes may be damaged on their way.
 const UNREADABLE_TRIES: usize = 3;
 
-/// The journal of one topic.
+/// The journal of one feed.
 pub(in crate::transfer) struct Journal {
     cluster: Cluster,
     producer: Producer,
@@ -128,15 +127,15 @@ impl JournalError {
 }
 
 impl Journal {
-    pub(in crate::transfer) fn new(cluster: Cluster, names: &Names, topic: &TopicName, group: &str) -> Self {
+    pub(in crate::transfer) fn new(cluster: Cluster, names: &Names, feed: &Feed, group: &str) -> Self {
         Self {
             producer: Producer::new(cluster.clone(), "nsqbridge-transfer"),
             reader: QueueReader::new(cluster.clone(), group),
             cluster,
             keys: UniqueKeys::new(),
             ensuring: Mutex::new(()),
-            topic: names.journal_topic(topic),
-            relayed_topic: names.rocketmq_topic(topic),
+            topic: names.journal_topic(feed),
+            relayed_topic: names.rocketmq_topic(feed.source()),
         }
     }
 

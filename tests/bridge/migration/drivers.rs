@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use nsqbridge::mapping::Names;
+use nsqbridge::mapping::{Names, Share};
 use nsqbridge_brokers::{Line, Nsqd, Rig};
 
 use super::{Ended, GroupConsumer, Ledger, Load, Stage, act, counted, doubled, relayed};
 use crate::bridge::{
-    Consumer, Gateway, Program, SOON, To, create_channel, eventually, shared, topic, transfer,
+    Consumer, Gateway, Program, SOON, To, cluster, create_channel, eventually, shared, topic, transfer,
 };
 
 /// A topic of its own for each step a driver dies after.
@@ -16,26 +16,54 @@ struct Casualty {
     step: &'static str,
     path: String,
     old: Consumer,
+    /// The old consumer where it reads what is left, if the channel is moved by share.
+    left: Option<Consumer>,
     new: GroupConsumer,
     load: Load,
 }
 
-async fn casualties(rig: &Rig, stem: &str, steps: &[&'static str]) -> (Program, Vec<Casualty>) {
+async fn casualties(
+    rig: &Rig,
+    stem: &str,
+    steps: &[&'static str],
+    by_share: bool,
+) -> (Program, Vec<Casualty>) {
     let nsqds: Vec<&Nsqd> = rig.nsqds.iter().collect();
-    let gateway = Arc::new(Gateway::start(&rig.name_server, &["--topic-queues", "2"]).await);
     let topics: Vec<String> = steps.iter().map(|_| topic(stem)).collect();
-    let flags: Vec<&str> = topics[1..].iter().flat_map(|topic| ["--topic", topic]).collect();
+    let shares: Vec<Share> = match by_share {
+        true => topics.iter().map(|topic| format!("{topic}/moved").parse().unwrap()).collect(),
+        false => Vec::new(),
+    };
+    let [stamped, left] = ["=40", ""].map(|percent| -> Vec<String> {
+        shares.iter().flat_map(|share| ["--share".to_owned(), format!("{share}{percent}")]).collect()
+    });
+    let stamped: Vec<&str> = ["--topic-queues", "2", "--publish-timeout", "9s"]
+        .into_iter()
+        .chain(stamped.iter().map(|flag| &**flag))
+        .collect();
+    let gateway = Arc::new(Gateway::start(&rig.name_server, &stamped).await);
+    let flags = topics[1..].iter().flat_map(|topic| ["--topic", topic]);
+    let flags: Vec<&str> = flags.chain(left.iter().map(|flag| &**flag)).collect();
     for topic in &topics {
         create_channel(nsqds[0], topic, "moved").await;
+        // Brokers that are busy with other tests may take longer than a publish has.
+        let stored = Names::default().rocketmq_topic(&topic.parse().unwrap());
+        eventually("the topic is there", SOON, async || cluster(rig).create_topic(&stored, 2).await.is_ok())
+            .await;
     }
     let relay = transfer(&rig.name_server, &topics[0], &To::Nsqds(&nsqds), &flags);
-    let casualties = steps.iter().zip(&topics).map(|(step, topic)| {
+    let casualties = steps.iter().zip(&topics).enumerate().map(|(n, (step, topic))| {
+        let share = shares.get(n);
         let group = Names::default().channel_group(&topic.parse().unwrap(), &"moved".parse().unwrap());
         Casualty {
             step,
             path: format!("{topic}/moved"),
             old: Consumer::start(&nsqds, topic, "moved"),
-            new: GroupConsumer::start(rig, topic, &group),
+            left: share.map(|share| Consumer::start(&nsqds, share.topic().as_str(), "moved")),
+            new: match share {
+                Some(share) => GroupConsumer::of_share(rig, topic, &group, share.property()),
+                None => GroupConsumer::start(rig, topic, &group),
+            },
             load: Load::start(&gateway, topic, 5, Duration::from_millis(100)),
         }
     });
@@ -49,7 +77,8 @@ async fn casualties(rig: &Rig, stem: &str, steps: &[&'static str]) -> (Program, 
 
 async fn run(rig: &Rig, command: &str, casualty: &Casualty, flags: &[&str]) -> Ended {
     let fixed = [command, &casualty.path, "--execute", "--yes", "--max-pause", "2m"];
-    act(rig, &[&fixed, flags].concat()).await
+    let by_share: &[&str] = if casualty.left.is_some() && command == "cutover" { &["--share"] } else { &[] };
+    act(rig, &[&fixed, by_share, flags].concat()).await
 }
 
 /// Kills a driver after its step, and lets another one finish: everything arrives, and nothing twice.
@@ -58,9 +87,10 @@ async fn killed_and_run_again(rig: &Rig, command: &str, casualty: Casualty) -> (
     assert_eq!(killed.reason(), "Stopped", "{}: {killed:?}", casualty.step);
     let again = run(rig, command, &casualty, &[]).await;
     assert_eq!(again.code, 0, "{}: {again:?}", casualty.step);
-    let Casualty { step, old, new, load, .. } = casualty;
+    let Casualty { step, old, left, new, load, .. } = casualty;
     let sent = load.stop().await;
-    let both = || counted([old.received(), new.received()].concat());
+    let of_rest = || left.as_ref().map(Consumer::received).unwrap_or_default();
+    let both = || counted([old.received(), of_rest(), new.received()].concat());
     eventually("everything arrives", 2 * SOON, async || both().len() == sent).await;
     println!("{command} killed after {step}: {sent} messages, lost 0, doubled {}", doubled(&both()));
     (sent, doubled(&both()))
@@ -71,7 +101,7 @@ async fn a_cutover_killed_after_any_step_is_finished_by_the_next_run() {
     let rig = shared(Line::V5);
     let steps =
         ["Locked", "Fenced", "Quiet", "BarrierWritten", "OffsetsSet", "Paused", "Same", "Opened", "Released"];
-    let (_relay, casualties) = casualties(rig, "cut.killed", &steps).await;
+    let (_relay, casualties) = casualties(rig, "cut.killed", &steps, false).await;
     let all = casualties.into_iter().map(|casualty| killed_and_run_again(rig, "cutover", casualty));
     assert!(join_all(all).await.iter().all(|(_, doubled)| *doubled == 0));
 }
@@ -81,13 +111,34 @@ async fn a_rollback_killed_after_any_step_is_finished_by_the_next_run() {
     let rig = shared(Line::V5);
     let steps =
         ["Locked", "Fenced", "Reached", "Returning", "Closed", "Followed", "Emptied", "Same", "Unpaused"];
-    let (_relay, casualties) = casualties(rig, "back.killed", &steps).await;
+    let (_relay, casualties) = casualties(rig, "back.killed", &steps, false).await;
+    rolled_back(rig, casualties).await;
+}
+
+async fn rolled_back(rig: &Rig, casualties: Vec<Casualty>) {
     let all = casualties.into_iter().map(async |casualty| {
         run(rig, "cutover", &casualty, &[]).await.done();
         eventually("the new consumer is at work", 2 * SOON, async || casualty.new.count() > 20).await;
         killed_and_run_again(rig, "rollback", casualty).await
     });
     assert!(join_all(all).await.iter().all(|(_, doubled)| *doubled == 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cutover_by_share_killed_after_any_step_is_finished_by_the_next_run() {
+    let rig = shared(Line::V5);
+    let steps = ["Locked", "BarrierWritten", "OffsetsSet", "Paused", "Same", "Opened", "RestOpened"];
+    let (_relay, casualties) = casualties(rig, "share.killed", &steps, true).await;
+    let all = casualties.into_iter().map(|casualty| killed_and_run_again(rig, "cutover", casualty));
+    assert!(join_all(all).await.iter().all(|(_, doubled)| *doubled == 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_by_share_killed_after_any_step_is_finished_by_the_next_run() {
+    let rig = shared(Line::V5);
+    let steps = ["Reached", "Returning", "Closed", "RestEnded", "Emptied", "Same", "Unpaused"];
+    let (_relay, casualties) = casualties(rig, "share.back", &steps, true).await;
+    rolled_back(rig, casualties).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ mod java;
 mod planned;
 mod refused;
 mod rollback;
+mod share;
 
 use std::{
     collections::BTreeMap,
@@ -20,8 +21,11 @@ use std::{
 
 use bytes::Bytes;
 use nsqbridge::{
-    mapping::Names,
-    rocketmq::{Cluster, ClusterError, Queue, QueueReader, codes::response, group::Member, reader::Pull},
+    mapping::{Names, STAMPED},
+    rocketmq::{
+        Cluster, ClusterError, Queue, QueueReader, codes::response, group::Member, reader::Pull,
+        record::StoredMessage,
+    },
 };
 use nsqbridge_brokers::{Nsqd, Rig};
 use serde_json::Value;
@@ -45,14 +49,25 @@ pub const CHANNELS: [&str; 3] = ["moved", "stays", "stays.too"];
 
 impl<'a> Stage<'a> {
     pub async fn set(rig: &'a Rig, stem: &str) -> Self {
+        Self::relayed(rig, stem, |_| Vec::new()).await
+    }
+
+    /// The same, with a relay of what is left where the first channel is moved by share.
+    pub async fn by_share(rig: &'a Rig, stem: &str) -> Self {
+        Self::relayed(rig, stem, |topic| vec!["--share".to_owned(), format!("{topic}/{}", CHANNELS[0])]).await
+    }
+
+    async fn relayed(rig: &'a Rig, stem: &str, flags: impl Fn(&str) -> Vec<String>) -> Self {
         let topic = topic(stem);
+        let flags = flags(&topic);
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let nsqds: Vec<&Nsqd> = rig.nsqds.iter().collect();
         for channel in CHANNELS {
             create_channel(nsqds[0], &topic, channel).await;
         }
         let gateway = Arc::new(Gateway::start(&rig.name_server, &[]).await);
         create_topic(rig, &topic).await;
-        let relay = transfer(&rig.name_server, &topic, &To::Nsqds(&nsqds), &[]);
+        let relay = transfer(&rig.name_server, &topic, &To::Nsqds(&nsqds), &flags);
         let [moved, stays, stays_too] = CHANNELS.map(|channel| Consumer::start(&nsqds, &topic, channel));
         Self { rig, topic, gateway, relay, moved, others: [stays, stays_too] }
     }
@@ -236,6 +251,15 @@ impl Drop for GroupConsumer {
 
 impl GroupConsumer {
     pub fn start(rig: &Rig, topic: &str, group: &str) -> Self {
+        Self::of(rig, topic, group, None)
+    }
+
+    /// One that takes what has this property, and passes the rest.
+    pub fn of_share(rig: &Rig, topic: &str, group: &str, property: &str) -> Self {
+        Self::of(rig, topic, group, Some(property.to_owned()))
+    }
+
+    fn of(rig: &Rig, topic: &str, group: &str, property: Option<String>) -> Self {
         let cluster = cluster(rig);
         let topic = Names::default().rocketmq_topic(&topic.parse().unwrap());
         let (group, received) = (group.to_owned(), Arc::new(Mutex::new(Vec::new())));
@@ -244,7 +268,7 @@ impl GroupConsumer {
             loop {
                 if cluster.consuming(&group).await.is_ok_and(|consuming| consuming.is_open()) {
                     let Ok(member) = Member::join(cluster.clone(), &group, &topic).await else { continue };
-                    consume(&cluster, &group, &topic, &ledger).await;
+                    consume(&cluster, &group, &topic, property.as_deref(), &ledger).await;
                     member.leave().await;
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -264,7 +288,13 @@ impl Ledger for GroupConsumer {
     }
 }
 
-async fn consume(cluster: &Cluster, group: &str, topic: &str, ledger: &Mutex<Vec<Bytes>>) {
+async fn consume(
+    cluster: &Cluster,
+    group: &str,
+    topic: &str,
+    property: Option<&str>,
+    ledger: &Mutex<Vec<Bytes>>,
+) {
     let reader = QueueReader::new(cluster.clone(), group);
     let mut places: Vec<(Queue, i64)> = Vec::new();
     for queue in insisting(|| cluster.topic_stats(topic)).await.into_keys() {
@@ -279,7 +309,11 @@ async fn consume(cluster: &Cluster, group: &str, topic: &str, ledger: &Mutex<Vec
                     idle = false;
                     let next = *at + messages.len() as i64;
                     *at = next;
-                    ledger.lock().unwrap().extend(messages.into_iter().map(|message| message.body));
+                    let is_ours = |message: &StoredMessage| {
+                        property.is_none_or(|property| message.properties.get(property) == Some(STAMPED))
+                    };
+                    let ours = messages.into_iter().filter(is_ours).map(|message| message.body);
+                    ledger.lock().unwrap().extend(ours);
                     insisting(|| cluster.commit_offset(group, queue, next)).await;
                 }
                 Ok(Pull::Empty { .. }) => {}

@@ -1,0 +1,341 @@
+//! What is left of a channel that is moved by share: the part that stays its old consumer's, in an NSQ topic of its own.
+//!
+//! A cutover by share draws one barrier for two: the group gets what is stamped above it ([`crate::mapping::Share`]), and a second relay brings
+//! the rest to `TOPIC.CHANNEL`. That relay is to the cutover what the group's consumers are, and is treated as they are: its own group is
+//! closed, given the same place, and opened after the other; at the end it is closed and left so, for a broker would create a group that is
+//! gone, open, for a pull that it still holds. That a channel is moved by share is said by another group. The relay locks no queue
+//! while its group is closed, so whoever has closed it, and can lock every queue himself, knows that nobody relays, whatever sleeps or is
+//! cut off.
+//!
+//! A rollback waits for both: the rest has been relayed as far as the group stands, and its consumer has finished all of it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    driver::{Driver, Proof, Side, see_through},
+    fence::has_nothing_to_repeat,
+    nsqds::{Look, Nsqds, Published},
+    progress::{Progress, Step},
+    refusal::{Reason, Trouble},
+    status::lag,
+    subject::{Places, Stage, Subject, World},
+};
+use crate::{
+    mapping::{Feed, MAX_GROUP_BYTES, Share, ShareError},
+    rocketmq::{ClusterError, Queue, group::Member, reader::Bounds},
+    transfer::{
+        self,
+        control::{self, Instance},
+        parking,
+    },
+};
+
+/// The longest name of a RocketMQ topic.
+const MAX_TOPIC_BYTES: usize = 127;
+/// Nothing more comes to a topic to which nothing came for so long.
+const QUIET: Duration = Duration::from_secs(5);
+/// What has just come is relayed, had and committed within this time.
+const HAD_WITHIN: Duration = Duration::from_secs(15);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// What a cutover by share has made ready before it holds anybody up.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    share: Share,
+    feed: Feed,
+    record: transfer::Record,
+}
+
+impl Subject {
+    /// Its share, if its names allow one.
+    ///
+    /// # Errors
+    /// Why they do not.
+    pub(super) fn share(&self) -> Result<Share, Trouble> {
+        Share::new(self.path()).map_err(|error| {
+            let reason = match &error {
+                ShareError::Ephemeral(_) => Reason::EphemeralChannel,
+                ShareError::TooLong { .. } | ShareError::Malformed(_) => Reason::NameTooLong,
+            };
+            Trouble::new(reason, error.to_string())
+        })
+    }
+
+    /// The group of the relay of what is left.
+    pub(super) fn rest_group(&self) -> Option<String> {
+        let feed = Feed::Share(self.share().ok()?);
+        Some(self.names.feed_group(&self.group_prefix, &feed))
+    }
+
+    /// Lets the group consume, and what is left be relayed if there is such a thing.
+    pub(super) async fn open(&self, by_share: bool) -> Result<(), Trouble> {
+        self.cluster.set_consuming(&self.group, true).await?;
+        if by_share { self.open_rest().await } else { Ok(()) }
+    }
+
+    pub(super) async fn open_rest(&self) -> Result<(), Trouble> {
+        match self.rest_group() {
+            Some(group) => Ok(self.cluster.set_consuming(&group, true).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether nobody relays what is left, now that its group is closed.
+    async fn rest_is_idle(&self, group: &str) -> Result<(), Trouble> {
+        let trouble = |detail: String| Err(Trouble::new(Reason::RelayInFlight, detail));
+        if let Some(first) = self.cluster.members_of(group).await?.keys().next() {
+            return trouble(format!("{first} has still to leave {group}"));
+        }
+        // One that is cut off from the brokers is no member, and may rely on its locks for a while yet. Nobody locks a queue again.
+        let queues = Vec::from_iter(self.queues().await?);
+        let locks = Member::unannounced(self.cluster.clone(), group, &self.rocketmq_topic());
+        let locked = locks.lock(&queues).await;
+        locks.unlock(&Vec::from_iter(locked.granted.iter().cloned())).await;
+        match queues.iter().find(|queue| !locked.granted.contains(queue)) {
+            None => Ok(()),
+            Some(queue) => {
+                trouble(format!("{queue} is locked for {group} by a relay that has died, for up to a minute"))
+            }
+        }
+    }
+
+    /// The relay of what is left, and its nsqds; nothing of a channel that is not moved by share.
+    pub(super) async fn rest(&self, world: &World) -> Result<Option<Side>, Trouble> {
+        if world.rest.is_none() {
+            return Ok(None);
+        }
+        let share = self.share()?;
+        let feed = Feed::Share(share.clone());
+        let instances = control::ask(&self.cluster, &self.names, &self.group_prefix, &feed, None).await?;
+        let reports = instances.iter().filter_map(|instance| instance.report.as_ref().ok());
+        let known = reports.flat_map(|report| &report.nsqds).filter_map(|nsqd| nsqd.nsqd.parse().ok());
+        let given = world.nsqds.all();
+        let nsqds = Nsqds::find(share.topic(), &self.channel, given, &self.nsqlookupds, known).await?;
+        Ok(Some(Side { feed, nsqds }))
+    }
+
+    /// Where the relay of what is left stands, and its nsqds hold.
+    ///
+    /// # Errors
+    /// When somebody who must be asked does not answer.
+    pub(super) async fn rest_stands(&self, side: &Side) -> Result<(Places, Look), Trouble> {
+        let group = self.names.feed_group(&self.group_prefix, &side.feed);
+        Ok((self.places_of(&group).await?, side.nsqds.look().await?))
+    }
+
+    /// Whether the relay of what is left has parked nothing: neither side has had that.
+    async fn rest_has_nothing_parked(&self, rest: &Side) -> Result<(), Trouble> {
+        match parking::parked(&self.cluster, &self.names, &rest.feed).await?.len() {
+            0 => Ok(()),
+            parked => Err(Trouble::new(Reason::MessagesParked, format!("{parked} of {}", rest.feed))),
+        }
+    }
+
+    /// Whether what is left is relayed up to these ends, its consumer has all of it, and no nsqd may have lost any; what was published.
+    async fn has_had(&self, rest: &Side, ends: &BTreeMap<Queue, Bounds>) -> Result<Published, Trouble> {
+        let topic = rest.feed.topic();
+        let instances =
+            control::ask(&self.cluster, &self.names, &self.group_prefix, &rest.feed, None).await?;
+        let (stands, look) = self.rest_stands(rest).await?;
+        if instances.is_empty() {
+            let detail = format!("no instance relays {topic}, so nobody knows what its nsqds may have lost");
+            return Err(Trouble::new(Reason::RelayMissing, detail));
+        }
+        for Instance { id, report } in &instances {
+            let silent = |reason: &String| Trouble::new(Reason::RelaySilent, format!("{id}: {reason}"));
+            let report = report.as_ref().map_err(silent)?;
+            has_nothing_to_repeat(report, &look)?;
+            if report.queues.iter().any(|queue| queue.replaying) {
+                return Err(Trouble::new(
+                    Reason::UndrainedMessages,
+                    format!("{id} relays messages of {topic} again"),
+                ));
+            }
+        }
+        let detail = match (lag(&stands, ends), look.is_empty()) {
+            (0, Ok(())) => return Ok(look.published()),
+            (0, Err(trouble)) => trouble.detail,
+            (lag, _) => format!("{lag} messages have still to be looked at for it"),
+        };
+        Err(Trouble::new(Reason::ByShare, format!("{topic}: {detail}")))
+    }
+}
+
+/// Whether a channel can be cut over by share.
+pub(super) async fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble> {
+    let share = subject.share()?;
+    let feed = Feed::Share(share.clone());
+    let names = &subject.names;
+    let group = names.feed_group(&subject.group_prefix, &feed);
+    let topics = [names.journal_topic(&feed), names.parking_topic(&feed)];
+    if group.len().max(subject.share_group().len()) > MAX_GROUP_BYTES
+        || topics.iter().any(|topic| topic.len() > MAX_TOPIC_BYTES)
+    {
+        let detail = format!("{group} or {} is too long a name", topics.join(" or "));
+        return Err(Trouble::new(Reason::NameTooLong, detail));
+    }
+    if matches!(world.stage(), Stage::CutOver | Stage::Opening) {
+        return match world.rest {
+            Some(_) => Ok(()),
+            None => Err(Trouble::new(Reason::NotByShare, "its group has all of its messages")),
+        };
+    }
+    let taken = |by: String| Err(Trouble::new(Reason::TopicTaken, format!("{} is {by}", share.topic())));
+    if names.rename_of(share.topic()).is_some() {
+        return taken("renamed, so it is a topic of its own".to_owned());
+    }
+    let stored = names.rocketmq_topic(share.topic());
+    match subject.cluster.fresh_route(&stored).await {
+        Ok(_) => return taken(format!("the topic {stored} in RocketMQ")),
+        Err(ClusterError::UnknownTopic(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let nsqds = world.nsqds.of(share.topic());
+    match nsqds.look().await?.others() {
+        Some(nsqd) => taken(format!("a topic with other channels on {nsqd}")),
+        None => Ok(()),
+    }
+}
+
+impl Prepared {
+    /// Makes topic, channel and record, and closes the relay's group.
+    ///
+    /// # Errors
+    /// When somebody does not do it, or such a relay still runs.
+    pub(super) async fn new(subject: &Subject, world: &World) -> Result<Self, Trouble> {
+        let share = subject.share()?;
+        let feed = Feed::Share(share.clone());
+        let group = subject.names.feed_group(&subject.group_prefix, &feed);
+        // Open it would be relayed as soon as there is a barrier.
+        subject.cluster.set_consuming(&group, false).await?;
+        subject.rest_is_idle(&group).await?;
+        world.nsqds.of(share.topic()).create().await?;
+        let queues = subject.queues().await?;
+        let record = transfer::Record::open(&subject.cluster, &subject.names, &feed, &queues).await?;
+        Ok(Self { share, feed, record })
+    }
+
+    /// Gives the relay its place, and leaves its group closed.
+    pub(super) async fn place(&mut self, subject: &Subject, places: &Places) -> Result<(), Trouble> {
+        let group = subject.names.feed_group(&subject.group_prefix, &self.feed);
+        subject.rest_is_idle(&group).await?;
+        subject.cluster.set_consuming(&subject.share_group(), false).await?;
+        subject.place(&group, places).await?;
+        self.record.write(places).await?;
+        subject.rest_is_idle(&group).await
+    }
+
+    /// The NSQ topic.
+    pub(super) fn topic(&self) -> &str {
+        self.share.topic().as_str()
+    }
+
+    /// The stamp of what is the group's.
+    pub(super) fn property(&self) -> &str {
+        self.share.property()
+    }
+}
+
+impl Driver<'_> {
+    /// The later of these places and of where what is left is relayed to, as the fence holds it.
+    pub(super) async fn or_rest(&self, mut places: Places) -> Result<Places, Trouble> {
+        if let Some(rest) = &self.rest {
+            let (stands, _) = self.until_settled(rest).await?;
+            for (queue, stands) in stands {
+                let place = places.entry(queue).or_insert(stands);
+                *place = stands.max(*place);
+            }
+        }
+        Ok(places)
+    }
+
+    /// Waits until what is left is relayed up to these places, and its consumer has all of it.
+    pub(super) async fn until_rest_is_had(
+        &self,
+        holds: impl Fn(&Places) -> Result<(), Trouble>,
+    ) -> Result<Option<Proof>, Trouble> {
+        let Some(rest) = &self.rest else { return Ok(None) };
+        let had = |look: &Look, places: &Places| holds(places).and_then(|()| look.is_empty());
+        let proof = self.until_proved(rest, had).await?;
+        self.subject.rest_has_nothing_parked(rest).await?;
+        Ok(Some(proof))
+    }
+
+    /// Ends the relay of what is left: from here on it sends nothing, whatever becomes of the fence.
+    pub(super) async fn end_rest(&self, proof: Option<Proof>) -> Result<(), Trouble> {
+        let (Some(rest), Some(proof)) = (&self.rest, proof) else { return Ok(()) };
+        let Driver { subject, progress, .. } = self;
+        self.close_rest(rest).await?;
+        let (stands, look) = subject.rest_stands(rest).await?;
+        if stands != proof.places {
+            return Err(Trouble::new(Reason::FenceLost, "what is left was relayed on meanwhile"));
+        }
+        proof.published.compare(&look.published())?;
+        progress.step(Step::RestEnded, "its old consumer has had what was left, and no more is relayed")
+    }
+
+    /// Closes its group, and waits until nobody relays with it.
+    pub(super) async fn close_rest(&self, rest: &Side) -> Result<(), Trouble> {
+        let Driver { subject, .. } = self;
+        let group = subject.names.feed_group(&subject.group_prefix, &rest.feed);
+        subject.cluster.set_consuming(&group, false).await?;
+        self.until(async || subject.rest_is_idle(&group).await).await
+    }
+}
+
+/// Whether what is left is relayed up to where the topic ends now, its consumer has all of it, and no more comes.
+///
+/// # Errors
+/// [`Reason::ByShare`] when it is not so within some seconds, and whatever makes that impossible to tell.
+pub(super) async fn is_had(subject: &Subject, world: &World) -> Result<(), Trouble> {
+    let Some(rest) = subject.rest(world).await? else { return Ok(()) };
+    subject.rest_has_nothing_parked(&rest).await?;
+    let ends = subject.cluster.topic_stats(&subject.rocketmq_topic()).await?;
+    let give_up_at = Instant::now() + HAD_WITHIN;
+    let mut quiet: Option<(Instant, Published)> = None;
+    loop {
+        let trouble = match subject.has_had(&rest, &ends).await {
+            Ok(published) => {
+                let (since, before) = quiet.get_or_insert_with(|| (Instant::now(), published.clone()));
+                if *before != published {
+                    (*since, *before) = (Instant::now(), published);
+                } else if since.elapsed() >= QUIET {
+                    return Ok(());
+                }
+                Trouble::new(Reason::ByShare, format!("messages still come to {}", rest.feed.topic()))
+            }
+            Err(trouble) => {
+                quiet = None;
+                trouble
+            }
+        };
+        if Instant::now() > give_up_at {
+            return Err(trouble);
+        }
+        tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+    }
+}
+
+/// Closes the group of the relay of what is left; whoever relays with it leaves within seconds.
+pub(super) async fn shut(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
+    match subject.rest_group().filter(|_| world.rest.is_some()) {
+        Some(group) => {
+            see_through(progress, async || Ok(subject.cluster.set_consuming(&group, false).await?)).await
+        }
+        None => Ok(()),
+    }
+}
+
+/// The same for good: nobody relays with it any more.
+pub(super) async fn close(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
+    shut(subject, world, progress).await?;
+    match subject.rest_group().filter(|_| world.rest.is_some()) {
+        Some(group) => {
+            see_through(progress, async || subject.rest_is_idle(&group).await).await?;
+            progress.step(Step::RestEnded, "what was left is relayed no more")
+        }
+        None => Ok(()),
+    }
+}

@@ -7,7 +7,7 @@ use nsqbridge::{
     mapping::Names,
     rocketmq::{Cluster, Queue, command::Command, offsets::Commit},
 };
-use nsqbridge_brokers::{Line, Nsqd, Rig, RigOptions, http, ports::Ports, rocketmq::Settings};
+use nsqbridge_brokers::{Broker, Line, Nsqd, Rig, RigOptions, http, ports::Ports, rocketmq::Settings};
 
 use super::{say, status};
 use crate::bridge::{
@@ -156,8 +156,16 @@ async fn a_rewind_by_hand_doubles_nothing_unless_it_is_asked_for(line: Line) {
     scene.committed_is(40).await;
 }
 
+/// Crashes a broker, and takes all its offsets with it. Whatever it is set to, it writes them to its disk ten seconds after its start.
+fn crash(broker: &Broker) {
+    blocking(|| broker.kill()).unwrap();
+    for file in ["consumerOffset.json", "consumerOffset.json.bak"] {
+        let _ = std::fs::remove_file(broker.folder().join("store/config").join(file));
+    }
+    blocking(|| broker.start_again()).unwrap();
+}
+
 async fn a_broker_that_forgets_commits_in_a_crash_doubles_nothing(line: Line) {
-    // It never writes offsets to its disk, so that a crash takes all of them.
     let broker = Settings::new().conf("flushConsumerOffsetInterval", 3_600_000).conf("fileReservedTime", 5);
     let rig = own(line, &RigOptions { brokers: 1, nsqds: 1, broker, ..RigOptions::default() });
     let scene = Scene::set(&rig, "crash").await;
@@ -165,8 +173,8 @@ async fn a_broker_that_forgets_commits_in_a_crash_doubles_nothing(line: Line) {
     let relay = scene.relay(&[]);
     scene.consumer.wait_for(200).await;
     scene.committed_is(200).await;
-    blocking(|| relay.kill().and_then(|()| rig.brokers[0].kill())).unwrap();
-    blocking(|| rig.brokers[0].start_again()).unwrap();
+    blocking(|| relay.kill()).unwrap();
+    crash(&rig.brokers[0]);
     eventually("the broker serves again", SOON, async || {
         scene.cluster.committed_offset(&scene.group, &scene.queue).await.is_ok()
     })
@@ -185,7 +193,7 @@ async fn a_broker_that_forgets_commits_in_a_crash_doubles_nothing(line: Line) {
     assert_eq!(scene.consumer.wait_for(210).await, numbered(0..210));
     scene.committed_is(210).await;
     // Again, under the running relay, with nothing to commit that would show it.
-    blocking(|| rig.brokers[0].kill().and_then(|()| rig.brokers[0].start_again())).unwrap();
+    crash(&rig.brokers[0]);
     scene.committed_is(210).await;
     scene.store(&numbered(210..220)).await;
     assert_eq!(scene.consumer.wait_for(220).await, numbered(0..220));

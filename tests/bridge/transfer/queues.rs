@@ -39,7 +39,7 @@ async fn messages_that_expired_are_named_and_the_policy_is_followed(line: Line) 
     let cluster = cluster(&rig);
     let broker = rig.brokers[0].addr().to_string();
     let bounds = async || *cluster.topic_stats(&name).await.unwrap().values().next().unwrap();
-    eventually("the oldest have expired", 3 * SOON, async || {
+    eventually("the oldest have expired", 6 * SOON, async || {
         const DELETE_EXPIRED_COMMITLOG: i32 = 329;
         let command = nsqbridge::rocketmq::command::Command::request(DELETE_EXPIRED_COMMITLOG);
         let _ = cluster.request(&broker, command, SOON).await;

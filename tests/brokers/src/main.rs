@@ -96,7 +96,7 @@ fn count(flag: &str, text: &str) -> Result<usize> {
 }
 
 fn up(line: Line, options: &RigOptions) -> Result<()> {
-    let rig = Rig::start(line, options)?;
+    let rig = Rig::start(line, &options.clone().light())?;
     println!("RocketMQ {line}, cluster {}", rig.cluster);
     println!(
         "  name server  {:<22}                          pid {}",

@@ -64,7 +64,7 @@ impl Nsqlookupd {
     /// Starts an nsqlookupd.
     ///
     /// # Errors
-    /// The fetch failed, or the server was not ready within 90 seconds.
+    /// The fetch failed, or the server was not ready within three minutes.
     pub fn start(flags: &[String]) -> Result<Nsqlookupd> {
         let own = |tcp, http, _| {
             vec![
@@ -117,7 +117,7 @@ impl Nsqd {
     /// Starts an nsqd.
     ///
     /// # Errors
-    /// The fetch failed, or the server was not ready within 90 seconds.
+    /// The fetch failed, or the server was not ready within three minutes.
     pub fn start(options: &NsqdOptions) -> Result<Nsqd> {
         let own = |tcp: SocketAddr, http: SocketAddr, https: SocketAddr| {
             let mut flags = vec![
@@ -161,7 +161,7 @@ impl Nsqadmin {
     /// Starts an nsqadmin that asks the nsqlookupds at these HTTP addresses.
     ///
     /// # Errors
-    /// The fetch failed, or the server was not ready within 90 seconds.
+    /// The fetch failed, or the server was not ready within three minutes.
     pub fn start(lookupds_http: &[SocketAddr], flags: &[String]) -> Result<Nsqadmin> {
         let own = |_, http, _| {
             let mut flags = vec![format!("-http-address={http}")];

@@ -24,7 +24,7 @@ impl NameServer {
     /// Starts a name server.
     ///
     /// # Errors
-    /// The fetch failed, or the server was not ready within 90 seconds.
+    /// The fetch failed, or the server was not ready within three minutes.
     pub fn start(line: Line, settings: &Settings) -> Result<NameServer> {
         let server = Server::start("namesrv", |folder, ports| {
             let addr = local(ports.get(0));
@@ -87,7 +87,7 @@ impl Broker {
     /// Starts a broker and waits until those of its name servers that answer list it.
     ///
     /// # Errors
-    /// The fetch failed, or the broker was not ready within 90 seconds.
+    /// The fetch failed, or the broker was not ready within three minutes.
     pub fn start(line: Line, options: &BrokerOptions) -> Result<Broker> {
         let title =
             if options.id == 0 { options.name.clone() } else { format!("{}-{}", options.name, options.id) };

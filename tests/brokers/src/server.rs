@@ -19,7 +19,7 @@ use crate::process::{POLL, Process};
 use crate::{Error, Result};
 
 /// How long a server may take to become ready: boot takes seconds, but the machine may be busy with other tests.
-const BOOT_LIMIT: Duration = Duration::from_secs(90);
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
 /// How long a server may take to end by itself: a RocketMQ 5 broker takes 17 seconds, 27 if asked to be graceful.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// How often other ports are tried when a stranger took one between probing and binding.
@@ -182,7 +182,7 @@ impl Server {
     /// Starts it again on the same ports with the same folder, and waits until it is ready.
     ///
     /// # Errors
-    /// It is still running, one of its ports is taken, or it was not ready within 90 seconds; the end of its log is in
+    /// It is still running, one of its ports is taken, or it was not ready within three minutes; the end of its log is in
     /// the text.
     pub fn start_again(&self) -> Result<()> {
         let mut slot = self.lock();

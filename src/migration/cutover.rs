@@ -28,7 +28,6 @@ use super::{
     rest::{self, Prepared},
     subject::{Stage, Subject, World},
 };
-use crate::transfer::parking;
 
 /// What is deferred may be so for hours.
 const DEFERRED_EVERY: Duration = Duration::from_secs(2);
@@ -55,9 +54,8 @@ pub async fn cut_over(
     with_lock(subject, progress, stop, async |lock| {
         let world = recover(subject, progress).await?;
         if world.stage() == Stage::CutOver {
-            if options.by_share && world.rest.is_none() {
-                let trouble = Trouble::new(Reason::NotByShare, "its group has all of its messages");
-                return Err(Refusal::untouched(trouble));
+            if options.by_share {
+                world.is_by_share().map_err(Refusal::untouched)?;
             }
             let how = if world.rest.is_some() { " by share" } else { "" };
             return Ok(Done::at_once(format!("{} is cut over{how} already", subject.path())));
@@ -93,10 +91,7 @@ async fn has_nothing_parked(subject: &Subject, world: &World) -> Result<(), Trou
     if matches!(world.stage(), Stage::CutOver | Stage::Opening) {
         return Ok(());
     }
-    match parking::parked(&subject.cluster, &subject.names, &(&subject.topic).into()).await?.len() {
-        0 => Ok(()),
-        parked => Err(Trouble::new(Reason::MessagesParked, format!("{parked} of {}", subject.topic))),
-    }
+    subject.has_nothing_parked(&(&subject.topic).into()).await
 }
 
 /// Waits until no message of the channel waits for its time. Nothing is held meanwhile: it may take hours.

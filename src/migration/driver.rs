@@ -129,14 +129,14 @@ impl Driver<'_> {
         }
     }
 
-    /// Waits until a side's relay stands still, and looks once.
+    /// Waits until a side's relay stands still; where that is.
     ///
     /// # Errors
     /// When it does not in time.
-    pub(super) async fn until_settled(&self, side: &Side) -> Result<(Places, Look), Trouble> {
+    pub(super) async fn until_settled(&self, side: &Side) -> Result<Places, Trouble> {
         loop {
             match self.look(side, |_, _| Ok(())).await {
-                Ok((look, places, _)) => return Ok((places, look)),
+                Ok((_, places, _)) => return Ok(places),
                 Err(trouble) => self.wait(trouble).await?,
             }
             tokio::time::sleep(LOOK_AGAIN_AFTER).await;

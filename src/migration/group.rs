@@ -133,16 +133,17 @@ impl Subject {
 
     /// No rollback has begun.
     pub(super) async fn forget_returning(&self) -> Result<(), Trouble> {
-        if self.cluster.groups().await?.contains(&self.returning_group()) {
-            self.cluster.delete_group(&self.returning_group()).await?;
-        }
-        Ok(())
+        self.forget(&self.returning_group()).await
     }
 
     /// What comes is no share, whatever an earlier cutover was.
     pub(super) async fn forget_share(&self) -> Result<(), Trouble> {
-        if self.cluster.groups().await?.contains(&self.share_group()) {
-            self.cluster.delete_group(&self.share_group()).await?;
+        self.forget(&self.share_group()).await
+    }
+
+    async fn forget(&self, mark: &str) -> Result<(), Trouble> {
+        if self.cluster.groups().await?.contains(mark) {
+            self.cluster.delete_group(mark).await?;
         }
         Ok(())
     }

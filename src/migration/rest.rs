@@ -20,7 +20,7 @@ use super::{
     progress::{Progress, Step},
     refusal::{Reason, Trouble},
     status::lag,
-    subject::{Places, Stage, Subject, World},
+    subject::{Places, Stage, Subject, World, further},
 };
 use crate::{
     mapping::{Feed, MAX_GROUP_BYTES, Share, ShareError},
@@ -28,7 +28,6 @@ use crate::{
     transfer::{
         self,
         control::{self, Instance},
-        parking,
     },
 };
 
@@ -125,14 +124,6 @@ impl Subject {
         Ok((self.places_of(&group).await?, side.nsqds.look().await?))
     }
 
-    /// Whether the relay of what is left has parked nothing: neither side has had that.
-    async fn rest_has_nothing_parked(&self, rest: &Side) -> Result<(), Trouble> {
-        match parking::parked(&self.cluster, &self.names, &rest.feed).await?.len() {
-            0 => Ok(()),
-            parked => Err(Trouble::new(Reason::MessagesParked, format!("{parked} of {}", rest.feed))),
-        }
-    }
-
     /// Whether what is left is relayed up to these ends, its consumer has all of it, and no nsqd may have lost any; what was published.
     async fn has_had(&self, rest: &Side, ends: &BTreeMap<Queue, Bounds>) -> Result<Published, Trouble> {
         let topic = rest.feed.topic();
@@ -163,6 +154,16 @@ impl Subject {
     }
 }
 
+impl World {
+    /// Whether a channel that is cut over was so by share.
+    pub(super) fn is_by_share(&self) -> Result<(), Trouble> {
+        match self.rest {
+            Some(_) => Ok(()),
+            None => Err(Trouble::new(Reason::NotByShare, "its group has all of its messages")),
+        }
+    }
+}
+
 /// Whether a channel can be cut over by share.
 pub(super) async fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble> {
     let share = subject.share()?;
@@ -177,10 +178,7 @@ pub(super) async fn may_begin(subject: &Subject, world: &World) -> Result<(), Tr
         return Err(Trouble::new(Reason::NameTooLong, detail));
     }
     if matches!(world.stage(), Stage::CutOver | Stage::Opening) {
-        return match world.rest {
-            Some(_) => Ok(()),
-            None => Err(Trouble::new(Reason::NotByShare, "its group has all of its messages")),
-        };
+        return world.is_by_share();
     }
     let taken = |by: String| Err(Trouble::new(Reason::TopicTaken, format!("{} is {by}", share.topic())));
     if names.rename_of(share.topic()).is_some() {
@@ -242,11 +240,7 @@ impl Driver<'_> {
     /// The later of these places and of where what is left is relayed to, as the fence holds it.
     pub(super) async fn or_rest(&self, mut places: Places) -> Result<Places, Trouble> {
         if let Some(rest) = &self.rest {
-            let (stands, _) = self.until_settled(rest).await?;
-            for (queue, stands) in stands {
-                let place = places.entry(queue).or_insert(stands);
-                *place = stands.max(*place);
-            }
+            further(&mut places, self.until_settled(rest).await?);
         }
         Ok(places)
     }
@@ -259,7 +253,8 @@ impl Driver<'_> {
         let Some(rest) = &self.rest else { return Ok(None) };
         let had = |look: &Look, places: &Places| holds(places).and_then(|()| look.is_empty());
         let proof = self.until_proved(rest, had).await?;
-        self.subject.rest_has_nothing_parked(rest).await?;
+        // Neither side has had what that relay has parked.
+        self.subject.has_nothing_parked(&rest.feed).await?;
         Ok(Some(proof))
     }
 
@@ -267,21 +262,15 @@ impl Driver<'_> {
     pub(super) async fn end_rest(&self, proof: Option<Proof>) -> Result<(), Trouble> {
         let (Some(rest), Some(proof)) = (&self.rest, proof) else { return Ok(()) };
         let Driver { subject, progress, .. } = self;
-        self.close_rest(rest).await?;
+        let group = subject.names.feed_group(&subject.group_prefix, &rest.feed);
+        subject.cluster.set_consuming(&group, false).await?;
+        self.until(async || subject.rest_is_idle(&group).await).await?;
         let (stands, look) = subject.rest_stands(rest).await?;
         if stands != proof.places {
             return Err(Trouble::new(Reason::FenceLost, "what is left was relayed on meanwhile"));
         }
         proof.published.compare(&look.published())?;
         progress.step(Step::RestEnded, "its old consumer has had what was left, and no more is relayed")
-    }
-
-    /// Closes its group, and waits until nobody relays with it.
-    pub(super) async fn close_rest(&self, rest: &Side) -> Result<(), Trouble> {
-        let Driver { subject, .. } = self;
-        let group = subject.names.feed_group(&subject.group_prefix, &rest.feed);
-        subject.cluster.set_consuming(&group, false).await?;
-        self.until(async || subject.rest_is_idle(&group).await).await
     }
 }
 
@@ -291,7 +280,7 @@ impl Driver<'_> {
 /// [`Reason::ByShare`] when it is not so within some seconds, and whatever makes that impossible to tell.
 pub(super) async fn is_had(subject: &Subject, world: &World) -> Result<(), Trouble> {
     let Some(rest) = subject.rest(world).await? else { return Ok(()) };
-    subject.rest_has_nothing_parked(&rest).await?;
+    subject.has_nothing_parked(&rest.feed).await?;
     let ends = subject.cluster.topic_stats(&subject.rocketmq_topic()).await?;
     let give_up_at = Instant::now() + HAD_WITHIN;
     let mut quiet: Option<(Instant, Published)> = None;

@@ -27,7 +27,7 @@ use super::{
     recover::{forget, half_done, recover, reopen},
     refusal::{Left, Reason, Refusal, Trouble},
     rest,
-    subject::{Places, Stage, Subject, World},
+    subject::{Places, Stage, Subject, World, further},
 };
 
 /// The channel is counted so often before it counts as incomplete.
@@ -286,10 +286,7 @@ async fn give_up_group(driver: &mut Driver<'_>, world: &World) -> Result<Done, R
 async fn doubled(subject: &Subject, by_share: bool) -> Result<Doubled, Trouble> {
     let mut at = subject.places_of(&subject.group).await?;
     if by_share && let Some(rest) = subject.rest_group() {
-        for (queue, rest) in subject.places_of(&rest).await? {
-            let at = at.entry(queue).or_insert(rest);
-            *at = rest.max(*at);
-        }
+        further(&mut at, subject.places_of(&rest).await?);
     }
     let barrier = subject.barrier().await?;
     let since = at.iter().map(|(queue, at)| (queue.clone(), (at - barrier.get(queue).unwrap_or(at)).max(0)));

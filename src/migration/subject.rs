@@ -13,18 +13,29 @@ use super::{
     refusal::{Reason, Trouble},
 };
 use crate::{
-    mapping::{MAX_GROUP_BYTES, Names},
+    mapping::{Feed, MAX_GROUP_BYTES, Names},
     nsq::{
         names::{ChannelName, ChannelPath, TopicName},
         nsqd::Nsqd,
         nsqlookupd::Nsqlookupd,
     },
     rocketmq::{Cluster, Queue, subscription::Consuming},
-    transfer::control::{self, Instance},
+    transfer::{
+        control::{self, Instance},
+        parking,
+    },
 };
 
 /// First offsets by queue.
 pub type Places = BTreeMap<Queue, i64>;
+
+/// Moves places on to where others are further.
+pub(super) fn further(places: &mut Places, others: Places) {
+    for (queue, other) in others {
+        let place = places.entry(queue).or_insert(other);
+        *place = other.max(*place);
+    }
+}
 
 /// A channel, the group it becomes, and where to find both.
 #[derive(Debug, Clone)]
@@ -237,6 +248,14 @@ impl Subject {
             return Err(Trouble::new(Reason::IntakeRunning, detail));
         }
         Ok(())
+    }
+
+    /// Whether a relay has passed no message and left it for a person.
+    pub(super) async fn has_nothing_parked(&self, feed: &Feed) -> Result<(), Trouble> {
+        match parking::parked(&self.cluster, &self.names, feed).await?.len() {
+            0 => Ok(()),
+            parked => Err(Trouble::new(Reason::MessagesParked, format!("{parked} of {feed}"))),
+        }
     }
 
     /// The queues there are, from every master.

@@ -415,6 +415,26 @@ pub(super) fn refused(address: &str, asked: &str, answer: &Command) -> ClusterEr
     }
 }
 
+/// What those said that answered.
+///
+/// # Errors
+/// When some were asked, and none answered.
+pub(super) fn those_that_answer<T>(
+    asked: impl IntoIterator<Item = Result<T, ClusterError>>,
+) -> Result<Vec<T>, ClusterError> {
+    let (mut said, mut failure) = (Vec::new(), None);
+    for answer in asked {
+        match answer {
+            Ok(answer) => said.push(answer),
+            Err(error) => failure = Some(error),
+        }
+    }
+    match failure {
+        Some(error) if said.is_empty() => Err(error),
+        _ => Ok(said),
+    }
+}
+
 /// The error for an answer that cannot be read.
 pub(super) fn malformed(address: &str, asked: &str, reason: impl ToString) -> ClusterError {
     ClusterError::Malformed {

@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, warn};
 
 use super::{
-    cluster::{Cluster, ClusterError, heartbeat, malformed},
+    cluster::{Cluster, ClusterError, heartbeat, malformed, those_that_answer},
     codes::request,
     command::Command,
     producer::unix_millis,
@@ -118,23 +118,10 @@ impl Member {
     /// When no master answers.
     pub async fn members(&self) -> Result<Vec<String>, ClusterError> {
         let route = self.cluster.route(&self.topic).await?;
-        let mut members = BTreeSet::new();
-        let mut failure = None;
-        let mut answered = false;
         let asking = route.masters().map(|(_, address)| self.members_known_to(address));
-        for known in join_all(asking).await {
-            match known {
-                Ok(known) => {
-                    answered = true;
-                    members.extend(known);
-                }
-                Err(error) => failure = Some(error),
-            }
-        }
-        match failure {
-            Some(error) if !answered => Err(error),
-            _ => Ok(members.into_iter().collect()),
-        }
+        let known = those_that_answer(join_all(asking).await)?;
+        let members: BTreeSet<String> = known.into_iter().flatten().collect();
+        Ok(members.into_iter().collect())
     }
 
     async fn members_known_to(&self, address: &str) -> Result<Vec<String>, ClusterError> {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::{
-    cluster::{Cluster, ClusterError, malformed},
+    cluster::{Cluster, ClusterError, malformed, those_that_answer},
     codes::request,
     command::Command,
     loose_json,
@@ -81,25 +81,15 @@ impl Cluster {
         groups: [&str; N],
     ) -> Result<[Consuming; N], ClusterError> {
         let mut consuming = [Consuming::default(); N];
-        let (mut failure, mut answered) = (None, false);
         let masters = self.masters().await?;
         // At once: one that is frozen takes its time, and the others are waited for.
         let asks = masters.iter().map(|(_, address)| self.group_settings_on(address));
-        for asked in join_all(asks).await {
-            match asked {
-                Ok(known) => {
-                    answered = true;
-                    for (group, consuming) in groups.iter().zip(&mut consuming) {
-                        consuming.count(known.get(*group));
-                    }
-                }
-                Err(error) => failure = Some(error),
+        for known in those_that_answer(join_all(asks).await)? {
+            for (group, consuming) in groups.iter().zip(&mut consuming) {
+                consuming.count(known.get(*group));
             }
         }
-        match failure {
-            Some(error) if !answered => Err(error),
-            _ => Ok(consuming),
-        }
+        Ok(consuming)
     }
 
     /// Opens a group on every master, or closes it, and creates it so where it is missing. All else it is set to is kept.

@@ -215,6 +215,11 @@ impl Gateway {
     }
 }
 
+/// Flags of a gateway that spools. The machine's disk is not what is tested.
+pub fn spooling(path: &str) -> [&str; 8] {
+    ["--on-unavailable", "spool", "--spool-path", path, "--spool-after", "2s", "--spool-max-disk-use", "100"]
+}
+
 /// Where a transfer daemon finds its nsqds.
 pub enum To<'a> {
     Nsqds(&'a [&'a Nsqd]),
@@ -247,8 +252,13 @@ pub fn transfer_at(name_server: SocketAddr, topic: &str, to: &To<'_>, flags: &[&
 
 /// Creates a topic in RocketMQ: a broker that is busy with other tests may take longer for it than a publish has.
 pub async fn create_topic(rig: &Rig, topic: &str) {
+    create_topic_of(rig, topic, 8).await;
+}
+
+/// The same, of so many queues on each broker.
+pub async fn create_topic_of(rig: &Rig, topic: &str, queues: u32) {
     let stored = Names::default().rocketmq_topic(&topic.parse().unwrap());
-    eventually("the topic is there", SOON, async || cluster(rig).create_topic(&stored, 8).await.is_ok())
+    eventually("the topic is there", SOON, async || cluster(rig).create_topic(&stored, queues).await.is_ok())
         .await;
 }
 

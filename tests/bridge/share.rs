@@ -9,7 +9,7 @@ use nsqbridge::{
 };
 use nsqbridge_brokers::{Line, Rig, RigOptions, Settings, rocketmq};
 
-use crate::bridge::{Gateway, SOON, blocking, cluster, eventually, numbered, own, stored, topic};
+use crate::bridge::{Gateway, SOON, blocking, cluster, eventually, numbered, own, spooling, stored, topic};
 
 /// One broker that filters by properties.
 fn rig(line: Line) -> Rig {
@@ -28,16 +28,7 @@ async fn a_stamp_goes_with_a_message_whatever_its_way(line: Line) {
     let share: Share = format!("{topic}/billing").parse().unwrap();
     let (at_30, at_0) = (format!("{share}=30"), format!("{share}=0"));
     let path = folder.path().display().to_string();
-    let spooling = [
-        "--on-unavailable",
-        "spool",
-        "--spool-path",
-        &path,
-        "--spool-after",
-        "2s",
-        "--spool-max-disk-use",
-        "100",
-    ];
+    let spooling = spooling(&path);
     let gateway = Gateway::start(&rig.name_server, &[&["--share", &at_30][..], &spooling].concat()).await;
     let bodies = numbered(0..600);
     for body in &bodies[..100] {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use nsqbridge_brokers::{Line, Rig, RigOptions};
 use tokio::task::JoinSet;
 
-use crate::bridge::{Gateway, SOON, blocking, cluster, eventually, numbered, own, stored, topic};
+use crate::bridge::{Gateway, SOON, blocking, cluster, eventually, numbered, own, spooling, stored, topic};
 
 fn one_broker(line: Line) -> Rig {
     own(line, &RigOptions { brokers: 1, nsqds: 0, ..RigOptions::default() })
@@ -23,19 +23,7 @@ fn one_broker(line: Line) -> Rig {
 
 async fn start(rig: &Rig, folder: &Path, flags: &[&str]) -> Gateway {
     let path = folder.display().to_string();
-    let mut all = vec![
-        "--on-unavailable",
-        "spool",
-        "--spool-path",
-        &path,
-        "--spool-after",
-        "2s",
-        "--topic-queues",
-        "1",
-    ];
-    // The machine's disk is not what is tested.
-    all.extend(["--spool-max-disk-use", "100"]);
-    all.extend(flags);
+    let all = [&spooling(&path)[..], &["--topic-queues", "1"], flags].concat();
     Gateway::start(&rig.name_server, &all).await
 }
 

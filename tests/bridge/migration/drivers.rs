@@ -8,7 +8,8 @@ use nsqbridge_brokers::{Line, Nsqd, Rig};
 
 use super::{Ended, GroupConsumer, Ledger, Load, Stage, act, counted, doubled, relayed};
 use crate::bridge::{
-    Consumer, Gateway, Program, SOON, To, cluster, create_channel, eventually, shared, topic, transfer,
+    Consumer, Gateway, Program, SOON, To, create_channel, create_topic_of, eventually, shared, topic,
+    transfer,
 };
 
 /// A topic of its own for each step a driver dies after.
@@ -46,10 +47,7 @@ async fn casualties(
     let flags: Vec<&str> = flags.chain(left.iter().map(|flag| &**flag)).collect();
     for topic in &topics {
         create_channel(nsqds[0], topic, "moved").await;
-        // Brokers that are busy with other tests may take longer than a publish has.
-        let stored = Names::default().rocketmq_topic(&topic.parse().unwrap());
-        eventually("the topic is there", SOON, async || cluster(rig).create_topic(&stored, 2).await.is_ok())
-            .await;
+        create_topic_of(rig, topic, 2).await;
     }
     let relay = transfer(&rig.name_server, &topics[0], &To::Nsqds(&nsqds), &flags);
     let casualties = steps.iter().zip(&topics).enumerate().map(|(n, (step, topic))| {
@@ -102,6 +100,10 @@ async fn a_cutover_killed_after_any_step_is_finished_by_the_next_run() {
     let steps =
         ["Locked", "Fenced", "Quiet", "BarrierWritten", "OffsetsSet", "Paused", "Same", "Opened", "Released"];
     let (_relay, casualties) = casualties(rig, "cut.killed", &steps, false).await;
+    cut_over(rig, casualties).await;
+}
+
+async fn cut_over(rig: &Rig, casualties: Vec<Casualty>) {
     let all = casualties.into_iter().map(|casualty| killed_and_run_again(rig, "cutover", casualty));
     assert!(join_all(all).await.iter().all(|(_, doubled)| *doubled == 0));
 }
@@ -129,8 +131,7 @@ async fn a_cutover_by_share_killed_after_any_step_is_finished_by_the_next_run() 
     let rig = shared(Line::V5);
     let steps = ["Locked", "BarrierWritten", "OffsetsSet", "Paused", "Same", "Opened", "RestOpened"];
     let (_relay, casualties) = casualties(rig, "share.killed", &steps, true).await;
-    let all = casualties.into_iter().map(|casualty| killed_and_run_again(rig, "cutover", casualty));
-    assert!(join_all(all).await.iter().all(|(_, doubled)| *doubled == 0));
+    cut_over(rig, casualties).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

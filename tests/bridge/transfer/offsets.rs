@@ -166,7 +166,7 @@ fn crash(broker: &Broker) {
 }
 
 async fn a_broker_that_forgets_commits_in_a_crash_doubles_nothing(line: Line) {
-    let broker = Settings::new().conf("flushConsumerOffsetInterval", 3_600_000).conf("fileReservedTime", 5);
+    let broker = Settings::new().conf("fileReservedTime", 5);
     let rig = own(line, &RigOptions { brokers: 1, nsqds: 1, broker, ..RigOptions::default() });
     let scene = Scene::set(&rig, "crash").await;
     scene.store(&numbered(0..200)).await;

@@ -50,11 +50,15 @@ pub fn topic(stem: &str) -> String {
 }
 
 /// Waits until `condition` holds.
+///
+/// It is asked less often the longer it takes: to ask may be work, which the waited-for would go without.
 pub async fn eventually(what: &str, within: Duration, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + within;
+    let began = Instant::now();
     while !condition().await {
-        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        let waited = began.elapsed();
+        assert!(waited < within, "not within {within:?}: {what}");
+        let pause = waited / 20;
+        tokio::time::sleep(pause.clamp(Duration::from_millis(20), Duration::from_millis(500))).await;
     }
 }
 

@@ -62,7 +62,7 @@ async fn casualties(
                 Some(share) => GroupConsumer::of_share(rig, topic, &group, share.property()),
                 None => GroupConsumer::start(rig, topic, &group),
             },
-            load: Load::start(&gateway, topic, 5, Duration::from_millis(100)),
+            load: Load::start(&gateway, topic, 10, Duration::from_millis(250)),
         }
     });
     let casualties: Vec<_> = casualties.collect();

@@ -21,7 +21,7 @@ impl JavaConsumer {
     }
 
     async fn has_more_than(&self, messages: usize) {
-        eventually("the Java consumer is at work", SOON, async || {
+        eventually("the Java consumer is at work", 2 * SOON, async || {
             assert!(self.0.is_running(), "it ended: {}", self.0.log_tail());
             self.received().len() > messages
         })

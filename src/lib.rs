@@ -24,8 +24,8 @@
 //! main, cli, config            the program: words, settings
 //! run │ questions, verifying,  wiring, for what goes on and for what is asked or done once; exit codes
 //!       migrating, moves, planned
-//! migration                    plans, and moves consumers; asks what doctor finds, and the relays as other programs do
-//!                              (`transfer::control`)
+//! migration                    plans, and moves consumers; asks what doctor finds, and relays and intakes as other programs do
+//!                              (`transfer::control`, `intake::control`)
 //! intake                       a role that asks the relays as other programs do (`transfer::control`)
 //! gateway │ transfer │ doctor  the roles; they never name each other
 //! audit                        what each hop counts, and whether it adds up

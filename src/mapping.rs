@@ -240,6 +240,14 @@ impl Names {
         format!("nsqbridge-intake-{}", self.rocketmq_topic(topic))
     }
 
+    /// The group that says, by being there, that a topic was paused on an nsqd by whoever moves one of its channels, and by nobody else. A
+    /// checksum of what the nsqd calls itself is in its name.
+    #[must_use]
+    pub fn held_group(&self, topic: &TopicName, nsqd: &str) -> String {
+        let nsqd = crc32fast::hash(nsqd.as_bytes());
+        format!("nsqbridge-held-{nsqd:08x}-{}", self.rocketmq_topic(topic))
+    }
+
     /// The group in whose name queues are locked by whoever moves one of a topic's channels.
     #[must_use]
     pub fn driver_group(&self, topic: &TopicName) -> String {

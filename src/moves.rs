@@ -79,6 +79,18 @@ fn options(pause: &PauseArgs, plan: Option<&Plan>) -> Options {
     }
 }
 
+/// Whether a channel can be drained within the pause.
+fn has_time(options: Options) -> Result<Options, RunError> {
+    let Options { max_pause, quiet, .. } = options;
+    if quiet < max_pause {
+        return Ok(options);
+    }
+    let [quiet, max_pause] = [quiet, max_pause].map(humantime::format_duration);
+    Err(RunError::Usage(vec![format!(
+        "--max-pause is {max_pause}, and a channel counts as drained when it was empty for {quiet} (policies.quiet): no channel would be"
+    )]))
+}
+
 /// `nsqbridge cutover`.
 ///
 /// # Errors
@@ -86,7 +98,7 @@ fn options(pause: &PauseArgs, plan: Option<&Plan>) -> Options {
 pub async fn cut_over(mut args: CutoverArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
     let plan = planned(&mut args.moving)?;
     let options = Options { by_share: args.share, ..options(&args.pause, plan.as_ref()) };
-    let moving = &args.moving;
+    let (options, moving) = (has_time(options)?, &args.moving);
     if let Some(plan) = &plan {
         let blocks = blocks(plan, &args.channel, &moving.rocketmq).await?;
         if !blocks.is_empty() {

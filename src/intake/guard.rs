@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
-use super::{IntakeConfig, Shared, metrics::Standing};
+use super::{IntakeConfig, Shared, hold, metrics::Standing};
 use crate::{
     nsq::{
         names::TopicName,
@@ -138,6 +138,9 @@ pub(super) async fn keep(
         allowed.send_replace(false);
     };
     loop {
+        if let Err(reason) = let_go(&shared, &topic, &nsqd).await {
+            debug!(%topic, nsqd = %nsqd.address(), reason, "whether the topic is held is not known for now");
+        }
         match look(&shared.cluster, &shared.config, &topic, &nsqd).await {
             Found::Writer(reason) => {
                 // Somebody may end the intake meanwhile.
@@ -175,6 +178,25 @@ pub(super) async fn keep(
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Lets the topic go on where whoever paused it is gone: no relay that answers tells of a fence any more. Looked for before the relays
+/// are asked, for the fence comes first.
+async fn let_go(shared: &Shared, topic: &TopicName, nsqd: &Nsqd) -> Result<(), String> {
+    let Shared { cluster, config, .. } = shared;
+    let names = &config.names;
+    if !hold::is_held(cluster, names, topic, nsqd).await.map_err(|error| error.to_string())? {
+        return Ok(());
+    }
+    let asked = control::ask(cluster, names, &config.group_prefix, &topic.into(), None).await;
+    let instances = asked.map_err(|error| error.to_string())?;
+    let mut reports = instances.iter().filter_map(|instance| instance.report.as_ref().ok());
+    if reports.any(|report| report.fence.is_some()) {
+        return Ok(());
+    }
+    hold::release(cluster, names, topic, nsqd).await.map_err(|error| error.to_string())?;
+    warn!(%topic, nsqd = %nsqd.address(), "whoever paused the topic to move a consumer is gone: it goes on");
+    Ok(())
 }
 
 /// Creates what must be there, and makes the intake known first: a cutover that begins later sees it.

@@ -19,6 +19,7 @@
 //! ```text
 //! guard    whether a relay writes to an nsqd, or may
 //! control  what others ask of it
+//! hold     an nsqd's topic, paused while a consumer is moved
 //! inlet    one topic of one nsqd: takes, touches, finishes
 //!   ├ hand     what nsqd has handed over, and what came before
 //!   └ store    into RocketMQ, each message with its own outcome
@@ -34,6 +35,7 @@
 pub mod control;
 mod guard;
 mod hand;
+pub mod hold;
 mod inlet;
 pub mod metrics;
 pub mod retire;

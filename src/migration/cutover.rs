@@ -4,6 +4,7 @@
 //! fence ─ quiet? ─ barrier ─ group's offsets := barrier ─ pause the channel ─ still the same? ─ open the group ─ unfence
 //! ```
 //!
+//! Where an intake takes messages in, the topic is paused on its nsqds between fence and quiet: see [`super::intakes`].
 //! By share ([`super::rest`]) a second group is set to the barrier with the first, and opened right after it.
 //!
 //! `tests/bridge/cutover_model/` checks this protocol with every order of events and a crash at every step; [`up_to_the_same`] is it,
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     driver::{Done, Driver, Options, Proof, Side, see_through, with_lock},
     fence::Fence,
+    group::Before,
     lock::Lock,
     nsqds::APART,
     plan::Deferred,
@@ -61,6 +63,7 @@ pub async fn cut_over(
             return Ok(Done::at_once(format!("{} is cut over{how} already", subject.path())));
         }
         may_begin(subject, &world).map_err(Refusal::untouched)?;
+        let before = subject.group_now(&world).await.map_err(Refusal::untouched)?;
         let mut rest = match options.by_share {
             true => Some(Prepared::new(subject, &world).await.map_err(Refusal::untouched)?),
             false => None,
@@ -69,7 +72,7 @@ pub async fn cut_over(
         let mut driver = drive(subject, options, progress, stop, lock, &world, None);
         let proof = match up_to_the_same(&mut driver, rest.as_mut()).await {
             Ok(proof) => proof,
-            Err(trouble) => return Err(undo(&driver, trouble).await),
+            Err(trouble) => return Err(undo(&driver, &before, trouble).await),
         };
         open(&driver, began, &proof, rest.as_ref()).await
     })
@@ -82,7 +85,7 @@ async fn is_free(subject: &Subject, options: Options, world: &World) -> Result<(
     if options.by_share {
         rest::may_begin(subject, world).await?;
     }
-    subject.is_not_taken_in().await?;
+    subject.is_not_paused(world).await?;
     has_nothing_parked(subject, world).await
 }
 
@@ -126,7 +129,7 @@ pub(super) fn drive<'a>(
     let feeds = [Some(&main), rest.as_ref()].into_iter().flatten().map(|side| side.feed.clone());
     let fence = Fence::new(subject, feeds.collect());
     let (apart, deadline) = (APART.max(options.quiet), Instant::now() + options.max_pause);
-    Driver { subject, progress, stop, lock, main, rest, fence, apart, deadline }
+    Driver { subject, progress, stop, lock, main, rest, fence, holds: false, held: None, apart, deadline }
 }
 
 /// What stands in the way before anything is begun.
@@ -147,6 +150,7 @@ pub(super) fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble>
     if world.instances.is_empty() {
         return Err(Trouble::new(Reason::RelayMissing, format!("no instance relays {}", subject.topic)));
     }
+    world.intakes_run()?;
     if let Some(queue) = &world.unrelayed {
         return Err(Trouble::new(Reason::RelayMissing, format!("{queue} is relayed by nobody now")));
     }
@@ -165,16 +169,12 @@ async fn up_to_the_same(driver: &mut Driver<'_>, rest: Option<&mut Prepared>) ->
     // Open it would consume as soon as it has offsets.
     subject.cluster.set_consuming(&subject.group, false).await?;
     driver.fence.renew().await?;
-    // An intake that begins now sees the fence, and waits.
-    subject.is_not_taken_in().await?;
     progress.step(Step::Fenced, "the relay sends nothing new; producers notice nothing")?;
 
     let empty = |look: &super::nsqds::Look, _: &_| look.is_complete().and_then(|()| look.is_empty());
-    let proof = driver.until_proved(&driver.main, empty).await?;
+    let proof = driver.until_level(empty).await?;
     progress.step(Step::Quiet, "every nsqd was seen empty twice, with nothing published between")?;
 
-    // One that had looked before the fence has made itself known by now.
-    subject.is_not_taken_in().await?;
     subject.claim_barrier().await?;
     subject.place(&subject.barrier_group(), &proof.places).await?;
     let end: i64 = proof.places.values().sum();
@@ -224,11 +224,11 @@ async fn open(
     };
     if let Err(trouble) = opened.await {
         if trouble.reason != Reason::Stopped {
-            driver.fence.lift().await;
+            driver.let_go().await;
         }
         return Err(Refusal { trouble, left: half_open(subject) });
     }
-    driver.fence.lift().await;
+    driver.let_go().await;
     let (path, group, end) = (subject.path(), &subject.group, proof.places.values().sum::<i64>());
     let message = match rest {
         None => {
@@ -257,19 +257,25 @@ fn half_open(subject: &Subject) -> Left {
 }
 
 /// Takes everything back.
-async fn undo(driver: &Driver<'_>, trouble: Trouble) -> Refusal {
+async fn undo(driver: &Driver<'_>, before: &Before, trouble: Trouble) -> Refusal {
     if matches!(trouble.reason, Reason::Stopped | Reason::AnotherDriver) {
         // Killed, or no longer in charge: whoever comes next reads how things stand.
         return Refusal { trouble, left: half_done() };
     }
-    let unpaused = see_through(driver.progress, async || driver.subject.unpause().await).await;
-    driver.fence.lift().await;
-    let left = match unpaused {
+    let undone = see_through(driver.progress, async || {
+        driver.subject.unpause().await?;
+        driver.subject.restore(before).await
+    });
+    let undone = undone.await;
+    driver.let_go().await;
+    let left = match undone {
         Ok(()) => {
             forget(driver.subject).await;
             Left::Undone
         }
-        Err(failed) => Left::InForce(format!("the channel is paused on some nsqds ({failed}); run it again")),
+        Err(failed) => Left::InForce(format!(
+            "the channel may be paused on some nsqds, and its group closed ({failed}); run it again"
+        )),
     };
     let _ = driver.progress.step(Step::Undone, "the relay goes on, and the channel delivers as before");
     Refusal { trouble, left }
@@ -309,6 +315,7 @@ pub async fn preview(subject: &Subject, options: Options) -> Result<Vec<String>,
         world.instances.len(),
         subject.topic
     ));
+    lines.extend(world.held_meanwhile());
     lines.push(format!("then the channel is paused, and {group} begins exactly where it ended"));
     if options.by_share {
         let share = subject.share().map_err(Refusal::untouched)?;

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     fence::Fence,
+    intakes::Held,
     lock::Lock,
     nsqds::{APART, Look, Nsqds, Published},
     plan::Deferred,
@@ -71,6 +72,10 @@ pub(super) struct Driver<'a> {
     /// That of what is left, where the channel is moved by share.
     pub(super) rest: Option<Side>,
     pub(super) fence: Fence<'a>,
+    /// Topics are paused on some nsqds, or may be.
+    pub(super) holds: bool,
+    /// What is so since nothing new is taken in.
+    pub(super) held: Option<Held>,
     /// How far apart two looks are that prove something.
     pub(super) apart: Duration,
     /// When the relay must go on.
@@ -114,6 +119,9 @@ impl Driver<'_> {
                     Some((at, before, same)) if same == places && before.put_back() == look.put_back() => {
                         if at.elapsed() >= self.apart {
                             let published = before.published();
+                            if let Some(Held(before)) = &self.held {
+                                before.compare(&published)?;
+                            }
                             return Ok(Proof { look: before, published, places });
                         }
                         first = Some((at, before, same));
@@ -191,22 +199,36 @@ impl Driver<'_> {
     /// # Errors
     /// When they have not in time.
     pub(super) async fn until_put_down(&self) -> Result<Places, Trouble> {
-        let mut first: Option<(Instant, Places)> = None;
+        self.until_same(async || {
+            self.subject.has_nothing_in_hand().await?;
+            self.subject.places_of(&self.subject.group).await
+        })
+        .await
+    }
+
+    /// What is seen twice, [`APART`] or more, the same.
+    ///
+    /// # Errors
+    /// Why it is not in time.
+    pub(super) async fn until_same<T: PartialEq>(
+        &self,
+        look: impl AsyncFn() -> Result<T, Trouble>,
+    ) -> Result<T, Trouble> {
+        let mut first: Option<(Instant, T)> = None;
         loop {
             let seen = async {
                 self.lock.renew().await?;
                 self.fence.renew().await?;
-                self.subject.has_nothing_in_hand().await?;
-                self.subject.places_of(&self.subject.group).await
+                look().await
             };
             match seen.await {
-                Ok(places) => match &first {
-                    Some((at, before)) if *before == places => {
+                Ok(seen) => match &first {
+                    Some((at, before)) if *before == seen => {
                         if at.elapsed() >= APART {
-                            return Ok(places);
+                            return Ok(seen);
                         }
                     }
-                    _ => first = Some((Instant::now(), places)),
+                    _ => first = Some((Instant::now(), seen)),
                 },
                 Err(trouble) => {
                     first = None;

@@ -121,6 +121,21 @@ impl<'a> Fence<'a> {
     }
 }
 
+/// Whether the relay stands exactly at these places.
+///
+/// # Errors
+/// [`Reason::RelayAhead`], which no waiting mends, or that it is not there yet.
+pub(super) fn follows(places: &Places, wanted: &Places) -> Result<(), Trouble> {
+    if places.iter().any(|(queue, at)| wanted.get(queue).is_none_or(|wanted| at > wanted)) {
+        return Err(Trouble::new(Reason::RelayAhead, "the relay is further than it was let go"));
+    }
+    if places != wanted {
+        let left: i64 = wanted.iter().map(|(queue, wanted)| wanted - places.get(queue).unwrap_or(&0)).sum();
+        return Err(Trouble::new(Reason::RelayInFlight, format!("the relay has {left} messages before it")));
+    }
+    Ok(())
+}
+
 fn stands_still(report: &QueueReport, committed: i64) -> Result<(), Trouble> {
     let queue = format!("{} {}", report.broker, report.queue);
     if let Some(reason) = &report.held {

@@ -6,7 +6,7 @@ use futures_util::future::try_join_all;
 
 use super::{
     refusal::{Reason, Trouble},
-    subject::{Places, Subject},
+    subject::{Places, Subject, World},
 };
 use crate::rocketmq::{ClusterError, Queue, offsets::Commit};
 
@@ -156,6 +156,41 @@ impl Subject {
             }
         }
         Ok(())
+    }
+}
+
+/// What a group was set to before its channel was moved.
+#[derive(Debug)]
+pub(super) struct Before {
+    is_open: bool,
+    offsets: Vec<(Queue, i64)>,
+}
+
+impl Subject {
+    /// What the group is set to now.
+    pub(super) async fn group_now(&self, world: &World) -> Result<Before, Trouble> {
+        let is_open = world.group.open > 0;
+        let offsets = self.queues().await?.into_iter().map(async |queue| {
+            let committed = self.cluster.committed_offset(&self.group, &queue).await?;
+            Ok::<_, Trouble>(committed.map(|offset| (queue, offset)))
+        });
+        let offsets = match is_open {
+            true => try_join_all(offsets).await?.into_iter().flatten().collect(),
+            // Nobody has consumed with it: there is nothing to go back to.
+            false => Vec::new(),
+        };
+        Ok(Before { is_open, offsets })
+    }
+
+    /// Sets the group to what it was; one that could not consume stays closed.
+    pub(super) async fn restore(&self, before: &Before) -> Result<(), Trouble> {
+        if !before.is_open {
+            return Ok(());
+        }
+        for (queue, offset) in &before.offsets {
+            self.set_offset(&self.group, queue, *offset).await?;
+        }
+        Ok(self.cluster.set_consuming(&self.group, true).await?)
     }
 }
 

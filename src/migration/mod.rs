@@ -14,6 +14,7 @@
 //!  rest       what a cutover by share leaves to the old consumer
 //!    ├ lock       one driver at a time
 //!    ├ fence      the relay, held still
+//!    ├ intakes    producers that publish straight to nsqd, held back
 //!    ├ nsqds      what nsqd counts
 //!    └ group      offsets, and what consumers have in hand
 //! subject  what is moved, and how far it is as the world tells it
@@ -31,7 +32,7 @@
 //! - Nothing waits for longer than the pause allowed; then what was begun is undone.
 //! - Only [`complete`] cannot be taken back.
 //!
-//! `tests/bridge/cutover_model/` checks the protocol exhaustively.
+//! `tests/bridge/cutover_model/` and `tests/bridge/intake_model.rs` check the protocol exhaustively.
 
 pub mod checks;
 pub mod complete;
@@ -39,6 +40,7 @@ pub mod cutover;
 mod driver;
 mod fence;
 mod group;
+mod intakes;
 mod lock;
 mod nsqds;
 pub mod plan;

@@ -3,6 +3,9 @@
 //! nsqd's counters are the only proof there is that a consumer has everything. A message on its way from topic to channel, or between two
 //! states of a channel, is in none of them for a moment; so a channel counts as quiet only when it was seen empty twice,
 //! [`APART`] or more, with the same counts of what was published, put back and timed out.
+//!
+//! Where producers publish straight to an nsqd with an intake, these are not the counts of the topic, which grow, but of what came to the channel
+//! and to the intake's: see [`super::intakes`].
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,10 +13,11 @@ use futures_util::future::{join_all, try_join_all};
 
 use super::refusal::{Reason, Trouble};
 use crate::{
+    mapping::is_intake,
     nsq::{
         address::HttpAddress,
         names::{ChannelName, TopicName},
-        nsqd::{HttpError, Nsqd, Stats},
+        nsqd::{ChannelStats, HttpError, Nsqd, Stats},
         nsqlookupd::Nsqlookupd,
     },
     retry::Backoff,
@@ -51,8 +55,20 @@ pub(super) struct TopicLook {
     depth: u64,
     paused: bool,
     pub(super) channel: Option<ChannelLook>,
+    /// What is taken in there.
+    intake: Option<IntakeLook>,
     /// Its other channels.
     pub(super) others: usize,
+}
+
+/// The channels of intakes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct IntakeLook {
+    /// Messages in whatever state.
+    messages: u64,
+    received: u64,
+    put_back: u64,
+    is_connected: bool,
 }
 
 /// The channel.
@@ -61,44 +77,113 @@ pub(super) struct ChannelLook {
     pub(super) depth: u64,
     pub(super) in_flight: u64,
     pub(super) deferred: u64,
+    received: u64,
     put_back: u64,
     pub(super) paused: bool,
 }
 
-/// What every nsqd process has had published.
+/// What every nsqd process has had published; where it is taken in, what came to the channel and to the intake's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Published(BTreeMap<HttpAddress, (i64, u64)>);
+pub(super) struct Published(BTreeMap<HttpAddress, Count>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Count {
+    start_time: i64,
+    taken_in: bool,
+    messages: u64,
+}
 
 impl Published {
     /// Why it is not what it was.
     pub(super) fn compare(&self, now: &Published) -> Result<(), Trouble> {
-        for (nsqd, (start_time, before)) in &self.0 {
-            match now.0.get(nsqd) {
-                Some((same, after)) if same == start_time && after == before => {}
-                Some((same, after)) if same == start_time => {
-                    let more = after.saturating_sub(*before);
-                    let detail = format!("{more} messages were published to {nsqd}, and the relay sent none");
-                    return Err(Trouble::new(Reason::BypassProducerDetected, detail));
+        for (nsqd, before) in &self.0 {
+            let (reason, detail) = match now.0.get(nsqd) {
+                Some(after) if after == before => continue,
+                Some(after) if after.start_time == before.start_time => {
+                    let more = after.messages.saturating_sub(before.messages);
+                    match (before.taken_in, after.taken_in) {
+                        (true, true) => (
+                            Reason::FenceLost,
+                            format!(
+                                "{more} messages went to channels of {nsqd}, though the topic was paused"
+                            ),
+                        ),
+                        (false, false) => (
+                            Reason::BypassProducerDetected,
+                            format!("{more} messages were published to {nsqd}, and the relay sent none"),
+                        ),
+                        _ => (Reason::NsqdsChanged, format!("an intake of {nsqd} began or was ended")),
+                    }
                 }
-                _ => return Err(Trouble::new(Reason::NsqdRestarted, format!("{nsqd} started anew"))),
-            }
+                _ => (Reason::NsqdRestarted, format!("{nsqd} started anew")),
+            };
+            return Err(Trouble::new(reason, detail));
         }
         Ok(())
+    }
+
+    /// The part of nsqds that are taken in.
+    pub(super) fn taken_in(mut self) -> Self {
+        self.0.retain(|_, count| count.taken_in);
+        self
     }
 }
 
 impl Look {
     /// What was published.
     pub(super) fn published(&self) -> Published {
-        let published = |look: &NsqdLook| look.topic.as_ref().map_or(0, |topic| topic.published);
-        Published(
-            self.0.iter().map(|(nsqd, look)| (nsqd.clone(), (look.start_time, published(look)))).collect(),
-        )
+        let count = |look: &NsqdLook| {
+            let (start_time, topic) = (look.start_time, look.topic.as_ref());
+            let (taken_in, messages) = match topic.map(|topic| (topic, topic.intake)) {
+                None => (false, 0),
+                Some((topic, None)) => (false, topic.published),
+                Some((topic, Some(intake))) => {
+                    (true, intake.received + topic.channel.map_or(0, |channel| channel.received))
+                }
+            };
+            Count { start_time, taken_in, messages }
+        };
+        Published(self.0.iter().map(|(nsqd, look)| (nsqd.clone(), count(look))).collect())
     }
 
-    /// How often messages were put back.
+    /// How often messages were put back, by intakes as well.
     pub(super) fn put_back(&self) -> u64 {
-        self.channels().map(|(_, channel)| channel.put_back).sum()
+        let by_intakes: u64 = self.intakes().map(|(_, _, intake)| intake.put_back).sum();
+        self.channels().map(|(_, channel)| channel.put_back).sum::<u64>() + by_intakes
+    }
+
+    fn intakes(&self) -> impl Iterator<Item = (&HttpAddress, &TopicLook, IntakeLook)> {
+        self.topics().filter_map(|(nsqd, topic)| Some((nsqd, topic, topic.intake?)))
+    }
+
+    /// The nsqds the topic is taken in from, and whether it is paused there.
+    pub(super) fn taken_in(&self) -> impl Iterator<Item = (&HttpAddress, bool)> {
+        self.intakes().map(|(nsqd, topic, _)| (nsqd, topic.paused))
+    }
+
+    /// Whether an intake is connected wherever there is a channel of one.
+    pub(super) fn intakes_run(&self) -> Result<(), Trouble> {
+        match self.intakes().find(|(_, _, intake)| !intake.is_connected) {
+            Some((nsqd, ..)) => {
+                let detail = format!("{nsqd} has an intake's channel, and no intake is connected to it");
+                Err(Trouble::new(Reason::IntakeSilent, detail))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether everything that came to intakes is stored, and nothing more comes to them.
+    pub(super) fn is_stored(&self) -> Result<(), Trouble> {
+        for (nsqd, topic, IntakeLook { messages, .. }) in self.intakes() {
+            if !topic.paused {
+                return Err(Trouble::new(Reason::FenceLost, format!("the topic is not paused on {nsqd}")));
+            }
+            if messages > 0 {
+                let detail = format!("{nsqd}: {messages} messages are not stored in RocketMQ yet");
+                return Err(Trouble::new(Reason::IntakeLags, detail));
+            }
+        }
+        Ok(())
     }
 
     /// The channel wherever it is.
@@ -137,9 +222,10 @@ impl Look {
         })
     }
 
-    /// Messages of the channel in whatever state, and those on their way to it.
+    /// Messages of the channel in whatever state, and those the relay has on their way to it.
     pub(super) fn held(&self) -> u64 {
-        self.messages().iter().sum::<u64>() + self.uncopied()
+        let relayed = self.topics().filter(|(_, topic)| topic.intake.is_none());
+        self.messages().iter().sum::<u64>() + relayed.map(|(_, topic)| topic.depth).sum::<u64>()
     }
 
     /// Messages that wait in the topic itself.
@@ -147,9 +233,10 @@ impl Look {
         self.topics().map(|(_, topic)| topic.depth).sum()
     }
 
-    /// Whether everything was copied to the channels.
+    /// Whether everything was copied to the channels that will be for now.
     pub(super) fn is_copied(&self) -> Result<(), Trouble> {
-        for (nsqd, topic) in self.topics() {
+        self.is_stored()?;
+        for (nsqd, topic) in self.topics().filter(|(_, topic)| topic.intake.is_none()) {
             if topic.paused {
                 return Err(Trouble::new(Reason::TopicPaused, format!("on {nsqd}")));
             }
@@ -247,11 +334,23 @@ impl Nsqds {
                 depth: channel.depth,
                 in_flight: channel.in_flight_count,
                 deferred: channel.deferred_count,
+                received: channel.message_count,
                 put_back: channel.requeue_count + channel.timeout_count,
                 paused: channel.paused,
             });
+            let takes_in = |of: &&ChannelStats| of.channel_name.parse().is_ok_and(|name| is_intake(&name));
+            let intake = topic.channels.iter().filter(takes_in).fold(None, |sum: Option<IntakeLook>, of| {
+                let sum = sum.unwrap_or_default();
+                Some(IntakeLook {
+                    messages: sum.messages + of.depth + of.in_flight_count + of.deferred_count,
+                    received: sum.received + of.message_count,
+                    put_back: sum.put_back + of.requeue_count + of.timeout_count,
+                    is_connected: of.client_count.unwrap_or(of.clients.len()) > 0,
+                })
+            });
             TopicLook {
                 published: topic.message_count,
+                intake,
                 depth: topic.depth,
                 paused: topic.paused,
                 others: topic.channels.len() - usize::from(channel.is_some()),

@@ -17,6 +17,8 @@ pub enum Step {
     Locked,
     /// The relay sends nothing new.
     Fenced,
+    /// The topic is paused where it is taken in.
+    Held,
     /// Every nsqd has been seen empty.
     Quiet,
     /// The barrier is written down.
@@ -68,6 +70,7 @@ impl std::str::FromStr for Step {
         let steps = [
             Step::Locked,
             Step::Fenced,
+            Step::Held,
             Step::Quiet,
             Step::BarrierWritten,
             Step::OffsetsSet,

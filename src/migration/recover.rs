@@ -17,6 +17,11 @@ use super::{
 /// # Errors
 /// When that fails; another run goes on.
 pub(super) async fn recover(subject: &Subject, progress: &Progress) -> Result<World, Refusal> {
+    let world = subject.read().await.map_err(Refusal::untouched)?;
+    if world.look.taken_in().any(|(_, paused)| paused) {
+        // Nobody else has the lock: whoever paused it is gone.
+        subject.release(&world.nsqds).await.map_err(Refusal::untouched)?;
+    }
     loop {
         let world = subject.read().await.map_err(Refusal::untouched)?;
         let recovered = match world.stage() {

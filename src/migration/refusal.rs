@@ -29,7 +29,7 @@ pub enum Reason {
     DeferredMessagesPending,
     /// An ephemeral channel vanishes with its last consumer.
     EphemeralChannel,
-    /// An instance does not keep to the fence, or to somebody else's.
+    /// An instance does not keep to the fence, or to somebody else's; or a topic that was paused meanwhile is not any more.
     FenceLost,
     /// Consumers of the group are connected, and may have messages in hand or offsets of their own.
     GroupHasConsumers,
@@ -41,6 +41,10 @@ pub enum Reason {
     IntakeRunning,
     /// The channel was cut over as a whole.
     NotByShare,
+    /// The intake has not stored yet what came to it.
+    IntakeLags,
+    /// An intake of the topic does not answer, or does not run.
+    IntakeSilent,
     /// It was told to stop.
     Interrupted,
     /// The topic has messages that were parked, and not dealt with.
@@ -61,7 +65,7 @@ pub enum Reason {
     QueuesChanged,
     /// A side of a rehearsal had another number of messages than the offsets say.
     RehearsalMiscounted,
-    /// The relay went on further than the group is.
+    /// The relay went further than it was let.
     RelayAhead,
     /// A queue of the relay is held.
     RelayHeld,
@@ -121,6 +125,12 @@ impl Reason {
             Reason::GroupNotConsuming => "see that the new consumers run and consume",
             Reason::IntakeRunning => {
                 "point the topic's last producers at the gateway, stop `nsqbridge intake`, and end it with --retire"
+            }
+            Reason::IntakeLags => {
+                "see that RocketMQ takes what the intake sends, and that the intake keeps up, or give more --max-pause"
+            }
+            Reason::IntakeSilent => {
+                "start the topic's `nsqbridge intake`, or end it with --retire; a frozen one must be ended"
             }
             Reason::Interrupted | Reason::Stopped => "run it again",
             Reason::MessagesParked => {

@@ -76,7 +76,6 @@ pub async fn rehearse(
     progress: &Progress,
     stop: &CancellationToken,
 ) -> Result<Done, Refusal> {
-    subject.is_not_taken_in().await.map_err(Refusal::untouched)?;
     let played = play(subject, options, progress, stop).await;
     let cleaned = clean_up(subject).await;
     let refusal = |trouble: Trouble| match &cleaned {
@@ -159,13 +158,14 @@ async fn fenced<T>(
 ) -> Result<(Places, T), Trouble> {
     let done = with_lock(subject, progress, stop, async |lock| {
         let world = subject.read().await.map_err(Refusal::untouched)?;
-        let driver = drive(subject, options, progress, stop, lock, &world, None);
+        world.intakes_run().map_err(Refusal::untouched)?;
+        let mut driver = drive(subject, options, progress, stop, lock, &world, None);
         let acted = async {
-            let proof = driver.until_proved(&driver.main, holds).await?;
+            let proof = driver.until_level(holds).await?;
             Ok((proof.places, act(&driver).await?))
         };
         let acted: Result<_, Trouble> = acted.await;
-        driver.fence.lift().await;
+        driver.let_go().await;
         acted.map_err(Refusal::untouched)
     });
     done.await.map_err(|refusal| refusal.trouble)

@@ -162,10 +162,21 @@ impl World {
             None => Err(Trouble::new(Reason::NotByShare, "its group has all of its messages")),
         }
     }
+
+    /// Whether it is no share, or nothing is taken in: what an intake stores is the old consumer's twice, by the relay of the rest and
+    /// straight from nsqd once the channel delivers again.
+    pub(super) fn share_is_alone(&self, by_share: bool) -> Result<(), Trouble> {
+        if by_share && self.taken_in {
+            let detail = "no channel is moved by share meanwhile";
+            return Err(Trouble::new(Reason::IntakeRunning, detail));
+        }
+        Ok(())
+    }
 }
 
 /// Whether a channel can be cut over by share.
 pub(super) async fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble> {
+    world.share_is_alone(true)?;
     let share = subject.share()?;
     let feed = Feed::Share(share.clone());
     let names = &subject.names;

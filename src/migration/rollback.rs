@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     cutover::drive,
     driver::{Done, Driver, Options, see_through, with_lock},
+    fence::follows,
     group::reaches,
     nsqds::Look,
     progress::{Progress, Step},
@@ -44,6 +45,17 @@ pub enum Mode {
         /// Even when the channel holds less than was relayed since the cutover.
         accept_missing: bool,
     },
+}
+
+impl Mode {
+    /// Whether intakes run, where they are needed: to count what the channel must hold, or to part it.
+    fn needs_intakes(self, world: &World) -> Result<(), Trouble> {
+        world.share_is_alone(world.rest.is_some())?;
+        match self {
+            Mode::Broken { accept_missing: true } => Ok(()),
+            Mode::Healthy | Mode::Broken { .. } => world.intakes_run(),
+        }
+    }
 }
 
 /// What would come twice.
@@ -79,18 +91,19 @@ pub async fn roll_back(
 ) -> Result<Done, Refusal> {
     let world = subject.read().await.map_err(Refusal::untouched)?;
     may_begin(subject, &world).map_err(Refusal::untouched)?;
+    subject.is_not_paused(&world).await.map_err(Refusal::untouched)?;
     with_lock(subject, progress, stop, async |lock| {
         let world = recover(subject, progress).await?;
         if world.stage() != Stage::CutOver {
             return Ok(Done::at_once(format!("the consumers of {} are NSQ's", subject.path())));
         }
-        subject.is_not_taken_in().await.map_err(Refusal::untouched)?;
+        mode.needs_intakes(&world).map_err(Refusal::untouched)?;
         let began = Instant::now();
         let rest = subject.rest(&world).await.map_err(Refusal::untouched)?;
         let mut driver = drive(subject, options, progress, stop, lock, &world, rest);
         if let Mode::Broken { accept_missing } = mode {
             if !accept_missing {
-                until_complete(&driver).await.map_err(Refusal::untouched)?;
+                until_complete(&mut driver).await.map_err(Refusal::untouched)?;
             }
             return give_up_group(&mut driver, &world).await;
         }
@@ -121,8 +134,6 @@ async fn up_to_the_same(driver: &mut Driver<'_>, emptied: &mut bool) -> Result<(
     let Driver { subject, progress, .. } = *driver;
     subject.has_no_retries().await?;
     until_reached(driver).await?;
-    // An intake that begins now sees the fence, and waits.
-    subject.is_not_taken_in().await?;
 
     subject.cluster.set_consuming(&subject.returning_group(), false).await?;
     progress.step(Step::Returning, "it is written down that a rollback has begun")?;
@@ -156,23 +167,13 @@ async fn until_reached(driver: &mut Driver<'_>) -> Result<Places, Trouble> {
     let Driver { subject, progress, .. } = *driver;
     driver.fence.renew().await?;
     progress.step(Step::Fenced, "the relay sends nothing new; producers notice nothing")?;
-    let reached = driver.until_proved(&driver.main, Look::is_copied_at).await?.places;
+    let reached = driver.until_level(Look::is_copied_at).await?.places;
     let reached = driver.or_rest(reached).await?;
     // What is left may be relayed meanwhile, as far as it will have to be anyway.
     driver.fence.follow(&reached);
     driver.until(async || reaches(&subject.places_of(&subject.group).await?, &reached)).await?;
     progress.step(Step::Reached, "the group has come as far as the relay")?;
     Ok(reached)
-}
-
-fn follows(places: &Places, stands: &Places) -> Result<(), Trouble> {
-    if places.iter().any(|(queue, at)| stands.get(queue).is_none_or(|stands| at > stands)) {
-        return Err(Trouble::new(Reason::RelayAhead, "the relay is further than the group"));
-    }
-    if places != stands {
-        return Err(Trouble::new(Reason::RelayInFlight, "the relay follows the group"));
-    }
-    Ok(())
 }
 
 async fn unpause(driver: &Driver<'_>, began: Instant) -> Result<Done, Refusal> {
@@ -183,11 +184,11 @@ async fn unpause(driver: &Driver<'_>, began: Instant) -> Result<Done, Refusal> {
     };
     if let Err(trouble) = unpaused.await {
         if trouble.reason != Reason::Stopped {
-            driver.fence.lift().await;
+            driver.let_go().await;
         }
         return Err(Refusal { trouble, left: half_done() });
     }
-    driver.fence.lift().await;
+    driver.let_go().await;
     forget(subject).await;
     let message = format!("{} is rolled back: nothing was lost, nothing comes twice", subject.path());
     let done = Done::after(message, began);
@@ -209,7 +210,7 @@ async fn undo(driver: &Driver<'_>, emptied: bool, trouble: Trouble) -> Refusal {
         if emptied { Ok(()) } else { driver.subject.forget_returning().await }
     };
     let reopened = reopened.await;
-    driver.fence.lift().await;
+    driver.let_go().await;
     let left = match reopened {
         Ok(()) => Left::Undone,
         Err(failed) => Left::InForce(format!("the group is closed on some brokers ({failed}); run it again")),
@@ -219,7 +220,21 @@ async fn undo(driver: &Driver<'_>, emptied: bool, trouble: Trouble) -> Refusal {
 
 /// Whether the channel holds all that was relayed since the barrier. An nsqd that dies takes with it what it had in memory, and for a parked
 /// channel that is not relayed again.
-async fn until_complete(driver: &Driver<'_>) -> Result<(), Trouble> {
+async fn until_complete(driver: &mut Driver<'_>) -> Result<(), Trouble> {
+    if driver.main.nsqds.look().await?.taken_in().next().is_none() {
+        return is_complete(driver).await;
+    }
+    // Else what the relay has yet to pass would make up for what is missing.
+    let complete = match driver.until_level(Look::is_copied_at).await {
+        Ok(_) => is_complete(driver).await,
+        Err(trouble) if trouble.reason == Reason::Stopped => return Err(trouble),
+        Err(trouble) => Err(trouble),
+    };
+    driver.let_go().await;
+    complete
+}
+
+async fn is_complete(driver: &Driver<'_>) -> Result<(), Trouble> {
     let Driver { subject, .. } = *driver;
     let mut short = None;
     for _ in 0..COUNTED {
@@ -250,7 +265,7 @@ async fn give_up_group(driver: &mut Driver<'_>, world: &World) -> Result<Done, R
         };
         let consumed: Result<_, Trouble> = consumed.await;
         if let Err(trouble) = consumed {
-            driver.fence.lift().await;
+            driver.let_go().await;
             return Err(Refusal { trouble, left: Left::Undone });
         }
     }
@@ -267,7 +282,7 @@ async fn give_up_group(driver: &mut Driver<'_>, world: &World) -> Result<Done, R
     };
     let given_up: Result<Doubled, Trouble> = given_up.await;
     if world.returning {
-        driver.fence.lift().await;
+        driver.let_go().await;
     }
     let doubled = given_up.map_err(|trouble| Refusal { trouble, left: half_done() })?;
     forget(subject).await;
@@ -307,7 +322,7 @@ pub async fn preview(subject: &Subject, mode: Mode, options: Options) -> Result<
         lines.push("nothing is to be done".to_owned());
         return Ok(lines);
     }
-    subject.is_not_taken_in().await.map_err(Refusal::untouched)?;
+    mode.needs_intakes(&world).map_err(Refusal::untouched)?;
     let doubled = doubled(subject, world.rest.is_some()).await.map_err(Refusal::untouched)?;
     match mode {
         Mode::Broken { .. } => {
@@ -320,6 +335,7 @@ pub async fn preview(subject: &Subject, mode: Mode, options: Options) -> Result<
             lines.extend(queues.map(|(queue, messages)| format!("  {queue}: {messages}")));
         }
         Mode::Healthy => {
+            lines.extend(world.held_meanwhile());
             lines.push(format!(
                 "{group} consumes up to where the relay is, and is closed; its consumers must finish what they have in hand, or be \
                  stopped, within {}",

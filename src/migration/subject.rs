@@ -13,6 +13,7 @@ use super::{
     refusal::{Reason, Trouble},
 };
 use crate::{
+    intake,
     mapping::{Feed, MAX_GROUP_BYTES, Names},
     nsq::{
         names::{ChannelName, ChannelPath, TopicName},
@@ -85,6 +86,9 @@ pub(super) struct World {
     pub(super) nsqds: Nsqds,
     pub(super) look: Look,
     pub(super) instances: Vec<Instance>,
+    /// The topic's intakes, and whether there ever was one that was not ended.
+    pub(super) intakes: Vec<intake::control::Instance>,
+    pub(super) taken_in: bool,
     /// A queue no instance relays.
     pub(super) unrelayed: Option<Queue>,
     pub(super) group: Consuming,
@@ -180,7 +184,8 @@ impl Subject {
             reports.flat_map(|report| &report.queues).map(|queue| (&*queue.broker, queue.queue)).collect();
         let unrelayed =
             self.queues().await?.into_iter().find(|queue| !relayed.contains(&(&*queue.broker, queue.id)));
-        let nsqds = self.nsqds_known_to(&instances).await?;
+        let intakes = self.intakes().await?;
+        let nsqds = self.nsqds_known_to(&instances, &intakes).await?;
         let look = nsqds.look().await?;
         let groups = cluster.groups().await?;
         let barrier = match groups.contains(&self.barrier_group()) {
@@ -198,6 +203,8 @@ impl Subject {
             look,
             unrelayed,
             instances,
+            intakes,
+            taken_in: groups.contains(&self.names.intake_group(&self.topic)),
             group: cluster.consuming(&self.group).await?,
             members: cluster.members_of(&self.group).await?.into_keys().collect(),
             barrier,
@@ -212,15 +219,22 @@ impl Subject {
         Ok(control::ask(&self.cluster, &self.names, &self.group_prefix, &(&self.topic).into(), None).await?)
     }
 
-    async fn nsqds_known_to(&self, instances: &[Instance]) -> Result<Nsqds, Trouble> {
+    async fn nsqds_known_to(
+        &self,
+        instances: &[Instance],
+        intakes: &[intake::control::Instance],
+    ) -> Result<Nsqds, Trouble> {
         let reports = instances.iter().filter_map(|instance| instance.report.as_ref().ok());
-        let known = reports.flat_map(|report| &report.nsqds).filter_map(|nsqd| nsqd.nsqd.parse().ok());
+        let relayed = reports.flat_map(|report| &report.nsqds).map(|nsqd| &nsqd.nsqd);
+        let reports = intakes.iter().filter_map(|intake| intake.report.as_ref().ok());
+        let taken_in = reports.flat_map(|report| &report.nsqds).map(|nsqd| &nsqd.nsqd);
+        let known = relayed.chain(taken_in).filter_map(|nsqd| nsqd.parse().ok());
         Nsqds::find(&self.topic, &self.channel, &self.nsqds, &self.nsqlookupds, known).await
     }
 
     /// The nsqds there are now: some may have come since anybody looked.
     pub(super) async fn nsqds_now(&self) -> Result<Nsqds, Trouble> {
-        self.nsqds_known_to(&self.instances().await?).await
+        self.nsqds_known_to(&self.instances().await?, &self.intakes().await?).await
     }
 
     /// Lets the channel deliver wherever it is paused, and sees that it does.
@@ -234,20 +248,6 @@ impl Subject {
             }
             None => Ok(()),
         }
-    }
-
-    /// Whether no messages are taken in from nsqd. Those a channel's consumer has from nsqd itself, and its group would get them once
-    /// more, or neither would: no place in RocketMQ parts them.
-    ///
-    /// # Errors
-    /// [`Reason::IntakeRunning`].
-    pub(super) async fn is_not_taken_in(&self) -> Result<(), Trouble> {
-        let group = self.names.intake_group(&self.topic);
-        if self.cluster.groups().await?.contains(&group) {
-            let detail = format!("{} is taken in from nsqd, as the group {group} says", self.topic);
-            return Err(Trouble::new(Reason::IntakeRunning, detail));
-        }
-        Ok(())
     }
 
     /// Whether a relay has passed no message and left it for a person.

@@ -166,6 +166,9 @@ pub struct ChannelStats {
     pub timeout_count: u64,
     /// Whether delivery is stopped.
     pub paused: bool,
+    /// How many consumers are connected; the oldest versions tell it only by the list.
+    #[serde(default)]
+    pub client_count: Option<usize>,
     /// Its consumers, when clients were asked for.
     #[serde(default, deserialize_with = "null_as_empty")]
     pub clients: Vec<ClientStats>,
@@ -249,8 +252,7 @@ impl Nsqd {
     /// # Errors
     /// See [`HttpError`]; repeating is safe.
     pub async fn create_topic(&self, topic: &TopicName) -> Result<(), HttpError> {
-        let url = format!("http://{}/topic/create?topic={}", self.address, escape(topic.as_str()));
-        exchange(self.http.post(url).timeout(TIMEOUT), &self.address, "POST /topic/create").await.map(drop)
+        self.on_topic("/topic/create", "POST /topic/create", topic).await
     }
 
     /// Creates the channel, if it is new.
@@ -261,6 +263,28 @@ impl Nsqd {
         let (topic, channel) = (escape(topic.as_str()), escape(channel.as_str()));
         let url = format!("http://{}/channel/create?topic={topic}&channel={channel}", self.address);
         exchange(self.http.post(url).timeout(TIMEOUT), &self.address, "POST /channel/create").await.map(drop)
+    }
+
+    /// Stops copying a topic to its channels; what is published is taken, and waits. Once it has answered, no message is between the topic
+    /// and its channels.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn pause_topic(&self, topic: &TopicName) -> Result<(), HttpError> {
+        self.on_topic("/topic/pause", "POST /topic/pause", topic).await
+    }
+
+    /// Lets a topic be copied to its channels again.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; repeating is safe.
+    pub async fn unpause_topic(&self, topic: &TopicName) -> Result<(), HttpError> {
+        self.on_topic("/topic/unpause", "POST /topic/unpause", topic).await
+    }
+
+    async fn on_topic(&self, path: &str, asked: &'static str, topic: &TopicName) -> Result<(), HttpError> {
+        let url = format!("http://{}{path}?topic={}", self.address, escape(topic.as_str()));
+        exchange(self.http.post(url).timeout(TIMEOUT), &self.address, asked).await.map(drop)
     }
 
     /// Stops a channel's deliveries; it goes on collecting.

@@ -40,6 +40,7 @@ mod health;
 mod hostile;
 mod http_clients;
 mod intake;
+mod intake_model;
 mod layers;
 mod matrix;
 mod migration;

@@ -433,12 +433,12 @@ fn a_channel_that_is_where_the_plan_wants_it_blocks_nothing_more() {
 }
 
 #[test]
-fn an_intake_blocks_and_its_producers_are_no_bypass() {
+fn an_intake_is_told_of_and_its_producers_are_no_bypass() {
     let taken_in = |world: &mut World| {
         there(world).taken_in = true;
         relay(world).sent = Some(0);
     };
-    assert_eq!(after("", taken_in), [(Block, reasons::INTAKE_RUNNING)]);
+    assert_eq!(after("", taken_in), [(Info, reasons::INTAKE_RUNNING)]);
     assert_eq!(after("", |world| relay(world).sent = Some(0)), [(Block, reasons::BYPASS_PRODUCER_DETECTED)]);
 }
 

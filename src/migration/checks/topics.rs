@@ -57,13 +57,13 @@ pub(super) fn check(plan: &Plan, world: &World, topic: &TopicName) -> Vec<Findin
 }
 
 fn taken_in(topic: &TopicName, what: &str) -> Finding {
-    Finding::block(
+    Finding::info(
         what,
         reasons::INTAKE_RUNNING,
-        "messages are taken in from nsqd: no place in RocketMQ parts those a channel has had from those it has not",
+        "messages are taken in from nsqd: the topic is paused there while a consumer is moved",
     )
     .advise(format!(
-        "point its last producers at the gateway, stop the intake, and end it: nsqbridge intake --retire --topic {topic}"
+        "see that the intake runs and keeps up; when no such producer is left: nsqbridge intake --retire --topic {topic}"
     ))
 }
 

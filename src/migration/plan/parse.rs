@@ -114,6 +114,12 @@ pub(super) fn plan(file: &Table) -> Result<Plan, Vec<Problem>> {
     let group_prefix = group_prefix.unwrap_or_else(|| "nsqbridge-transfer".to_owned());
     let gates = gates(&mut problems, &whole);
     let policies = policies(&mut problems, &whole);
+    if policies.quiet >= gates.max_pause {
+        let pause = humantime::format_duration(gates.max_pause);
+        let says =
+            format!("must be shorter than gates.max_pause ({pause}), or no channel is drained in time");
+        problems.add("policies.quiet".to_owned(), &says);
+    }
     let (names, topics) = topics(&mut problems, &whole, &group_prefix);
     if problems.0.is_empty() {
         Ok(Plan {
@@ -372,6 +378,16 @@ mod tests {
             );
         }
         assert_eq!(problems.len(), 17, "{problems:#?}");
+    }
+
+    #[test]
+    fn a_channel_must_have_time_to_be_quiet() {
+        let of = |more: &str| read(&format!("{CLUSTERS}{more}\n[topics.a.channels.z]"));
+        assert!(of("policies.quiet = '9s'").is_ok());
+        let problems = of("policies.quiet = '1m'\ngates.max_pause = '1m'").unwrap_err();
+        let says =
+            "policies.quiet must be shorter than gates.max_pause (1m), or no channel is drained in time";
+        assert_eq!(problems, [says]);
     }
 
     #[test]

@@ -22,8 +22,8 @@ use tokio::{
 use crate::bridge::{Program, SOON, blocking, cluster, eventually, numbered, shared, stored, topic};
 
 /// A running intake.
-struct Intake {
-    process: Program,
+pub struct Intake {
+    pub process: Program,
     admin: SocketAddr,
     _ports: Ports,
 }
@@ -47,17 +47,17 @@ async fn ended(rig: &Rig, topic: &str, nsqds: &[&Nsqd], flags: &[&str]) -> Outpu
 }
 
 impl Intake {
-    async fn start(rig: &Rig, topic: &str, nsqds: &[&Nsqd]) -> Self {
+    pub async fn start(rig: &Rig, topic: &str, nsqds: &[&Nsqd]) -> Self {
         Self::start_with(rig, topic, nsqds, &[]).await
     }
 
-    async fn start_with(rig: &Rig, topic: &str, nsqds: &[&Nsqd], flags: &[&str]) -> Self {
+    pub async fn start_with(rig: &Rig, topic: &str, nsqds: &[&Nsqd], flags: &[&str]) -> Self {
         let intake = Self::launch(rig, topic, nsqds, flags);
         eventually("it takes in", SOON, async || intake.is_ready()).await;
         intake
     }
 
-    fn launch(rig: &Rig, topic: &str, nsqds: &[&Nsqd], flags: &[&str]) -> Self {
+    pub fn launch(rig: &Rig, topic: &str, nsqds: &[&Nsqd], flags: &[&str]) -> Self {
         let ports = Ports::claim().unwrap();
         let admin = SocketAddr::from(([127, 0, 0, 1], ports.get(0)));
         let address = admin.to_string();
@@ -66,7 +66,7 @@ impl Intake {
         Self { process: Program::start("intake", &arguments), admin, _ports: ports }
     }
 
-    fn is_ready(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         blocking(|| http::get(self.admin, "/readyz")).is_ok_and(|(status, _)| status == 200)
     }
 
@@ -80,22 +80,30 @@ impl Intake {
 }
 
 /// A producer that speaks nsqd's TCP protocol, and has never heard of a bridge.
-struct Producer(TcpStream);
+pub struct Producer(TcpStream);
 
 impl Producer {
-    async fn connect(nsqd: &Nsqd) -> Self {
+    pub async fn connect(nsqd: &Nsqd) -> Self {
         let mut stream = TcpStream::connect(nsqd.tcp_addr()).await.unwrap();
         stream.write_all(b"  V2").await.unwrap();
         Self(stream)
     }
 
-    async fn publish(&mut self, topic: &str, bodies: &[Bytes]) {
+    pub async fn publish(&mut self, topic: &str, bodies: &[Bytes]) {
         let payload = encode_binary(bodies.iter().map(|body| &body[..]));
         let head = [format!("MPUB {topic}\n").as_bytes(), &(payload.len() as u32).to_be_bytes()].concat();
         self.0.write_all(&[&head[..], &payload].concat()).await.unwrap();
-        let mut answer = [0; 10];
-        self.0.read_exact(&mut answer).await.unwrap();
-        assert_eq!(&answer, b"\0\0\0\x06\0\0\0\0OK");
+        loop {
+            let mut size = [0; 4];
+            self.0.read_exact(&mut size).await.unwrap();
+            let mut answer = vec![0; u32::from_be_bytes(size) as usize];
+            self.0.read_exact(&mut answer).await.unwrap();
+            if &answer[4..] != b"_heartbeat_" {
+                assert_eq!(&answer, b"\0\0\0\0OK");
+                return;
+            }
+            self.0.write_all(b"NOP\n").await.unwrap();
+        }
     }
 }
 
@@ -120,7 +128,7 @@ async fn count(rig: &Rig, topic: &str) -> usize {
 }
 
 /// The intake's channel on an nsqd, as nsqd counts it.
-fn channel(nsqd: &Nsqd, topic: &str) -> Value {
+pub fn channel(nsqd: &Nsqd, topic: &str) -> Value {
     let path = format!("/stats?format=json&topic={topic}&channel=nsqbridge-intake");
     let stats: Value =
         serde_json::from_str(&blocking(|| http::get(nsqd.http_addr(), &path)).unwrap().1).unwrap();

@@ -8,6 +8,8 @@ mod planned;
 mod refused;
 mod rollback;
 mod share;
+mod taken_in;
+mod waits;
 
 use std::{
     collections::BTreeMap,

@@ -9,7 +9,7 @@ use super::{GroupConsumer, Stage, act};
 use crate::bridge::{SOON, eventually, shared};
 
 /// A plan of the stage's first channel, as the group `group`, and `more`.
-fn plan(stage: &Stage<'_>, group: &str, more: &str) -> NamedTempFile {
+pub fn plan(stage: &Stage<'_>, group: &str, more: &str) -> NamedTempFile {
     let nsqds: Vec<String> = stage.rig.nsqds.iter().map(|nsqd| format!("'{}'", nsqd.http_addr())).collect();
     let text = format!(
         "format = 1\nrocketmq.namesrv = '{}'\nnsq.nsqd_http_address = [{}]\npolicies.quiet = '2s'\n{more}\n[topics.\"{}\".channels.moved]\ngroup = '{group}'\n",
@@ -56,6 +56,42 @@ async fn a_plan_names_the_group_and_its_gates_hold_a_cutover_back(line: Line) {
     stage.act("rollback", &["-f", &path(&plan)]).await.done();
     let elsewhere = act(stage.rig, &["status", "another/channel", "-f", &path(&plan)]).await;
     assert!(elsewhere.code == 3 && elsewhere.errors.contains("another/channel"), "{elsewhere:?}");
+}
+
+/// Runs it with nothing but its arguments.
+async fn bare(arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nsqbridge"));
+    command.args(arguments).env_clear();
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap());
+    (output.status.code(), said.concat())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_looks_at_the_bridge_takes_a_plan_in_the_place_of_every_flag() {
+    let stage = Stage::set(shared(Line::V5), "planned.looks").await;
+    stage.gateway.publish(&stage.topic, "one").await;
+    stage.moved.wait_for(1).await;
+    super::relayed(stage.rig, &stage.topic).await;
+    let plan = plan(&stage, &stage.group(), "");
+    let (path, topic) = (plan.path().to_str().unwrap(), &*stage.topic);
+
+    let (code, said) = bare(&["doctor", "-f", path]).await;
+    assert_eq!(code, Some(0), "{said}");
+    for looked_at in [topic.to_owned(), stage.rig.nsqds[0].http_addr().to_string()] {
+        assert!(said.contains(&looked_at), "{looked_at} is not in {said}");
+    }
+    eventually("the gateway has told of what it accepted", SOON, async || {
+        let (code, said) = bare(&["verify", topic, "-f", path, "--until", "0s"]).await;
+        code == Some(0) && said.contains("1 accepted (0 more perhaps), 1 stored, 1 relayed")
+    })
+    .await;
+    for (action, says) in [("pause", "paused"), ("resume", "relaying")] {
+        let (code, said) = bare(&["relay", action, topic, "-f", path]).await;
+        assert!(code == Some(0) && said.contains(says), "{action}: {said}");
+    }
+    let (code, said) = bare(&["parked", "list", topic, "-f", path]).await;
+    assert!(code == Some(0) && said.contains("PLACE"), "{said}");
 }
 
 on_both_lines!(a_plan_names_the_group_and_its_gates_hold_a_cutover_back);

@@ -1,0 +1,187 @@
+//! A topic that producers still publish straight to an nsqd, while one of its consumers is moved.
+//!
+//! What they publish comes to the channel at once, and through the intake to RocketMQ, where no relay gives it to the channel again. To part what the
+//! channel has had from what the group will get, the topic is paused on every nsqd with an intake's channel: publishes are taken and
+//! wait in the topic, and nothing new comes to any of its channels. When the intake's channel is empty, all the channel ever had from there
+//! lies in RocketMQ, below the ends of the queues. The relay follows up to these, and there the barrier stands. What waits comes to
+//! the channel and the intake afterwards, and so lies behind it.
+//!
+//! The pause is believed no more than a fence: what proves it is that channel and intake have received nothing since before the ends were
+//! read ([`Held`]). Where it would outlive its driver, the intake ends it ([`crate::intake::hold`]).
+
+use std::collections::BTreeSet;
+
+use super::{
+    driver::{Driver, Proof, see_through},
+    fence::follows,
+    nsqds::{Look, Nsqds, Published},
+    progress::Step,
+    refusal::{Reason, Trouble},
+    subject::{Places, Subject, World},
+};
+use crate::{
+    intake::{
+        control::{self, Instance},
+        hold::{self, HoldError},
+    },
+    rocketmq::Queue,
+};
+
+/// What channel and intake had received on each nsqd with an intake, before the ends of the queues were read.
+#[derive(Debug)]
+pub(super) struct Held(pub(super) Published);
+
+impl From<HoldError> for Trouble {
+    fn from(error: HoldError) -> Self {
+        let reason = match &error {
+            HoldError::Paused(_) => Reason::TopicPaused,
+            HoldError::Nsqd(_) => Reason::NsqdUnavailable,
+            HoldError::Rocketmq(_) => Reason::RocketmqUnavailable,
+        };
+        Self::new(reason, error.to_string())
+    }
+}
+
+impl Driver<'_> {
+    /// As [`Self::until_proved`]; where messages are taken in, the relay stands at the end of all that was, and no more is until
+    /// [`Self::let_go`].
+    pub(super) async fn until_level(
+        &mut self,
+        holds: impl Fn(&Look, &Places) -> Result<(), Trouble>,
+    ) -> Result<Proof, Trouble> {
+        let Some(ends) = self.hold().await? else { return self.until_proved(&self.main, holds).await };
+        self.fence.follow(&ends);
+        self.until_proved(&self.main, |look, places| {
+            follows(places, &ends).and_then(|()| holds(look, places))
+        })
+        .await
+    }
+
+    /// Holds the topic wherever it is taken in; the ends of the queues when everything that came to the intakes is stored.
+    async fn hold(&mut self) -> Result<Option<Places>, Trouble> {
+        let Driver { subject, progress, .. } = *self;
+        let before = self.main.nsqds.look().await?;
+        if before.taken_in().next().is_none() {
+            return Ok(None);
+        }
+        // Before anything is paused: an intake lets go what nobody has fenced.
+        self.fence.renew().await?;
+        let intakes = subject.intakes().await?;
+        self.holds = true;
+        for nsqd in self.main.nsqds.all() {
+            if before.taken_in().any(|(address, _)| address == nsqd.address()) {
+                hold::hold(&subject.cluster, &subject.names, &subject.topic, nsqd).await?;
+            }
+        }
+        progress.step(
+            Step::Held,
+            "the topic is paused where producers publish straight to nsqd; what they publish waits",
+        )?;
+        let stored = async || {
+            let look = self.main.nsqds.look().await?;
+            look.is_stored()?;
+            Ok::<_, Trouble>((look.published().taken_in(), look.put_back()))
+        };
+        let (published, _) = self.until_same(stored).await?;
+        let ends = subject.ends_of(&intakes).await?;
+        self.held = Some(Held(published));
+        Ok(Some(ends))
+    }
+
+    /// Lets go of everything that is held: the topics, and the relay.
+    pub(super) async fn let_go(&self) {
+        let Driver { subject, progress, .. } = self;
+        if self.holds
+            && let Err(trouble) =
+                see_through(progress, async || subject.release(&self.main.nsqds).await).await
+        {
+            tracing::warn!(%trouble, "the intake lets the topic go when the fence has ended");
+        }
+        self.fence.lift().await;
+    }
+}
+
+impl Subject {
+    /// The intakes of the topic that run.
+    pub(super) async fn intakes(&self) -> Result<Vec<Instance>, Trouble> {
+        Ok(control::ask(&self.cluster, &self.names, &self.topic).await?)
+    }
+
+    /// Lets the topic go wherever it is held.
+    pub(super) async fn release(&self, nsqds: &Nsqds) -> Result<(), Trouble> {
+        let look = nsqds.look().await?;
+        for nsqd in nsqds.all() {
+            if look.taken_in().any(|(address, _)| address == nsqd.address()) {
+                hold::release(&self.cluster, &self.names, &self.topic, nsqd).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nobody but an earlier run has paused the topic where it is taken in.
+    pub(super) async fn is_not_paused(&self, world: &World) -> Result<(), Trouble> {
+        for nsqd in world.nsqds.all() {
+            let paused = world.look.taken_in().any(|(address, paused)| paused && address == nsqd.address());
+            if paused && !hold::is_held(&self.cluster, &self.names, &self.topic, nsqd).await? {
+                return Err(HoldError::Paused(nsqd.address().to_string()).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The ends of all queues, as brokers show them and as the same intakes as before know them from where they have stored: a broker shows a
+    /// message a moment after it has answered that it is stored.
+    async fn ends_of(&self, before: &[Instance]) -> Result<Places, Trouble> {
+        let intakes = self.intakes().await?;
+        let ids = |intakes: &[Instance]| -> BTreeSet<String> {
+            intakes.iter().map(|intake| intake.id.clone()).collect()
+        };
+        if ids(before) != ids(&intakes) {
+            return Err(Trouble::new(Reason::NsqdsChanged, "an intake came or went"));
+        }
+        let topic = self.rocketmq_topic();
+        let bounds = self.cluster.topic_stats(&topic).await?;
+        let mut ends: Places = bounds.into_iter().map(|(queue, bounds)| (queue, bounds.max)).collect();
+        for intake in intakes {
+            for stored in answered(&intake)?.stored_to.iter().cloned() {
+                let queue = Queue { topic: topic.clone(), broker: stored.broker, id: stored.queue };
+                let Some(end) = ends.get_mut(&queue) else {
+                    let detail = format!("messages were taken in to {queue}, which is away now");
+                    return Err(Trouble::new(Reason::QueuesChanged, detail));
+                };
+                *end = (*end).max(stored.offset);
+            }
+        }
+        Ok(ends)
+    }
+}
+
+impl World {
+    /// Whether every intake there is can be asked, and is at work: it stores what comes, and lets the topic go should its driver die.
+    pub(super) fn intakes_run(&self) -> Result<(), Trouble> {
+        if self.taken_in && self.intakes.is_empty() {
+            let detail = "the topic is taken in from nsqd, and no intake of it runs";
+            return Err(Trouble::new(Reason::IntakeSilent, detail));
+        }
+        for intake in &self.intakes {
+            answered(intake)?;
+        }
+        self.look.intakes_run()
+    }
+
+    /// What is told beforehand of a topic that is taken in.
+    pub(super) fn held_meanwhile(&self) -> Option<String> {
+        let nsqds: Vec<String> = self.look.taken_in().map(|(nsqd, _)| nsqd.to_string()).collect();
+        (!nsqds.is_empty()).then(|| {
+            format!(
+                "meanwhile the topic is paused on {}: what producers publish there is taken, and waits",
+                nsqds.join(", ")
+            )
+        })
+    }
+}
+
+fn answered(intake: &Instance) -> Result<&control::IntakeReport, Trouble> {
+    let Instance { id, report } = intake;
+    report.as_ref().map_err(|reason| Trouble::new(Reason::IntakeSilent, format!("{id}: {reason}")))
+}

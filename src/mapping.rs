@@ -50,7 +50,7 @@ pub fn taken_in_mark(nsqd: &str, unique_key: &str) -> String {
 #[must_use]
 pub fn is_taken_in(properties: &Properties) -> bool {
     let [mark, key] = properties.get_each([TAKEN_IN, UNIQ_KEY]);
-    mark.zip(key).is_some_and(|(mark, key)| mark.rsplit_once(' ').is_some_and(|(_, of)| of == key))
+    mark.zip(key).is_some_and(|(mark, key)| mark.strip_suffix(key).is_some_and(|nsqd| nsqd.ends_with(b" ")))
 }
 
 /// What every channel is called, or at least begins with, through which messages are taken in.

@@ -35,8 +35,9 @@ pub fn start_of(minute: i64) -> i64 {
 /// The number behind a unique key. Keys of 32 hex digits, as gateways mint them, are their number; of any other text it is a
 /// hash, so that its name cannot be told from the number.
 #[must_use]
-pub fn id_of(key: &str) -> u128 {
-    match <&[u8; 32]>::try_from(key.as_bytes()) {
+pub fn id_of(key: impl AsRef<[u8]>) -> u128 {
+    let key = key.as_ref();
+    match <&[u8; 32]>::try_from(key) {
         Ok(digits) if digits.iter().all(u8::is_ascii_hexdigit) => number_of(digits),
         _ => {
             let mut first = [0; 16];
@@ -65,11 +66,11 @@ impl Entry {
     pub fn of(message: &StoredMessage) -> Self {
         let [key, accepted] = message.properties.get_each([names::UNIQ_KEY, ACCEPTED_MS]);
         let stored = message.store_timestamp;
-        let accepted = accepted.and_then(|text| text.parse::<i64>().ok());
+        let accepted = accepted.and_then(|digits| str::from_utf8(digits).ok()?.parse::<i64>().ok());
         let accepted = accepted.filter(|ms| ms.abs_diff(stored) < BELIEVED_WITHIN_MS.unsigned_abs());
         let id = match key {
             Some(key) => id_of(key),
-            None => id_of(&key_of(message)),
+            None => id_of(key_of(message)),
         };
         Self { minute: minute_of(accepted.unwrap_or(stored)), id }
     }

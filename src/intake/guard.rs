@@ -110,16 +110,7 @@ async fn is_same(address: &str, nsqd: &Nsqd, here: &Info) -> Result<bool, String
     }
     let other = Nsqd::new(address.parse().map_err(|error| format!("{error}"))?);
     let there = other.info().await.map_err(|error| error.to_string())?;
-    let who = |info: &Info| {
-        (
-            info.hostname.clone(),
-            info.broadcast_address.clone(),
-            info.tcp_port,
-            info.http_port,
-            info.start_time,
-        )
-    };
-    Ok(who(&there) == who(here))
+    Ok(there.process() == here.process())
 }
 
 /// Keeps `allowed` true to what is found, and prepares everything before it is allowed for the first time.
@@ -131,6 +122,7 @@ pub(super) async fn keep(
     allowed: watch::Sender<bool>,
 ) {
     let mut prepared = false;
+    let mut hold = Hold::Unknown;
     let refuse = |reason: String| {
         if standing.hold(Some(reason.clone())) {
             error!(%topic, nsqd = %nsqd.address(), reason, "nothing is taken in");
@@ -138,8 +130,11 @@ pub(super) async fn keep(
         allowed.send_replace(false);
     };
     loop {
-        if let Err(reason) = let_go(&shared, &topic, &nsqd).await {
-            debug!(%topic, nsqd = %nsqd.address(), reason, "whether the topic is held is not known for now");
+        match let_go(&shared, &topic, &nsqd, hold).await {
+            Ok(seen) => hold = seen,
+            Err(reason) => {
+                debug!(%topic, nsqd = %nsqd.address(), reason, "whether the topic is held is not known for now");
+            }
         }
         match look(&shared.cluster, &shared.config, &topic, &nsqd).await {
             Found::Writer(reason) => {
@@ -180,23 +175,41 @@ pub(super) async fn keep(
     }
 }
 
-/// Lets the topic go on where whoever paused it is gone: no relay that answers tells of a fence any more. Looked for before the relays
-/// are asked, for the fence comes first.
-async fn let_go(shared: &Shared, topic: &TopicName, nsqd: &Nsqd) -> Result<(), String> {
+/// What is known of a topic that may be paused to move one of its consumers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    Unknown,
+    /// Nobody paused it, or whoever did may hold it.
+    Fine,
+    /// It is held, and no relay tells of a fence: one that was started anew learns of it within seconds.
+    Unfenced,
+}
+
+/// Lets the topic go on where whoever paused it is gone: at two looks in a row no relay that answers told of a fence. Looked for before
+/// the relays are asked, for the fence comes first.
+async fn let_go(shared: &Shared, topic: &TopicName, nsqd: &Nsqd, before: Hold) -> Result<Hold, String> {
     let Shared { cluster, config, .. } = shared;
     let names = &config.names;
+    // What is not paused may be written down from before: that is read once, for it means reading every group there is.
+    let is_paused = hold::is_paused(topic, nsqd).await.map_err(|error| error.to_string())?;
+    if !is_paused && before == Hold::Fine {
+        return Ok(Hold::Fine);
+    }
     if !hold::is_held(cluster, names, topic, nsqd).await.map_err(|error| error.to_string())? {
-        return Ok(());
+        return Ok(Hold::Fine);
     }
     let asked = control::ask(cluster, names, &config.group_prefix, &topic.into(), None).await;
     let instances = asked.map_err(|error| error.to_string())?;
     let mut reports = instances.iter().filter_map(|instance| instance.report.as_ref().ok());
     if reports.any(|report| report.fence.is_some()) {
-        return Ok(());
+        return Ok(Hold::Fine);
     }
-    hold::release(cluster, names, topic, nsqd).await.map_err(|error| error.to_string())?;
+    if before != Hold::Unfenced {
+        return Ok(Hold::Unfenced);
+    }
+    hold::let_go(cluster, names, topic, nsqd).await.map_err(|error| error.to_string())?;
     warn!(%topic, nsqd = %nsqd.address(), "whoever paused the topic to move a consumer is gone: it goes on");
-    Ok(())
+    Ok(Hold::Unknown)
 }
 
 /// Creates what must be there, and makes the intake known first: a cutover that begins later sees it.

@@ -19,6 +19,9 @@ pub enum HoldError {
     /// Somebody else has paused it.
     #[error("the topic is paused on {0}, and no cutover did it")]
     Paused(String),
+    /// Whoever lets go of what nobody holds has done so meanwhile.
+    #[error("the topic was let go on {0} while it was being held")]
+    LetGo(String),
     /// nsqd does not answer, or refuses.
     #[error(transparent)]
     Nsqd(#[from] HttpError),
@@ -33,6 +36,12 @@ async fn mark(names: &Names, topic: &TopicName, nsqd: &Nsqd) -> Result<String, H
     Ok(names.held_group(topic, &format!("{}:{}", info.broadcast_address, info.tcp_port)))
 }
 
+/// Whether it is there. It is on every broker, so one that answers is enough.
+async fn is_written(cluster: &Cluster, mark: &str) -> Result<bool, ClusterError> {
+    let [mark] = cluster.consuming_known([mark]).await?;
+    Ok(mark.exists())
+}
+
 /// Whether it is written down that the bridge paused it.
 ///
 /// # Errors
@@ -43,27 +52,70 @@ pub async fn is_held(
     topic: &TopicName,
     nsqd: &Nsqd,
 ) -> Result<bool, HoldError> {
-    Ok(cluster.consuming(&mark(names, topic, nsqd).await?).await?.exists())
+    Ok(is_written(cluster, &mark(names, topic, nsqd).await?).await?)
+}
+
+/// Whether the topic is paused, whoever did it.
+///
+/// # Errors
+/// When nsqd does not say.
+pub async fn is_paused(topic: &TopicName, nsqd: &Nsqd) -> Result<bool, HttpError> {
+    let stats = nsqd.stats(Some(topic)).await?;
+    Ok(stats.topics.iter().any(|of| of.topic_name == topic.as_str() && of.paused))
 }
 
 /// Holds it. Whoever does has a fence in force by then, or it is let go at once.
 ///
 /// # Errors
-/// See [`HoldError`]; it may be paused all the same, and [`release`] undoes that.
+/// See [`HoldError`]. It may be paused all the same, now or when a question that went unanswered arrives late: then it is written down
+/// still, and whoever looks for that lets it go.
 pub async fn hold(cluster: &Cluster, names: &Names, topic: &TopicName, nsqd: &Nsqd) -> Result<(), HoldError> {
     let mark = mark(names, topic, nsqd).await?;
-    if !cluster.consuming(&mark).await?.exists() {
-        let stats = nsqd.stats(Some(topic)).await?;
-        if stats.topics.iter().any(|of| of.topic_name == topic.as_str() && of.paused) {
-            return Err(HoldError::Paused(nsqd.address().to_string()));
-        }
+    if !is_written(cluster, &mark).await? && is_paused(topic, nsqd).await? {
+        return Err(HoldError::Paused(nsqd.address().to_string()));
     }
     // Kept closed, for nobody consumes with it; on every broker, for one may go away meanwhile.
     cluster.set_consuming(&mark, false).await?;
-    Ok(nsqd.pause_topic(topic).await?)
+    if let Err(error) = nsqd.pause_topic(topic).await {
+        unpause(topic, nsqd).await?;
+        return Err(error.into());
+    }
+    // Without it nobody would let the topic go.
+    if !is_written(cluster, &mark).await? {
+        unpause(topic, nsqd).await?;
+        return Err(HoldError::LetGo(nsqd.address().to_string()));
+    }
+    Ok(())
 }
 
-/// Lets it go, if it is held; whether it was.
+/// Lets it go, whatever is written down.
+///
+/// # Errors
+/// See [`HoldError`]; repeating is safe.
+pub async fn let_go(
+    cluster: &Cluster,
+    names: &Names,
+    topic: &TopicName,
+    nsqd: &Nsqd,
+) -> Result<(), HoldError> {
+    unpause(topic, nsqd).await?;
+    forget(cluster, names, topic, nsqd).await
+}
+
+/// Forgets that it was held, once it is not.
+///
+/// # Errors
+/// See [`HoldError`]; repeating is safe.
+pub async fn forget(
+    cluster: &Cluster,
+    names: &Names,
+    topic: &TopicName,
+    nsqd: &Nsqd,
+) -> Result<(), HoldError> {
+    Ok(cluster.delete_group(&mark(names, topic, nsqd).await?).await?)
+}
+
+/// Lets it go, if it is held.
 ///
 /// # Errors
 /// See [`HoldError`]; repeating is safe.
@@ -72,16 +124,21 @@ pub async fn release(
     names: &Names,
     topic: &TopicName,
     nsqd: &Nsqd,
-) -> Result<bool, HoldError> {
-    let mark = mark(names, topic, nsqd).await?;
-    if !cluster.consuming(&mark).await?.exists() {
-        return Ok(false);
+) -> Result<(), HoldError> {
+    if is_held(cluster, names, topic, nsqd).await? {
+        let_go(cluster, names, topic, nsqd).await?;
     }
+    Ok(())
+}
+
+/// Lets the topic be copied to its channels again.
+///
+/// # Errors
+/// When nsqd does not do it; repeating is safe.
+pub async fn unpause(topic: &TopicName, nsqd: &Nsqd) -> Result<(), HttpError> {
     match nsqd.unpause_topic(topic).await {
         // A topic that is gone is not paused either.
-        Ok(()) | Err(HttpError::Refused { status: 404, .. }) => {}
-        Err(error) => return Err(error.into()),
+        Ok(()) | Err(HttpError::Refused { status: 404, .. }) => Ok(()),
+        Err(error) => Err(error),
     }
-    cluster.delete_group(&mark).await?;
-    Ok(true)
 }

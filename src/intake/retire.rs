@@ -1,8 +1,8 @@
 //! The end of an intake, when no producer publishes to its nsqds any more.
 //!
-//! Until then a consumer cannot be cut over: what it has had from such an nsqd lies in RocketMQ as well, on both sides of any barrier.
-//! So that a cutover is exact from here on, everything the nsqds have had must be finished by their consumers, stored, and passed by the
-//! relay. Then the channels are deleted, and last the group that says that there is an intake.
+//! From then on a cutover takes the topic for one that only relays write to nsqd, and no longer pauses it. So that it is exact from
+//! here on, everything the nsqds have had must be finished by their consumers, stored, and passed by the relay. Then the channels are
+//! deleted, and last the group that says that there is an intake.
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ use super::{
     rest,
     subject::{Stage, Subject, World},
 };
-use crate::transfer::control::{self, Change};
+use crate::transfer::control::Change;
 
 /// Deletes the channel everywhere, for good.
 ///
@@ -97,11 +97,11 @@ pub(super) async fn delete_channel(subject: &Subject, nsqds: &Nsqds) -> Result<(
 /// Tells every running relay that the channel is done with, and hears from each that it knows; without a `change`, that each can be
 /// told.
 async fn tell_relays(subject: &Subject, change: Option<Change>) -> Result<(), Trouble> {
-    let Subject { cluster, names, group_prefix, topic, .. } = subject;
+    let Subject { names, topic, .. } = subject;
     let must_know = change.is_some();
     let group = subject.completed_group();
     let name = group.strip_prefix(&names.completed_prefix(topic)).unwrap_or(&group);
-    for instance in control::ask(cluster, names, group_prefix, &topic.into(), change).await? {
+    for instance in subject.relays(&topic.into(), change).await? {
         let silent = |reason: String| Trouble::new(Reason::RelaySilent, format!("{}: {reason}", instance.id));
         let report = instance.report.map_err(silent)?;
         if must_know && !report.completed.iter().any(|known| known == name) {

@@ -7,7 +7,7 @@
 //! Where an intake takes messages in, the topic is paused on its nsqds between fence and quiet: see [`super::intakes`].
 //! By share ([`super::rest`]) a second group is set to the barrier with the first, and opened right after it.
 //!
-//! `tests/bridge/cutover_model/` checks this protocol with every order of events and a crash at every step; [`up_to_the_same`] is it,
+//! `tests/models/` checks this protocol with every order of events and a crash at every step; [`up_to_the_same`] is it,
 //! line by line. Everything before the group is opened can be done over, and is undone when it does not come to an end in time. Opening
 //! it is the one write that counts, and is never taken back here. At its end every message lies on one side of the barrier:
 //! below it the old consumer has finished it, above it the new one will get it, and it alone.
@@ -62,7 +62,8 @@ pub async fn cut_over(
             let how = if world.rest.is_some() { " by share" } else { "" };
             return Ok(Done::at_once(format!("{} is cut over{how} already", subject.path())));
         }
-        may_begin(subject, &world).map_err(Refusal::untouched)?;
+        // Once more: waiting for messages put off, or for another driver, may have taken hours.
+        is_free(subject, options, &world).await.map_err(Refusal::untouched)?;
         let before = subject.group_now(&world).await.map_err(Refusal::untouched)?;
         let mut rest = match options.by_share {
             true => Some(Prepared::new(subject, &world).await.map_err(Refusal::untouched)?),
@@ -129,7 +130,19 @@ pub(super) fn drive<'a>(
     let feeds = [Some(&main), rest.as_ref()].into_iter().flatten().map(|side| side.feed.clone());
     let fence = Fence::new(subject, feeds.collect());
     let (apart, deadline) = (APART.max(options.quiet), Instant::now() + options.max_pause);
-    Driver { subject, progress, stop, lock, main, rest, fence, holds: false, held: None, apart, deadline }
+    Driver {
+        subject,
+        progress,
+        stop,
+        lock,
+        main,
+        rest,
+        fence,
+        holds: Vec::new(),
+        held: None,
+        apart,
+        deadline,
+    }
 }
 
 /// What stands in the way before anything is begun.
@@ -150,7 +163,10 @@ pub(super) fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble>
     if world.instances.is_empty() {
         return Err(Trouble::new(Reason::RelayMissing, format!("no instance relays {}", subject.topic)));
     }
-    world.intakes_run()?;
+    if !world.is_half_done() {
+        // Else what is paused must go on first, and who runs is looked at after that.
+        world.intakes_run()?;
+    }
     if let Some(queue) = &world.unrelayed {
         return Err(Trouble::new(Reason::RelayMissing, format!("{queue} is relayed by nobody now")));
     }
@@ -174,8 +190,11 @@ async fn up_to_the_same(driver: &mut Driver<'_>, rest: Option<&mut Prepared>) ->
     let empty = |look: &super::nsqds::Look, _: &_| look.is_complete().and_then(|()| look.is_empty());
     let proof = driver.until_level(empty).await?;
     progress.step(Step::Quiet, "every nsqd was seen empty twice, with nothing published between")?;
+    // The relay stands still now, and may have passed one on its way here.
+    subject.has_nothing_parked(&driver.main.feed).await?;
 
     subject.claim_barrier().await?;
+    driver.renew().await?;
     subject.place(&subject.barrier_group(), &proof.places).await?;
     let end: i64 = proof.places.values().sum();
     progress.step(
@@ -184,7 +203,9 @@ async fn up_to_the_same(driver: &mut Driver<'_>, rest: Option<&mut Prepared>) ->
     )?;
 
     subject.has_no_members().await?;
+    driver.renew().await?;
     subject.place(&subject.group, &proof.places).await?;
+    driver.renew().await?;
     match rest {
         Some(rest) => rest.place(subject, &proof.places).await?,
         None => subject.forget_share().await?,
@@ -192,6 +213,7 @@ async fn up_to_the_same(driver: &mut Driver<'_>, rest: Option<&mut Prepared>) ->
     subject.forget_retries().await?;
     subject.forget_returning().await?;
     subject.has_no_members().await?;
+    driver.renew().await?;
     progress.step(Step::OffsetsSet, "the group stands at the barrier on every queue, and is closed")?;
 
     driver.main.nsqds.pause(&proof.look).await?;
@@ -223,12 +245,10 @@ async fn open(
         Ok::<_, Trouble>(())
     };
     if let Err(trouble) = opened.await {
-        if trouble.reason != Reason::Stopped {
-            driver.let_go().await;
-        }
+        driver.let_go_after(&trouble).await.unwrap_or_else(warn);
         return Err(Refusal { trouble, left: half_open(subject) });
     }
-    driver.let_go().await;
+    driver.let_go().await.unwrap_or_else(warn);
     let (path, group, end) = (subject.path(), &subject.group, proof.places.values().sum::<i64>());
     let message = match rest {
         None => {
@@ -258,27 +278,32 @@ fn half_open(subject: &Subject) -> Left {
 
 /// Takes everything back.
 async fn undo(driver: &Driver<'_>, before: &Before, trouble: Trouble) -> Refusal {
-    if matches!(trouble.reason, Reason::Stopped | Reason::AnotherDriver) {
+    if trouble.is_over() {
         // Killed, or no longer in charge: whoever comes next reads how things stand.
         return Refusal { trouble, left: half_done() };
     }
     let undone = see_through(driver.progress, async || {
-        driver.subject.unpause().await?;
+        driver.subject.unpause(&driver.main.nsqds).await?;
         driver.subject.restore(before).await
     });
-    let undone = undone.await;
-    driver.let_go().await;
+    let undone = undone.await.and(driver.let_go().await);
     let left = match undone {
         Ok(()) => {
             forget(driver.subject).await;
+            let _ =
+                driver.progress.step(Step::Undone, "the relay goes on, and the channel delivers as before");
             Left::Undone
         }
         Err(failed) => Left::InForce(format!(
-            "the channel may be paused on some nsqds, and its group closed ({failed}); run it again"
+            "channel or topic may be paused on some nsqds, and the group closed ({failed}); run it again"
         )),
     };
-    let _ = driver.progress.step(Step::Undone, "the relay goes on, and the channel delivers as before");
     Refusal { trouble, left }
+}
+
+/// Tells of what does not change the outcome.
+pub(super) fn warn(trouble: Trouble) {
+    tracing::warn!(%trouble, "done, but for this");
 }
 
 /// What it would do, for people.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    fence::Fence,
+    fence::{Fence, Told},
     intakes::Held,
     lock::Lock,
     nsqds::{APART, Look, Nsqds, Published},
@@ -16,7 +16,7 @@ use super::{
     refusal::{Reason, Refusal, Trouble},
     subject::{Places, Subject},
 };
-use crate::mapping::Feed;
+use crate::{mapping::Feed, nsq::nsqd::Nsqd};
 
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(150);
 /// What must not be left half done is tried for so long.
@@ -72,8 +72,8 @@ pub(super) struct Driver<'a> {
     /// That of what is left, where the channel is moved by share.
     pub(super) rest: Option<Side>,
     pub(super) fence: Fence<'a>,
-    /// Topics are paused on some nsqds, or may be.
-    pub(super) holds: bool,
+    /// Where the topic is paused.
+    pub(super) holds: Vec<Nsqd>,
     /// What is so since nothing new is taken in.
     pub(super) held: Option<Held>,
     /// How far apart two looks are that prove something.
@@ -157,8 +157,7 @@ impl Driver<'_> {
         side: &Side,
         holds: impl Fn(&Look, &Places) -> Result<(), Trouble>,
     ) -> Result<(Look, Places, Result<(), Trouble>), Trouble> {
-        self.lock.renew().await?;
-        let told = self.fence.renew().await?;
+        let told = self.renew().await?;
         let look = side.nsqds.look().await?;
         let places = self.fence.settled(&side.feed, &told, &look).await?;
         let holds = holds(&look, &places);
@@ -182,7 +181,9 @@ impl Driver<'_> {
     /// # Errors
     /// What it waits for, when there is no more time; and at once for what waiting cannot mend.
     pub(super) async fn wait(&self, trouble: Trouble) -> Result<(), Trouble> {
-        let hopeless = matches!(trouble.reason, Reason::AnotherDriver | Reason::RelayAhead);
+        // A topic that somebody let go is not held again: what came meanwhile is on no known side.
+        let is_lost = trouble.reason == Reason::FenceLost && !self.holds.is_empty();
+        let hopeless = is_lost || matches!(trouble.reason, Reason::AnotherDriver | Reason::RelayAhead);
         if hopeless || Instant::now() > self.deadline {
             return Err(trouble);
         }
@@ -217,8 +218,7 @@ impl Driver<'_> {
         let mut first: Option<(Instant, T)> = None;
         loop {
             let seen = async {
-                self.lock.renew().await?;
-                self.fence.renew().await?;
+                self.renew().await?;
                 look().await
             };
             match seen.await {
@@ -239,12 +239,17 @@ impl Driver<'_> {
         }
     }
 
+    /// Keeps lock and fence for another while: between steps that may take long, as offsets of many queues do.
+    pub(super) async fn renew(&self) -> Result<Told, Trouble> {
+        self.lock.renew().await?;
+        self.fence.renew().await
+    }
+
     /// Waits until `holds`, with the relay fenced.
     pub(super) async fn until(&self, holds: impl AsyncFn() -> Result<(), Trouble>) -> Result<(), Trouble> {
         loop {
             let held = async {
-                self.lock.renew().await?;
-                self.fence.renew().await?;
+                self.renew().await?;
                 holds().await
             };
             match held.await {

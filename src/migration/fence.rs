@@ -14,7 +14,7 @@ use super::{
 use crate::{
     mapping::Feed,
     transfer::{
-        control::{self, Change, Instance},
+        control::{Change, Instance},
         fence::{FenceLimit, FenceOrder},
         state::{QueueReport, TopicReport},
     },
@@ -66,10 +66,9 @@ impl<'a> Fence<'a> {
     }
 
     async fn tell(&self, change: Change) -> Result<Told, Trouble> {
-        let Subject { cluster, names, group_prefix, .. } = self.subject;
         let mut told = Told::new();
         for feed in &self.feeds {
-            let instances = control::ask(cluster, names, group_prefix, feed, Some(change.clone())).await?;
+            let instances = self.subject.relays(feed, Some(change.clone())).await?;
             told.insert(feed.clone(), instances);
         }
         Ok(told)
@@ -96,8 +95,7 @@ impl<'a> Fence<'a> {
             }
         }
         let mut places = Places::new();
-        let Subject { names, group_prefix, .. } = self.subject;
-        let committed = self.subject.places_of(&names.feed_group(group_prefix, feed)).await?;
+        let committed = self.subject.places_of(&self.subject.feed_group(feed)).await?;
         for (queue, committed) in committed {
             let Some(report) = reports.get(&(&*queue.broker, queue.id)) else {
                 let detail = format!("{queue} is relayed by nobody for {}", feed.topic());

@@ -11,13 +11,15 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::future::join_all;
+
 use super::{
     driver::{Driver, Proof, see_through},
     fence::follows,
-    nsqds::{Look, Nsqds, Published},
+    nsqds::{Look, Published},
     progress::Step,
     refusal::{Reason, Trouble},
-    subject::{Places, Subject, World},
+    subject::{Places, Stage, Subject, World},
 };
 use crate::{
     intake::{
@@ -35,6 +37,7 @@ impl From<HoldError> for Trouble {
     fn from(error: HoldError) -> Self {
         let reason = match &error {
             HoldError::Paused(_) => Reason::TopicPaused,
+            HoldError::LetGo(_) => Reason::FenceLost,
             HoldError::Nsqd(_) => Reason::NsqdUnavailable,
             HoldError::Rocketmq(_) => Reason::RocketmqUnavailable,
         };
@@ -64,14 +67,12 @@ impl Driver<'_> {
         if before.taken_in().next().is_none() {
             return Ok(None);
         }
-        // Before anything is paused: an intake lets go what nobody has fenced.
-        self.fence.renew().await?;
         let intakes = subject.intakes().await?;
-        self.holds = true;
-        for nsqd in self.main.nsqds.all() {
-            if before.taken_in().any(|(address, _)| address == nsqd.address()) {
-                hold::hold(&subject.cluster, &subject.names, &subject.topic, nsqd).await?;
-            }
+        for (nsqd, _) in self.main.nsqds.taken_in(&before) {
+            // Before anything is paused: an intake lets go what nobody has fenced.
+            self.fence.renew().await?;
+            hold::hold(&subject.cluster, &subject.names, &subject.topic, nsqd).await?;
+            self.holds.push(nsqd.clone());
         }
         progress.step(
             Step::Held,
@@ -80,6 +81,8 @@ impl Driver<'_> {
         let stored = async || {
             let look = self.main.nsqds.look().await?;
             look.is_stored()?;
+            // One that was cut off from its nsqd may be about to store what another one has stored since.
+            subject.intakes_have_nothing_in_hand().await?;
             Ok::<_, Trouble>((look.published().taken_in(), look.put_back()))
         };
         let (published, _) = self.until_same(stored).await?;
@@ -89,15 +92,32 @@ impl Driver<'_> {
     }
 
     /// Lets go of everything that is held: the topics, and the relay.
-    pub(super) async fn let_go(&self) {
+    ///
+    /// # Errors
+    /// When an nsqd does not answer for a while. Its intake lets the topic go when it finds the fence gone.
+    pub(super) async fn let_go(&self) -> Result<(), Trouble> {
         let Driver { subject, progress, .. } = self;
-        if self.holds
-            && let Err(trouble) =
-                see_through(progress, async || subject.release(&self.main.nsqds).await).await
-        {
-            tracing::warn!(%trouble, "the intake lets the topic go when the fence has ended");
-        }
+        let unpaused = self.holds.iter().map(async |nsqd| {
+            let unpause = async || Ok(hold::unpause(&subject.topic, nsqd).await?);
+            see_through(progress, unpause).await.map_err(|Trouble { reason, detail }| {
+                let until =
+                    format!("until its intake lets it go the topic may be paused on {}", nsqd.address());
+                Trouble::new(reason, format!("{detail}; {until}"))
+            })
+        });
+        let unpaused = join_all(unpaused).await;
         self.fence.lift().await;
+        for (nsqd, _) in self.holds.iter().zip(&unpaused).filter(|(_, unpaused)| unpaused.is_ok()) {
+            if let Err(error) = hold::forget(&subject.cluster, &subject.names, &subject.topic, nsqd).await {
+                tracing::debug!(%error, "the intake finds what is still written down of the pause");
+            }
+        }
+        unpaused.into_iter().collect()
+    }
+
+    /// The same after this trouble; nothing when another driver has taken over, or a kill is played: whoever comes next sees to it.
+    pub(super) async fn let_go_after(&self, trouble: &Trouble) -> Result<(), Trouble> {
+        if trouble.is_over() { Ok(()) } else { self.let_go().await }
     }
 }
 
@@ -108,11 +128,20 @@ impl Subject {
     }
 
     /// Lets the topic go wherever it is held.
-    pub(super) async fn release(&self, nsqds: &Nsqds) -> Result<(), Trouble> {
-        let look = nsqds.look().await?;
-        for nsqd in nsqds.all() {
-            if look.taken_in().any(|(address, _)| address == nsqd.address()) {
-                hold::release(&self.cluster, &self.names, &self.topic, nsqd).await?;
+    pub(super) async fn release(&self, world: &World) -> Result<(), Trouble> {
+        for (nsqd, _) in world.nsqds.taken_in(&world.look).filter(|(_, paused)| *paused) {
+            hold::release(&self.cluster, &self.names, &self.topic, nsqd).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether no intake is storing anything.
+    async fn intakes_have_nothing_in_hand(&self) -> Result<(), Trouble> {
+        for intake in self.intakes().await? {
+            let inlets = &answered(&intake)?.nsqds;
+            if let Some(inlet) = inlets.iter().find(|inlet| inlet.in_hand > 0) {
+                let detail = format!("{}: {} messages of {}", intake.id, inlet.in_hand, inlet.nsqd);
+                return Err(Trouble::new(Reason::IntakeLags, detail));
             }
         }
         Ok(())
@@ -120,9 +149,12 @@ impl Subject {
 
     /// Whether nobody but an earlier run has paused the topic where it is taken in.
     pub(super) async fn is_not_paused(&self, world: &World) -> Result<(), Trouble> {
-        for nsqd in world.nsqds.all() {
-            let paused = world.look.taken_in().any(|(address, paused)| paused && address == nsqd.address());
-            if paused && !hold::is_held(&self.cluster, &self.names, &self.topic, nsqd).await? {
+        for (nsqd, paused) in world.nsqds.taken_in(&world.look) {
+            // Looked at again: a driver unpauses it first, and then deletes what is written down.
+            if paused
+                && !hold::is_held(&self.cluster, &self.names, &self.topic, nsqd).await?
+                && hold::is_paused(&self.topic, nsqd).await?
+            {
                 return Err(HoldError::Paused(nsqd.address().to_string()).into());
             }
         }
@@ -169,9 +201,15 @@ impl World {
         self.look.intakes_run()
     }
 
+    /// Whether an earlier run has left something that the next one finishes or undoes.
+    pub(super) fn is_half_done(&self) -> bool {
+        let is_held = self.nsqds.taken_in(&self.look).any(|(_, paused)| paused);
+        is_held || matches!(self.stage(), Stage::Opening | Stage::HalfDone | Stage::HalfPaused)
+    }
+
     /// What is told beforehand of a topic that is taken in.
     pub(super) fn held_meanwhile(&self) -> Option<String> {
-        let nsqds: Vec<String> = self.look.taken_in().map(|(nsqd, _)| nsqd.to_string()).collect();
+        let nsqds: Vec<String> = self.look.taken_in().map(ToString::to_string).collect();
         (!nsqds.is_empty()).then(|| {
             format!(
                 "meanwhile the topic is paused on {}: what producers publish there is taken, and waits",

@@ -32,7 +32,7 @@
 //! - Nothing waits for longer than the pause allowed; then what was begun is undone.
 //! - Only [`complete`] cannot be taken back.
 //!
-//! `tests/bridge/cutover_model/` and `tests/bridge/intake_model.rs` check the protocol exhaustively.
+//! `tests/models/` checks the protocol exhaustively.
 
 pub mod checks;
 pub mod complete;

@@ -7,7 +7,10 @@
 //! Where producers publish straight to an nsqd with an intake, these are not the counts of the topic, which grow, but of what came to the channel
 //! and to the intake's: see [`super::intakes`].
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures_util::future::{join_all, try_join_all};
 
@@ -64,8 +67,9 @@ pub(super) struct TopicLook {
 /// The channels of intakes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct IntakeLook {
-    /// Messages in whatever state.
+    /// Messages in whatever state, and those of them that wait for their time.
     messages: u64,
+    deferred: u64,
     received: u64,
     put_back: u64,
     is_connected: bool,
@@ -80,6 +84,13 @@ pub(super) struct ChannelLook {
     received: u64,
     put_back: u64,
     pub(super) paused: bool,
+}
+
+impl ChannelLook {
+    /// Messages that wait, that are in flight, and that are deferred.
+    fn messages(self) -> [u64; 3] {
+        [self.depth, self.in_flight, self.deferred]
+    }
 }
 
 /// What every nsqd process has had published; where it is taken in, what came to the channel and to the intake's.
@@ -156,9 +167,17 @@ impl Look {
         self.topics().filter_map(|(nsqd, topic)| Some((nsqd, topic, topic.intake?)))
     }
 
-    /// The nsqds the topic is taken in from, and whether it is paused there.
-    pub(super) fn taken_in(&self) -> impl Iterator<Item = (&HttpAddress, bool)> {
-        self.intakes().map(|(nsqd, topic, _)| (nsqd, topic.paused))
+    /// The nsqds the topic is taken in from.
+    pub(super) fn taken_in(&self) -> impl Iterator<Item = &HttpAddress> {
+        self.intakes().map(|(nsqd, ..)| nsqd)
+    }
+
+    /// Whether the channel holds more, somewhere, than an intake beside it was given since it began: messages of producers that were there
+    /// before it, and that RocketMQ has not.
+    pub(super) fn is_beyond_intakes(&self) -> bool {
+        self.intakes().any(|(_, topic, intake)| {
+            topic.channel.is_some_and(|channel| channel.messages().iter().sum::<u64>() > intake.received)
+        })
     }
 
     /// Whether an intake is connected wherever there is a channel of one.
@@ -174,9 +193,15 @@ impl Look {
 
     /// Whether everything that came to intakes is stored, and nothing more comes to them.
     pub(super) fn is_stored(&self) -> Result<(), Trouble> {
-        for (nsqd, topic, IntakeLook { messages, .. }) in self.intakes() {
+        for (nsqd, topic, IntakeLook { messages, deferred, .. }) in self.intakes() {
             if !topic.paused {
                 return Err(Trouble::new(Reason::FenceLost, format!("the topic is not paused on {nsqd}")));
+            }
+            if messages > 0 && messages == deferred {
+                let detail = format!(
+                    "{nsqd}: {deferred} were put off, by their producers or as RocketMQ refuses them"
+                );
+                return Err(Trouble::new(Reason::DeferredMessagesPending, detail));
             }
             if messages > 0 {
                 let detail = format!("{nsqd}: {messages} messages are not stored in RocketMQ yet");
@@ -217,9 +242,9 @@ impl Look {
 
     /// Messages of the channel, over all nsqds: waiting, in flight, deferred.
     pub(super) fn messages(&self) -> [u64; 3] {
-        self.channels().fold([0; 3], |[waiting, in_flight, deferred], (_, channel)| {
-            [waiting + channel.depth, in_flight + channel.in_flight, deferred + channel.deferred]
-        })
+        self.channels()
+            .map(|(_, channel)| channel.messages())
+            .fold([0; 3], |[a, b, c], [x, y, z]| [a + x, b + y, c + z])
     }
 
     /// Messages of the channel in whatever state, and those the relay has on their way to it.
@@ -282,7 +307,7 @@ impl Look {
 }
 
 impl Nsqds {
-    /// The nsqds given, those nsqlookupd lists, and those the relays know.
+    /// The nsqds given, those nsqlookupd lists, and those the relays know: each process once, or what it holds would count twice.
     ///
     /// # Errors
     /// When an nsqlookupd does not answer: nobody would know which nsqds it lists.
@@ -306,8 +331,32 @@ impl Nsqds {
                 all.entry(node.address.clone()).or_insert_with(|| Nsqd::new(node.address));
             }
         }
-        let all = all.into_values().collect();
+        let infos = join_all(all.values().map(Nsqd::info)).await;
+        let mut processes = BTreeSet::new();
+        let each_once = all.into_values().zip(&infos).filter(|(_, info)| match info {
+            Ok(info) => processes.insert(info.process()),
+            // Whoever looks will hear of it.
+            Err(_) => true,
+        });
+        let all = each_once.map(|(nsqd, _)| nsqd).collect();
         Ok(Self { all, topic: topic.clone(), channel: channel.clone() })
+    }
+
+    /// These and others.
+    pub(super) fn and(mut self, others: &Self) -> Self {
+        let known = |nsqd: &&Nsqd| !self.all.iter().any(|known| known.address() == nsqd.address());
+        let more: Vec<Nsqd> = others.all.iter().filter(known).cloned().collect();
+        self.all.extend(more);
+        self
+    }
+
+    /// The nsqds the topic is taken in from, and whether it is paused there.
+    pub(super) fn taken_in<'a>(&'a self, look: &'a Look) -> impl Iterator<Item = (&'a Nsqd, bool)> {
+        self.all.iter().filter_map(|nsqd| {
+            look.intakes()
+                .find(|(address, ..)| *address == nsqd.address())
+                .map(|(_, topic, _)| (nsqd, topic.paused))
+        })
     }
 
     /// The same nsqds, and a channel of the same name of another topic.
@@ -340,12 +389,13 @@ impl Nsqds {
             });
             let takes_in = |of: &&ChannelStats| of.channel_name.parse().is_ok_and(|name| is_intake(&name));
             let intake = topic.channels.iter().filter(takes_in).fold(None, |sum: Option<IntakeLook>, of| {
-                let sum = sum.unwrap_or_default();
+                let sum = sum.unwrap_or(IntakeLook { is_connected: true, ..IntakeLook::default() });
                 Some(IntakeLook {
                     messages: sum.messages + of.depth + of.in_flight_count + of.deferred_count,
+                    deferred: sum.deferred + of.deferred_count,
                     received: sum.received + of.message_count,
                     put_back: sum.put_back + of.requeue_count + of.timeout_count,
-                    is_connected: of.client_count.unwrap_or(of.clients.len()) > 0,
+                    is_connected: sum.is_connected && of.client_count.unwrap_or(of.clients.len()) > 0,
                 })
             });
             TopicLook {

@@ -18,10 +18,8 @@ use super::{
 /// When that fails; another run goes on.
 pub(super) async fn recover(subject: &Subject, progress: &Progress) -> Result<World, Refusal> {
     let world = subject.read().await.map_err(Refusal::untouched)?;
-    if world.look.taken_in().any(|(_, paused)| paused) {
-        // Nobody else has the lock: whoever paused it is gone.
-        subject.release(&world.nsqds).await.map_err(Refusal::untouched)?;
-    }
+    // Nobody else has the lock: whoever paused the topic is gone.
+    subject.release(&world).await.map_err(Refusal::untouched)?;
     loop {
         let world = subject.read().await.map_err(Refusal::untouched)?;
         let recovered = match world.stage() {
@@ -65,7 +63,7 @@ async fn finish_opening(subject: &Subject, world: &World, progress: &Progress) -
 async fn unpause(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
     world.is_ours()?;
     rest::shut(subject, world, progress).await?;
-    see_through(progress, async || subject.unpause().await).await?;
+    see_through(progress, async || subject.unpause(&world.nsqds).await).await?;
     forget(subject).await;
     progress.step(Step::Undone, "what an interrupted run left is undone: the channel delivers again")
 }

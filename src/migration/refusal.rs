@@ -23,9 +23,11 @@ pub enum Reason {
     ChannelNotCutOver,
     /// Somebody paused the channel, and no cutover did.
     ChannelPaused,
-    /// The channel holds less than was relayed since the cutover: an nsqd lost some, or somebody emptied it.
+    /// The channel holds more than came since the cutover: published straight to an nsqd before its intake began, or relayed twice.
+    ChannelHoldsMore,
+    /// The channel holds less than was relayed since the cutover: an nsqd lost some, somebody emptied it, or an intake stored some twice.
     ChannelIncomplete,
-    /// Consumers put messages back for later.
+    /// Messages wait for their time, put back by consumers or published to be deferred.
     DeferredMessagesPending,
     /// An ephemeral channel vanishes with its last consumer.
     EphemeralChannel,
@@ -102,6 +104,7 @@ impl Reason {
             Reason::ByShare => {
                 "set every gateway's share of it to 100, and wait until its own topic gets nothing more and is drained"
             }
+            Reason::ChannelHoldsMore => "roll back with --mode broken, which delivers all the channel holds",
             Reason::ChannelCompleted => "there is nothing to do: its consumer has moved for good",
             Reason::ChannelMissingOnNsqd => "see the spelling, and that the relay of the topic runs",
             Reason::ChannelNotCutOver => "cut it over first",
@@ -110,7 +113,7 @@ impl Reason {
                 "roll back with --mode healthy; or with --accept-missing, when the new consumers have had what is missing"
             }
             Reason::DeferredMessagesPending => {
-                "wait until consumers have put nothing back for a while, or give more --max-pause"
+                "wait until nothing was put back or deferred for a while, or give more --max-pause"
             }
             Reason::EphemeralChannel => {
                 "stop its consumer, and start the new one: nobody else knows the channel"
@@ -185,6 +188,11 @@ pub struct Trouble {
 }
 
 impl Trouble {
+    /// Whether nothing is to be undone by this driver: another one is in charge, or it plays being killed.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.reason, Reason::Stopped | Reason::AnotherDriver)
+    }
+
     /// Trouble of this kind.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }

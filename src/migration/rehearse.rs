@@ -165,8 +165,11 @@ async fn fenced<T>(
             Ok((proof.places, act(&driver).await?))
         };
         let acted: Result<_, Trouble> = acted.await;
-        driver.let_go().await;
-        acted.map_err(Refusal::untouched)
+        let let_go = match &acted {
+            Ok(_) => driver.let_go().await,
+            Err(trouble) => driver.let_go_after(trouble).await,
+        };
+        acted.and_then(|done| let_go.map(|()| done)).map_err(Refusal::untouched)
     });
     done.await.map_err(|refusal| refusal.trouble)
 }

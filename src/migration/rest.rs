@@ -25,10 +25,7 @@ use super::{
 use crate::{
     mapping::{Feed, MAX_GROUP_BYTES, Share, ShareError},
     rocketmq::{ClusterError, Queue, group::Member, reader::Bounds},
-    transfer::{
-        self,
-        control::{self, Instance},
-    },
+    transfer::{self, control::Instance},
 };
 
 /// The longest name of a RocketMQ topic.
@@ -37,6 +34,8 @@ const MAX_TOPIC_BYTES: usize = 127;
 const QUIET: Duration = Duration::from_secs(5);
 /// What has just come is relayed, had and committed within this time.
 const HAD_WITHIN: Duration = Duration::from_secs(15);
+/// A broker that does not answer is asked again for its locks.
+const LOCK_ATTEMPTS: usize = 3;
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// What a cutover by share has made ready before it holds anybody up.
@@ -64,8 +63,12 @@ impl Subject {
 
     /// The group of the relay of what is left.
     pub(super) fn rest_group(&self) -> Option<String> {
-        let feed = Feed::Share(self.share().ok()?);
-        Some(self.names.feed_group(&self.group_prefix, &feed))
+        Some(self.feed_group(&Feed::Share(self.share().ok()?)))
+    }
+
+    /// The same, where the channel is moved by share.
+    fn rest_group_in(&self, world: &World) -> Option<String> {
+        self.rest_group().filter(|_| world.rest.is_some())
     }
 
     /// Lets the group consume, and what is left be relayed if there is such a thing.
@@ -88,16 +91,22 @@ impl Subject {
             return trouble(format!("{first} has still to leave {group}"));
         }
         // One that is cut off from the brokers is no member, and may rely on its locks for a while yet. Nobody locks a queue again.
-        let queues = Vec::from_iter(self.queues().await?);
         let locks = Member::unannounced(self.cluster.clone(), group, &self.rocketmq_topic());
-        let locked = locks.lock(&queues).await;
-        locks.unlock(&Vec::from_iter(locked.granted.iter().cloned())).await;
-        match queues.iter().find(|queue| !locked.granted.contains(queue)) {
-            None => Ok(()),
-            Some(queue) => {
-                trouble(format!("{queue} is locked for {group} by a relay that has died, for up to a minute"))
+        let mut queues = Vec::from_iter(self.queues().await?);
+        for _ in 0..LOCK_ATTEMPTS {
+            let locked = locks.lock(&queues).await;
+            locks.unlock(&Vec::from_iter(locked.granted.iter().cloned())).await;
+            if let Some(queue) = locked.refused.iter().next() {
+                let holder = "by a relay that has died, for up to a minute";
+                return trouble(format!("{queue} is locked for {group} {holder}"));
+            }
+            queues.retain(|queue| !locked.granted.contains(queue));
+            if queues.is_empty() {
+                return Ok(());
             }
         }
+        let detail = format!("its broker does not say whether {} is locked for {group}", queues[0]);
+        Err(Trouble::new(Reason::RocketmqUnavailable, detail))
     }
 
     /// The relay of what is left, and its nsqds; nothing of a channel that is not moved by share.
@@ -107,7 +116,7 @@ impl Subject {
         }
         let share = self.share()?;
         let feed = Feed::Share(share.clone());
-        let instances = control::ask(&self.cluster, &self.names, &self.group_prefix, &feed, None).await?;
+        let instances = self.relays(&feed, None).await?;
         let reports = instances.iter().filter_map(|instance| instance.report.as_ref().ok());
         let known = reports.flat_map(|report| &report.nsqds).filter_map(|nsqd| nsqd.nsqd.parse().ok());
         let given = world.nsqds.all();
@@ -120,15 +129,13 @@ impl Subject {
     /// # Errors
     /// When somebody who must be asked does not answer.
     pub(super) async fn rest_stands(&self, side: &Side) -> Result<(Places, Look), Trouble> {
-        let group = self.names.feed_group(&self.group_prefix, &side.feed);
-        Ok((self.places_of(&group).await?, side.nsqds.look().await?))
+        Ok((self.places_of(&self.feed_group(&side.feed)).await?, side.nsqds.look().await?))
     }
 
     /// Whether what is left is relayed up to these ends, its consumer has all of it, and no nsqd may have lost any; what was published.
     async fn has_had(&self, rest: &Side, ends: &BTreeMap<Queue, Bounds>) -> Result<Published, Trouble> {
         let topic = rest.feed.topic();
-        let instances =
-            control::ask(&self.cluster, &self.names, &self.group_prefix, &rest.feed, None).await?;
+        let instances = self.relays(&rest.feed, None).await?;
         let (stands, look) = self.rest_stands(rest).await?;
         if instances.is_empty() {
             let detail = format!("no instance relays {topic}, so nobody knows what its nsqds may have lost");
@@ -180,7 +187,7 @@ pub(super) async fn may_begin(subject: &Subject, world: &World) -> Result<(), Tr
     let share = subject.share()?;
     let feed = Feed::Share(share.clone());
     let names = &subject.names;
-    let group = names.feed_group(&subject.group_prefix, &feed);
+    let group = subject.feed_group(&feed);
     let topics = [names.journal_topic(&feed), names.parking_topic(&feed)];
     if group.len().max(subject.share_group().len()) > MAX_GROUP_BYTES
         || topics.iter().any(|topic| topic.len() > MAX_TOPIC_BYTES)
@@ -216,7 +223,7 @@ impl Prepared {
     pub(super) async fn new(subject: &Subject, world: &World) -> Result<Self, Trouble> {
         let share = subject.share()?;
         let feed = Feed::Share(share.clone());
-        let group = subject.names.feed_group(&subject.group_prefix, &feed);
+        let group = subject.feed_group(&feed);
         // Open it would be relayed as soon as there is a barrier.
         subject.cluster.set_consuming(&group, false).await?;
         subject.rest_is_idle(&group).await?;
@@ -228,7 +235,7 @@ impl Prepared {
 
     /// Gives the relay its place, and leaves its group closed.
     pub(super) async fn place(&mut self, subject: &Subject, places: &Places) -> Result<(), Trouble> {
-        let group = subject.names.feed_group(&subject.group_prefix, &self.feed);
+        let group = subject.feed_group(&self.feed);
         subject.rest_is_idle(&group).await?;
         subject.cluster.set_consuming(&subject.share_group(), false).await?;
         subject.place(&group, places).await?;
@@ -273,7 +280,7 @@ impl Driver<'_> {
     pub(super) async fn end_rest(&self, proof: Option<Proof>) -> Result<(), Trouble> {
         let (Some(rest), Some(proof)) = (&self.rest, proof) else { return Ok(()) };
         let Driver { subject, progress, .. } = self;
-        let group = subject.names.feed_group(&subject.group_prefix, &rest.feed);
+        let group = subject.feed_group(&rest.feed);
         subject.cluster.set_consuming(&group, false).await?;
         self.until(async || subject.rest_is_idle(&group).await).await?;
         let (stands, look) = subject.rest_stands(rest).await?;
@@ -320,7 +327,7 @@ pub(super) async fn is_had(subject: &Subject, world: &World) -> Result<(), Troub
 
 /// Closes the group of the relay of what is left; whoever relays with it leaves within seconds.
 pub(super) async fn shut(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
-    match subject.rest_group().filter(|_| world.rest.is_some()) {
+    match subject.rest_group_in(world) {
         Some(group) => {
             see_through(progress, async || Ok(subject.cluster.set_consuming(&group, false).await?)).await
         }
@@ -331,7 +338,7 @@ pub(super) async fn shut(subject: &Subject, world: &World, progress: &Progress) 
 /// The same for good: nobody relays with it any more.
 pub(super) async fn close(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
     shut(subject, world, progress).await?;
-    match subject.rest_group().filter(|_| world.rest.is_some()) {
+    match subject.rest_group_in(world) {
         Some(group) => {
             see_through(progress, async || subject.rest_is_idle(&group).await).await?;
             progress.step(Step::RestEnded, "what was left is relayed no more")

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    cutover::drive,
+    cutover::{drive, warn},
     driver::{Done, Driver, Options, see_through, with_lock},
     fence::follows,
     group::reaches,
@@ -152,9 +152,12 @@ async fn up_to_the_same(driver: &mut Driver<'_>, emptied: &mut bool) -> Result<(
     let proof = driver.until_proved(&driver.main, followed).await?;
     progress.step(Step::Followed, "the relay stands where the group does")?;
 
+    has_no_more(driver, &proof.look, &stands).await?;
+
     *emptied = true;
     driver.main.nsqds.empty(&proof.look).await?;
     progress.step(Step::Emptied, "the channel has nothing of what the group consumed")?;
+    driver.renew().await?;
     // From here on the channel collects.
     subject.place(&subject.barrier_group(), &stands).await?;
 
@@ -179,16 +182,14 @@ async fn until_reached(driver: &mut Driver<'_>) -> Result<Places, Trouble> {
 async fn unpause(driver: &Driver<'_>, began: Instant) -> Result<Done, Refusal> {
     let Driver { subject, progress, .. } = driver;
     let unpaused = async {
-        see_through(progress, async || subject.unpause().await).await?;
+        see_through(progress, async || subject.unpause(&driver.main.nsqds).await).await?;
         progress.step(Step::Unpaused, "the channel delivers again")
     };
     if let Err(trouble) = unpaused.await {
-        if trouble.reason != Reason::Stopped {
-            driver.let_go().await;
-        }
+        driver.let_go_after(&trouble).await.unwrap_or_else(warn);
         return Err(Refusal { trouble, left: half_done() });
     }
-    driver.let_go().await;
+    driver.let_go().await.unwrap_or_else(warn);
     forget(subject).await;
     let message = format!("{} is rolled back: nothing was lost, nothing comes twice", subject.path());
     let done = Done::after(message, began);
@@ -201,7 +202,7 @@ async fn unpause(driver: &Driver<'_>, began: Instant) -> Result<Done, Refusal> {
 
 /// Lets the group go on.
 async fn undo(driver: &Driver<'_>, emptied: bool, trouble: Trouble) -> Refusal {
-    if matches!(trouble.reason, Reason::Stopped | Reason::AnotherDriver) {
+    if trouble.is_over() {
         return Refusal { trouble, left: half_done() };
     }
     let reopened = async {
@@ -209,11 +210,12 @@ async fn undo(driver: &Driver<'_>, emptied: bool, trouble: Trouble) -> Refusal {
         // What was dropped from the channel only the group has: it stays written down.
         if emptied { Ok(()) } else { driver.subject.forget_returning().await }
     };
-    let reopened = reopened.await;
-    driver.let_go().await;
-    let left = match reopened {
+    let undone = reopened.await.and(driver.let_go().await);
+    let left = match undone {
         Ok(()) => Left::Undone,
-        Err(failed) => Left::InForce(format!("the group is closed on some brokers ({failed}); run it again")),
+        Err(failed) => Left::InForce(format!(
+            "the group may be closed on some brokers, or the topic paused on some nsqds ({failed}); run it again"
+        )),
     };
     Refusal { trouble, left }
 }
@@ -227,11 +229,23 @@ async fn until_complete(driver: &mut Driver<'_>) -> Result<(), Trouble> {
     // Else what the relay has yet to pass would make up for what is missing.
     let complete = match driver.until_level(Look::is_copied_at).await {
         Ok(_) => is_complete(driver).await,
-        Err(trouble) if trouble.reason == Reason::Stopped => return Err(trouble),
         Err(trouble) => Err(trouble),
     };
-    driver.let_go().await;
-    complete
+    match complete {
+        Ok(()) => driver.let_go().await,
+        Err(trouble) => driver.let_go_after(&trouble).await.and(Err(trouble)),
+    }
+}
+
+/// Whether the channel holds nothing that RocketMQ has not: what was published straight to an nsqd before its intake began, since the cutover.
+/// What the relay has sent twice counts as well, so it is refused only where both counts say so.
+async fn has_no_more(driver: &Driver<'_>, look: &Look, stands: &Places) -> Result<(), Trouble> {
+    let (held, since) = (look.held(), driver.subject.since_barrier(stands).await?);
+    if !look.is_beyond_intakes() || i64::try_from(held).is_ok_and(|held| held <= since) {
+        return Ok(());
+    }
+    let detail = format!("it holds {held} messages, and {since} came since the cutover");
+    Err(Trouble::new(Reason::ChannelHoldsMore, detail))
 }
 
 async fn is_complete(driver: &Driver<'_>) -> Result<(), Trouble> {
@@ -239,8 +253,7 @@ async fn is_complete(driver: &Driver<'_>) -> Result<(), Trouble> {
     let mut short = None;
     for _ in 0..COUNTED {
         let relayed = subject.places_of(&subject.relay_group()).await?;
-        let barrier = subject.barrier().await?;
-        let since = relayed.iter().map(|(queue, at)| (at - barrier.get(queue).unwrap_or(&0)).max(0)).sum();
+        let since = subject.since_barrier(&relayed).await?;
         let held = i64::try_from(driver.main.nsqds.look().await?.held()).unwrap_or(i64::MAX);
         if held >= since {
             return Ok(());
@@ -265,7 +278,7 @@ async fn give_up_group(driver: &mut Driver<'_>, world: &World) -> Result<Done, R
         };
         let consumed: Result<_, Trouble> = consumed.await;
         if let Err(trouble) = consumed {
-            driver.let_go().await;
+            driver.let_go_after(&trouble).await.unwrap_or_else(warn);
             return Err(Refusal { trouble, left: Left::Undone });
         }
     }
@@ -276,18 +289,28 @@ async fn give_up_group(driver: &mut Driver<'_>, world: &World) -> Result<Done, R
         // Whoever relays what was left has a moment to leave: here a few messages may come twice, and nobody is to wait.
         rest::shut(subject, world, progress).await?;
         let doubled = doubled(subject, world.rest.is_some()).await?;
-        see_through(progress, async || subject.unpause().await).await?;
+        see_through(progress, async || subject.unpause(&driver.main.nsqds).await).await?;
         progress.step(Step::Unpaused, "the channel delivers all it has collected")?;
         Ok(doubled)
     };
     let given_up: Result<Doubled, Trouble> = given_up.await;
     if world.returning {
-        driver.let_go().await;
+        let let_go = match &given_up {
+            Ok(_) => driver.let_go().await,
+            Err(trouble) => driver.let_go_after(trouble).await,
+        };
+        let_go.unwrap_or_else(warn);
     }
     let doubled = given_up.map_err(|trouble| Refusal { trouble, left: half_done() })?;
     forget(subject).await;
+    let unknown = match world.intakes_run() {
+        Ok(()) => "",
+        Err(_) => {
+            "; it stays paused on an nsqd that only a silent intake knows: name that one with --nsqd-http-address"
+        }
+    };
     Ok(Done::at_once(format!(
-        "{} is rolled back: nothing was lost, {} messages the group had consumed come again",
+        "{} is rolled back: nothing was lost, {} messages the group had consumed come again{unknown}",
         subject.path(),
         doubled.total()
     )))
@@ -322,10 +345,13 @@ pub async fn preview(subject: &Subject, mode: Mode, options: Options) -> Result<
         lines.push("nothing is to be done".to_owned());
         return Ok(lines);
     }
-    mode.needs_intakes(&world).map_err(Refusal::untouched)?;
+    if !world.is_half_done() {
+        mode.needs_intakes(&world).map_err(Refusal::untouched)?;
+    }
     let doubled = doubled(subject, world.rest.is_some()).await.map_err(Refusal::untouched)?;
     match mode {
         Mode::Broken { .. } => {
+            lines.extend(world.held_meanwhile());
             lines.push(format!("{group} is closed where it stands, and the channel delivers the {waiting} messages it collected"));
             lines.push(format!(
                 "nothing is lost; {} messages that the group has consumed since the barrier come again:",

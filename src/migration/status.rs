@@ -109,7 +109,7 @@ pub async fn status(subject: &Subject) -> Result<ChannelStatus, Trouble> {
 
 async fn rest(subject: &Subject, world: &World) -> Result<Option<RestStatus>, Trouble> {
     let (Some(side), Some(consuming)) = (subject.rest(world).await?, world.rest) else { return Ok(None) };
-    let group = subject.names.feed_group(&subject.group_prefix, &side.feed);
+    let group = subject.feed_group(&side.feed);
     let (stands, look) = subject.rest_stands(&side).await?;
     let bounds = subject.cluster.topic_stats(&subject.rocketmq_topic()).await?;
     let [waiting, in_flight, deferred] = look.messages();

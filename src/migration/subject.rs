@@ -22,7 +22,7 @@ use crate::{
     },
     rocketmq::{Cluster, Queue, subscription::Consuming},
     transfer::{
-        control::{self, Instance},
+        control::{self, Change, Instance},
         parking,
     },
 };
@@ -132,7 +132,12 @@ impl Subject {
     }
 
     pub(super) fn relay_group(&self) -> String {
-        self.names.relay_group(&self.group_prefix, &self.topic)
+        self.feed_group(&(&self.topic).into())
+    }
+
+    /// The group a relay reads with.
+    pub(super) fn feed_group(&self, feed: &Feed) -> String {
+        self.names.feed_group(&self.group_prefix, feed)
     }
 
     pub(super) fn barrier_group(&self) -> String {
@@ -215,8 +220,16 @@ impl Subject {
         })
     }
 
+    /// Asks every instance of a relay where it stands, and tells it of a change if there is one.
+    ///
+    /// # Errors
+    /// When no broker can say which instances there are.
+    pub(super) async fn relays(&self, feed: &Feed, change: Option<Change>) -> Result<Vec<Instance>, Trouble> {
+        Ok(control::ask(&self.cluster, &self.names, &self.group_prefix, feed, change).await?)
+    }
+
     async fn instances(&self) -> Result<Vec<Instance>, Trouble> {
-        Ok(control::ask(&self.cluster, &self.names, &self.group_prefix, &(&self.topic).into(), None).await?)
+        self.relays(&(&self.topic).into(), None).await
     }
 
     async fn nsqds_known_to(
@@ -237,9 +250,10 @@ impl Subject {
         self.nsqds_known_to(&self.instances().await?, &self.intakes().await?).await
     }
 
-    /// Lets the channel deliver wherever it is paused, and sees that it does.
-    pub(super) async fn unpause(&self) -> Result<(), Trouble> {
-        let nsqds = self.nsqds_now().await?;
+    /// Lets the channel deliver wherever it is paused, and sees that it does: on the nsqds there are now, and on those where it was
+    /// paused, which may be known to nobody by now.
+    pub(super) async fn unpause(&self, paused: &Nsqds) -> Result<(), Trouble> {
+        let nsqds = self.nsqds_now().await?.and(paused);
         nsqds.unpause(&nsqds.look().await?).await?;
         let look = nsqds.look().await?;
         match look.channels().find(|(_, channel)| channel.paused) {
@@ -271,6 +285,12 @@ impl Subject {
     /// Where the cutover drew the line, though what lies there may have expired by now.
     pub(super) async fn barrier(&self) -> Result<Places, Trouble> {
         self.places(&self.barrier_group(), |committed, _| committed).await
+    }
+
+    /// How many messages lie between the barrier and these places.
+    pub(super) async fn since_barrier(&self, places: &Places) -> Result<i64, Trouble> {
+        let barrier = self.barrier().await?;
+        Ok(places.iter().map(|(queue, at)| (at - barrier.get(queue).unwrap_or(&0)).max(0)).sum())
     }
 
     async fn places(&self, group: &str, place: fn(i64, i64) -> i64) -> Result<Places, Trouble> {

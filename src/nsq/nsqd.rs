@@ -108,6 +108,14 @@ pub struct Info {
     pub start_time: i64,
 }
 
+impl Info {
+    /// What tells its process from every other, by whatever address it is reached.
+    #[must_use]
+    pub fn process(&self) -> (&str, &str, i32, i32, i64) {
+        (&self.hostname, &self.broadcast_address, self.tcp_port, self.http_port, self.start_time)
+    }
+}
+
 /// `GET /stats?format=json`, the part that is used.
 ///
 /// A list may be missing or `null`; a counter may not, because 0 would say that a channel is drained.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::{
-    cluster::{Cluster, ClusterError, malformed, refused},
+    cluster::{Cluster, ClusterError, malformed, refused, those_that_answer},
     codes::{request, response},
     command::Command,
     loose_json::{self, Value},
@@ -156,22 +156,9 @@ impl Cluster {
     /// # Errors
     /// When none answers.
     pub async fn groups_known(&self) -> Result<BTreeSet<String>, ClusterError> {
-        let mut groups = BTreeSet::new();
-        let mut failure = None;
-        let mut answered = false;
-        for (_, address) in self.masters().await? {
-            match self.groups_on(&address).await {
-                Ok(known) => {
-                    answered = true;
-                    groups.extend(known);
-                }
-                Err(error) => failure = Some(error),
-            }
-        }
-        match failure {
-            Some(error) if !answered => Err(error),
-            _ => Ok(groups),
-        }
+        let masters = self.masters().await?;
+        let asks = masters.iter().map(|(_, address)| self.groups_on(address));
+        Ok(those_that_answer(join_all(asks).await)?.into_iter().flatten().collect())
     }
 
     async fn groups_on(&self, address: &str) -> Result<BTreeSet<String>, ClusterError> {
@@ -183,20 +170,15 @@ impl Cluster {
     /// # Errors
     /// When no master answers. A group nobody is a member of has none.
     pub async fn members_of(&self, group: &str) -> Result<BTreeMap<String, String>, ClusterError> {
-        let mut members = BTreeMap::new();
-        let mut failure = None;
-        let mut answered = false;
-        for (_, address) in self.masters().await? {
-            let asked = format!("the members of {group}");
+        let asked = format!("the members of {group}");
+        let masters = self.masters().await?;
+        let asks = masters.into_iter().map(async |(_, address)| {
             let command = Command::request(request::GET_CONSUMER_LIST_BY_GROUP).field("consumerGroup", group);
-            let answer = match self.request(&address, command, self.config().request_timeout).await {
-                Ok(answer) => answer,
-                Err(error) => {
-                    failure = Some(error.into());
-                    continue;
-                }
-            };
-            answered = true;
+            let answer = self.request(&address, command, self.config().request_timeout).await?;
+            Ok((address, answer))
+        });
+        let mut members = BTreeMap::new();
+        for (address, answer) in those_that_answer(join_all(asks).await)? {
             // Brokers answer for an empty group as for one they do not know: with an error.
             if answer.code != response::SUCCESS {
                 continue;
@@ -208,10 +190,7 @@ impl Cluster {
                 members.extend(ids.map(|id| (id.to_owned(), address.clone())));
             }
         }
-        match failure {
-            Some(error) if !answered => Err(error),
-            _ => Ok(members),
-        }
+        Ok(members)
     }
 
     /// Asks every member of a group for its running information; by client id what it answers, or why it does not. `told` goes with

@@ -64,13 +64,13 @@ impl Properties {
         str::from_utf8(value).ok()
     }
 
-    /// As [`Self::get`], of several names in one pass.
+    /// The values of several names in one pass, as they were stored: for what is asked of every message.
     #[must_use]
-    pub fn get_each<const N: usize>(&self, names: [&str; N]) -> [Option<&str>; N] {
+    pub fn get_each<const N: usize>(&self, names: [&str; N]) -> [Option<&[u8]>; N] {
         let mut values = [None; N];
         for (found, value) in self.pairs() {
             if let Some(n) = names.iter().position(|name| name.as_bytes() == found) {
-                values[n] = str::from_utf8(value).ok();
+                values[n] = Some(value);
             }
         }
         values

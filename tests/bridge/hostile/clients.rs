@@ -122,7 +122,7 @@ async fn bombs_of_headers_and_targets_are_refused_and_the_others_served() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_sends_and_never_reads_is_held_back_and_loses_no_answer() {
-    const FLOODS: usize = 20;
+    const FLOODS: usize = 5;
     const PING: &str = "GET /ping HTTP/1.1\r\nHost: x\r\n\r\n";
     let gateway = Gateway::start(&shared(Line::V5).name_server, &[]).await;
     let before = gateway.resident();

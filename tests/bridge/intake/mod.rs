@@ -173,7 +173,8 @@ async fn what_old_producers_publish_is_stored_once_byte_for_byte_and_marked(line
     assert!(expected.iter().all(|body| ledger.get(body).is_some_and(|(times, _)| *times == 1)));
     let addresses: Vec<String> = nsqds.iter().map(|nsqd| nsqd.http_addr().to_string()).collect();
     for (_, message) in stored(&cluster(rig), &topic.replace('.', "|")).await {
-        let [mark, of, accepted] = message.properties.get_each([TAKEN_IN, "nsq_topic", "nsq_accepted_ms"]);
+        let [mark, of, accepted] =
+            [TAKEN_IN, "nsq_topic", "nsq_accepted_ms"].map(|name| message.properties.get(name));
         let (nsqd, key) = mark.unwrap().split_once(' ').unwrap();
         assert!(addresses.iter().any(|address| nsqd == address), "{mark:?}");
         assert_eq!(message.properties.get("UNIQ_KEY"), Some(key));

@@ -11,11 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use nsqbridge::mapping::{Names, Share, bucket};
-use nsqbridge_brokers::{Line, Nsqd, Rig};
+use nsqbridge_brokers::{Line, Nsqd, Rig, RigOptions};
 use tokio::task::JoinHandle;
 
 use super::{CHANNELS, GroupConsumer, Ledger, Stage, counted, doubled};
-use crate::bridge::{Consumer, Gateway, SOON, blocking, cluster, eventually, numbered, shared, stored};
+use crate::bridge::{Consumer, Gateway, SOON, blocking, cluster, eventually, numbered, own, shared, stored};
 
 fn share_of(path: &str) -> Share {
     path.parse().unwrap()
@@ -184,7 +184,52 @@ async fn a_share_grows_and_shrinks_under_load_and_no_message_is_on_two_sides_or_
     }
 }
 
-on_both_lines!(a_share_grows_and_shrinks_under_load_and_no_message_is_on_two_sides_or_none);
+on_both_lines!(
+    a_share_grows_and_shrinks_under_load_and_no_message_is_on_two_sides_or_none,
+    broken_consumers_of_a_share_lose_nothing_and_double_no_more_than_told,
+);
+
+async fn broken_consumers_of_a_share_lose_nothing_and_double_no_more_than_told(line: Line) {
+    let rig = shared(line);
+    let sides = Sides::set(rig, "share.broken").await;
+    let Sides { stage, left, new } = &sides;
+    let producer = Producer::start(&stage.topic, vec![gateway(rig, &stage.path(), 50).await]);
+    stage.at_work(500).await;
+    stage.act("cutover", &["--share", "--max-pause", "2m"]).await.done();
+    eventually("both sides are at work", SOON, async || left.count().min(new.count()) > 500).await;
+
+    stage.act("rollback", &["--mode", "broken", "--max-pause", "2m"]).await.done();
+    let sent = producer.stop().await;
+    // The channel itself has it all, as if there had been no cutover.
+    eventually("the channel itself has everything", 2 * SOON, async || stage.moved.count() >= sent).await;
+    let again = left.count() + new.count();
+    println!("{sent} messages, lost 0, doubled {again}: what both sides had");
+    assert_eq!((sides.all().len(), doubled(&sides.all())), (sent, again));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crashed_nsqd_held_of_the_rest_is_relayed_again() {
+    let rig = own(Line::V5, &RigOptions { brokers: 1, nsqds: 1, ..RigOptions::default() });
+    let nsqd = &rig.nsqds[0];
+    let stage = Stage::by_share(&rig, "share.crash").await;
+    let share = share_of(&stage.path());
+    let producer = Producer::start(&stage.topic, vec![gateway(&rig, &stage.path(), 50).await]);
+    stage.at_work(500).await;
+    stage.act("cutover", &["--share", "--max-pause", "2m"]).await.done();
+    let new = GroupConsumer::of_share(&rig, &stage.topic, &stage.group(), share.property());
+    let held = async || stage.status().await["rest"]["messages"][0].as_u64() > Some(500);
+    eventually("nsqd holds what is left", SOON, held).await;
+
+    blocking(|| nsqd.kill().and_then(|()| nsqd.start_again())).unwrap();
+    let left = Consumer::start(&[nsqd], share.topic().as_str(), CHANNELS[0]);
+    let sent = producer.stop().await;
+    let all = || counted([stage.moved.received(), left.received(), new.received()].concat());
+    eventually("the sides have everything", 2 * SOON, async || all().len() == sent).await;
+    println!("{sent} messages, lost 0, doubled {}", doubled(&all()));
+    let of_both = [left.received(), new.received()].map(counted);
+    assert!(of_both[0].keys().all(|body| !of_both[1].contains_key(body)), "a message is on two sides");
+    assert_eq!(doubled(&of_both[1]), 0);
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_is_completed_by_share_when_nothing_is_left() {

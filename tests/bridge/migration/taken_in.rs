@@ -237,8 +237,8 @@ async fn casualties(rig: &Rig, stem: &str, steps: &[&'static str]) -> (Program, 
             path: format!("{topic}/moved"),
             old: Consumer::start(&nsqds, topic, "moved"),
             new: GroupConsumer::start(rig, topic, &group),
-            load: Load::start(&gateway, topic, 5, Duration::from_millis(100)),
-            old_load: OldLoad::start(nsqds[0], topic, 5, Duration::from_millis(100)).await,
+            load: Load::start(&gateway, topic, 10, Duration::from_millis(250)),
+            old_load: OldLoad::start(nsqds[0], topic, 10, Duration::from_millis(250)).await,
         });
     }
     for casualty in &casualties {

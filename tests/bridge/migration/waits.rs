@@ -38,7 +38,7 @@ async fn messages_put_off_are_waited_for_with_nothing_held() {
     let load = stage.load(20, Duration::from_millis(50));
     stage.at_work(500).await;
     let (mut stream, id) = holding(&stage.rig.nsqds[0], &stage.topic, CHANNELS[0]).await;
-    stream.write_all(format!("RDY 0\nREQ {id} 8000\n").as_bytes()).await.unwrap();
+    stream.write_all(format!("RDY 0\nREQ {id} 30000\n").as_bytes()).await.unwrap();
     eventually("it is put off", SOON, async || stage.status().await["messages"][2] == 1).await;
     let plan = plan(&stage, &stage.group(), "policies.deferred = 'wait'\ngates.max_pause = '60s'");
     let flags = ["-f", plan.path().to_str().unwrap()];

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! The pause may end at any time, as the fence may: its driver dies and the intake ends it, or somebody does in nsqadmin. So neither is trusted, but
-//! nsqd's counts of what came to the channel and to the intake. (`cutover_model.rs` has what is the same without an intake: two drivers at
+//! nsqd's counts of what came to the channel and to the intake. ([`super::cutover`] has what is the same without an intake: two drivers at
 //! once, freezes, a relay's messages on their way.)
 
 use std::collections::{HashMap, HashSet, VecDeque};

@@ -203,6 +203,57 @@ async fn what_holds_a_topic_is_told_apart_and_ends_with_those_who_began_it() {
     println!("{sent} messages, lost 0, doubled {}", doubled(&both()));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_the_paused_channel_has_is_not_dropped() {
+    let rig = shared(Line::V5);
+    let (nsqds, topic) = (rig.nsqds.iter().collect::<Vec<_>>(), topic("order.before"));
+    for nsqd in &nsqds {
+        create_channel(nsqd, &topic, CHANNELS[0]).await;
+    }
+    let leave_out = nsqds[0].http_addr().to_string();
+    let relay = transfer(&rig.name_server, &topic, &To::Nsqds(&nsqds), &["--leave-out", &leave_out]);
+    let gateway = Arc::new(Gateway::start(&rig.name_server, &[]).await);
+    let moved = Consumer::start(&nsqds, &topic, CHANNELS[0]);
+    let stage = Stage {
+        rig,
+        topic,
+        gateway,
+        relay,
+        moved,
+        others: [(); 2].map(|()| Consumer::start(&[], "none", "none")),
+    };
+    let topic = &stage.topic;
+    stage.gateway.publish_all(topic, &numbered(0..200)).await;
+    stage.at_work(199).await;
+    stage.act("cutover", &["--max-pause", "60s"]).await.done();
+    let new = GroupConsumer::start(rig, topic, &stage.group());
+
+    // An old producer, and no intake yet: RocketMQ never has these.
+    Producer::connect(nsqds[0]).await.publish(topic, &numbered(OLD..OLD + 50)).await;
+    let _intake = Intake::start(rig, topic, &[nsqds[0]]).await;
+    stage.gateway.publish_all(topic, &numbered(200..300)).await;
+    Producer::connect(nsqds[0]).await.publish(topic, &numbered(OLD + 50..OLD + 60)).await;
+    eventually("the new consumer has what RocketMQ has", SOON, async || new.count() == 110).await;
+    let collected = async |flags: &[&str]| {
+        let status = act(rig, &[&["status", &stage.path()], flags].concat()).await;
+        status.done()["channels"][0]["messages"][0].as_u64().unwrap()
+    };
+    eventually("the channel has collected it all", SOON, async || collected(&[]).await == 160).await;
+    let by_another_name = format!("localhost:{}", nsqds[0].http_addr().port());
+    assert_eq!(collected(&["--nsqd-http-address", &by_another_name]).await, 160, "an nsqd counts once");
+
+    let refused = stage.act("rollback", &["--max-pause", "60s"]).await;
+    assert_eq!(refused.reason(), "ChannelHoldsMore", "{refused:?}");
+    assert_eq!(refused.last()["undone"], true);
+    assert_eq!(
+        (stage.status().await["stage"].as_str(), is_paused(nsqds[0], topic)),
+        (Some("CutOver"), false)
+    );
+    stage.act("rollback", &["--mode", "broken", "--max-pause", "60s"]).await.done();
+    eventually("the old consumer has everything", SOON, async || stage.moved.count() == 360).await;
+    assert_eq!(doubled(&counted(stage.moved.received())), 0);
+}
+
 /// A topic of its own for each step a driver dies after.
 struct Casualty {
     step: &'static str,

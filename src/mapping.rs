@@ -50,6 +50,12 @@ pub fn taken_in_mark(nsqd: &str, unique_key: &str) -> String {
 #[must_use]
 pub fn is_taken_in(properties: &Properties) -> bool {
     let [mark, key] = properties.get_each([TAKEN_IN, UNIQ_KEY]);
+    is_mark_of(mark, key)
+}
+
+/// The same by the two properties that say so: [`TAKEN_IN`] and the unique key.
+#[must_use]
+pub fn is_mark_of(mark: Option<&[u8]>, key: Option<&[u8]>) -> bool {
     mark.zip(key).is_some_and(|(mark, key)| mark.strip_suffix(key).is_some_and(|nsqd| nsqd.ends_with(b" ")))
 }
 

@@ -3,7 +3,7 @@
 use sha1::{Digest, Sha1};
 
 use crate::{
-    mapping::ACCEPTED_MS,
+    mapping::{ACCEPTED_MS, TAKEN_IN, is_mark_of},
     rocketmq::{properties::names, record::StoredMessage, unique_key::number_of},
 };
 
@@ -38,7 +38,10 @@ pub fn start_of(minute: i64) -> i64 {
 pub fn id_of(key: impl AsRef<[u8]>) -> u128 {
     let key = key.as_ref();
     match <&[u8; 32]>::try_from(key) {
-        Ok(digits) if digits.iter().all(u8::is_ascii_hexdigit) => number_of(digits),
+        // Without a way out at the first that is none: the compiler then looks at all of them at once.
+        Ok(digits) if digits.iter().fold(true, |all, digit| all & digit.is_ascii_hexdigit()) => {
+            number_of(digits)
+        }
         _ => {
             let mut first = [0; 16];
             first.copy_from_slice(&Sha1::digest(key)[..16]);
@@ -60,20 +63,31 @@ pub fn name_of(id: u128) -> String {
 }
 
 impl Entry {
-    /// What a stored message is counted as. One that no gateway stored counts in the minute it was stored in; one without a key
-    /// by its place on the broker's disk.
+    /// What a stored message is counted as; none for what was taken in from nsqd, for no gateway has told of it and no relay sends it. One
+    /// that no gateway stored counts in the minute it was stored in; one without a key by its place on the broker's disk.
     #[must_use]
-    pub fn of(message: &StoredMessage) -> Self {
-        let [key, accepted] = message.properties.get_each([names::UNIQ_KEY, ACCEPTED_MS]);
+    pub fn of(message: &StoredMessage) -> Option<Self> {
+        // In one pass: a relay asks it of every message.
+        let [mark, key, accepted] = message.properties.get_each([TAKEN_IN, names::UNIQ_KEY, ACCEPTED_MS]);
+        if is_mark_of(mark, key) {
+            return None;
+        }
         let stored = message.store_timestamp;
-        let accepted = accepted.and_then(|digits| str::from_utf8(digits).ok()?.parse::<i64>().ok());
+        let accepted = accepted.and_then(milliseconds);
         let accepted = accepted.filter(|ms| ms.abs_diff(stored) < BELIEVED_WITHIN_MS.unsigned_abs());
         let id = match key {
             Some(key) => id_of(key),
             None => id_of(key_of(message)),
         };
-        Self { minute: minute_of(accepted.unwrap_or(stored)), id }
+        Some(Self { minute: minute_of(accepted.unwrap_or(stored)), id })
     }
+}
+
+fn milliseconds(digits: &[u8]) -> Option<i64> {
+    digits.iter().try_fold(0_i64, |ms, digit| {
+        let digit = digit.is_ascii_digit().then_some(digit - b'0')?;
+        ms.checked_mul(10)?.checked_add(i64::from(digit))
+    })
 }
 
 /// What a stored message is named by: its key, or its place on the broker's disk.
@@ -104,6 +118,14 @@ mod tests {
         assert_eq!(id_of("0123456789abcdefFEDCBA9876543210"), 0x0123_4567_89AB_CDEF_FEDC_BA98_7654_3210);
         assert_ne!(id_of("+0000000000000000000000000000002"), 2);
         assert_ne!(id_of("one"), id_of("other"));
+    }
+
+    #[test]
+    fn a_time_is_digits_and_nothing_else() {
+        assert_eq!(milliseconds(b"1700000012345"), Some(1_700_000_012_345));
+        for text in ["-1", "1e3", " 1", "99999999999999999999", "\u{e9}"] {
+            assert_eq!(milliseconds(text.as_bytes()), None, "{text:?}");
+        }
     }
 
     #[test]

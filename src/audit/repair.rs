@@ -75,7 +75,7 @@ pub async fn repair(
                         repaired.relayed += 1;
                         ledger.record(|delta| {
                             let offset = message.queue_offset;
-                            delta.count(&Hop::Relayed(process.clone()), [Entry::of(&message)]);
+                            delta.count(&Hop::Relayed(process.clone()), Entry::of(&message));
                             delta.cover(&queue.broker, queue.id, offset, offset + 1);
                         });
                     }

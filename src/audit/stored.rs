@@ -15,10 +15,7 @@ use super::{
     reconcile::Minute,
     written::Written,
 };
-use crate::{
-    mapping::is_taken_in,
-    rocketmq::{Cluster, ClusterError, Queue, QueueReader, record::StoredMessage},
-};
+use crate::rocketmq::{Cluster, ClusterError, Queue, QueueReader, record::StoredMessage};
 
 /// A message may be stored this much before or after it was accepted, by clocks that differ and tries that last.
 pub(super) const SLACK_MS: i64 = 10 * 60_000;
@@ -197,11 +194,7 @@ impl Cursor {
         written: &Written,
         minutes: &mut BTreeMap<i64, Minute>,
     ) -> bool {
-        // No gateway has told of it, and no relay sends it.
-        if is_taken_in(&message.properties) {
-            return false;
-        }
-        let entry = Entry::of(message);
+        let Some(entry) = Entry::of(message) else { return false };
         let Some(minute) = minutes.get_mut(&entry.minute) else { return false };
         if written.highest.get(&minter_of(entry.id)).is_none_or(|highest| *highest < entry.id) {
             // No gateway has told of it, so it is in nothing this is held against.

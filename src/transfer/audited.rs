@@ -48,8 +48,7 @@ pub(super) struct Sent {
 impl Sent {
     /// Takes note of a batch that begins at `start`.
     pub(super) fn batch(&mut self, start: i64, batch: &Batch) {
-        self.runs
-            .insert(start, batch.each().map(|(message, goes)| goes.then(|| Entry::of(message))).collect());
+        self.runs.insert(start, batch.entries().collect());
     }
 
     /// Takes note of where messages went.

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::{mapping::Feed, nsq::mpub, rocketmq::record::StoredMessage};
+use crate::{audit::Entry, mapping::Feed, nsq::mpub, rocketmq::record::StoredMessage};
 
 /// Where larger batches stop paying: the payload one request is filled up to.
 const TARGET_BYTES: usize = 256 * 1024;
@@ -38,30 +38,51 @@ pub struct Limits {
 pub(super) struct Batch {
     messages: Vec<StoredMessage>,
     /// Which of them nsqd is to be given: asked once of each, for it means reading the properties.
-    given: Vec<bool>,
+    given: Vec<Given>,
+}
+
+/// Whether nsqd is to be given a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Given {
+    No,
+    Yes,
+    /// And what the audit counts it as.
+    Counted(Entry),
+}
+
+/// What is cut.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cut<'a> {
+    pub(super) feed: &'a Feed,
+    pub(super) limits: Limits,
+    /// Whether the audit counts the messages.
+    pub(super) audited: bool,
+    /// At most so many of them.
+    pub(super) most: usize,
+}
+
+impl Cut<'_> {
+    fn gives(&self, message: &StoredMessage) -> Given {
+        match (self.audited, self.feed) {
+            (true, Feed::Topic(_)) => Entry::of(message).map_or(Given::No, Given::Counted),
+            _ if self.feed.has(&message.properties) => Given::Yes,
+            _ => Given::No,
+        }
+    }
 }
 
 impl Batch {
     /// Takes the next batch from the front; `None` when nothing waits.
-    pub(super) fn cut(waiting: &mut VecDeque<StoredMessage>, limits: Limits, feed: &Feed) -> Option<Self> {
-        Self::cut_at_most(waiting, limits, feed, usize::MAX)
-    }
-
-    /// Takes the next batch of at most so many messages from the front.
-    pub(super) fn cut_at_most(
-        waiting: &mut VecDeque<StoredMessage>,
-        limits: Limits,
-        feed: &Feed,
-        most: usize,
-    ) -> Option<Self> {
+    pub(super) fn cut(waiting: &mut VecDeque<StoredMessage>, cut: Cut<'_>) -> Option<Self> {
+        let Cut { limits, most, .. } = cut;
         let room = TARGET_BYTES.min(limits.max_body_size);
         let alone = |message: &StoredMessage| !(1..=limits.max_msg_size).contains(&message.body.len());
         let mut payload = mpub::COUNT_BYTES;
         let mut given = Vec::new();
         let fits = waiting.iter().take_while(|message| {
-            let goes = feed.has(&message.properties);
-            given.push(goes);
-            if !goes {
+            let gives = cut.gives(message);
+            given.push(gives);
+            if gives == Given::No {
                 return true;
             }
             payload += mpub::SIZE_BYTES + message.body.len();
@@ -100,12 +121,22 @@ impl Batch {
 
     /// The messages, in order, and whether nsqd is to be given each.
     pub(super) fn each(&self) -> impl Iterator<Item = (&StoredMessage, bool)> {
-        self.messages.iter().zip(self.given.iter().copied())
+        self.messages.iter().zip(self.given.iter().map(|given| *given != Given::No))
+    }
+
+    /// What the audit counts each of its messages as; nothing of what nsqd is not given.
+    pub(super) fn entries(&self) -> impl Iterator<Item = Option<Entry>> {
+        self.given.iter().map(|given| match given {
+            Given::Counted(entry) => Some(*entry),
+            Given::Yes | Given::No => None,
+        })
     }
 
     /// Why nsqd is bound to refuse the batch, which then is a single message.
     pub(super) fn unfit(&self, limits: Limits) -> Option<String> {
-        let ([message], [true]) = (&self.messages[..], &self.given[..]) else { return None };
+        let ([message], [Given::Yes | Given::Counted(_)]) = (&self.messages[..], &self.given[..]) else {
+            return None;
+        };
         match message.body.len() {
             0 => Some("the body is empty".to_owned()),
             bytes if bytes > limits.max_msg_size => {
@@ -128,6 +159,20 @@ mod tests {
     use crate::rocketmq::properties::Properties;
 
     const LIMITS: Limits = Limits { max_msg_size: 100_000, max_body_size: 120_000 };
+
+    fn cut(waiting: &mut VecDeque<StoredMessage>, feed: &Feed) -> Option<Batch> {
+        let [batch, audited] = [false, true].map(|audited| {
+            let cut = Cut { feed, limits: LIMITS, audited, most: usize::MAX };
+            Batch::cut(&mut waiting.clone(), cut)
+        });
+        let sizes = |batch: &Option<Batch>| {
+            let batch = batch.as_ref()?;
+            Some(batch.each().map(|(message, goes)| (message.body.len(), goes)).collect::<Vec<_>>())
+        };
+        assert_eq!(sizes(&batch), sizes(&audited), "the audit changes nothing");
+        waiting.drain(..batch.as_ref().map_or(0, Batch::messages));
+        batch
+    }
 
     fn orders() -> Feed {
         "orders".parse().unwrap()
@@ -172,12 +217,12 @@ mod tests {
     fn what_was_taken_in_from_nsqd_keeps_its_place_and_is_not_given_back() {
         let bodies = [taken_in(200_000), stored(60_000), taken_in(1), stored(59_988), taken_in(0), stored(1)];
         let mut waiting = VecDeque::from(bodies);
-        let first = Batch::cut(&mut waiting, LIMITS, &orders()).unwrap();
+        let first = cut(&mut waiting, &orders()).unwrap();
         assert_eq!((first.messages(), first.relayed().count()), (5, 2));
         let given = mpub::decode_binary(first.payload(), LIMITS.max_msg_size, LIMITS.max_body_size).unwrap();
         assert_eq!(given.iter().map(Bytes::len).collect::<Vec<_>>(), [60_000, 59_988]);
         let mut alone = VecDeque::from([taken_in(200_000)]);
-        let alone = Batch::cut(&mut alone, LIMITS, &orders()).unwrap();
+        let alone = cut(&mut alone, &orders()).unwrap();
         assert_eq!((alone.unfit(LIMITS), alone.relayed().count()), (None, 0), "it is no fault of a message");
     }
 
@@ -190,7 +235,7 @@ mod tests {
         let (ours, anothers) = ("nsq_share_billing\u{1}1\u{2}", "nsq_share_mail\u{1}1\u{2}");
         let messages = || [stamped(1, ours), stored(2), taken_in(3), stamped(4, anothers), stamped(0, ours)];
         let given = |feed: &str| {
-            let batch = Batch::cut(&mut VecDeque::from(messages()), LIMITS, &feed.parse().unwrap()).unwrap();
+            let batch = cut(&mut VecDeque::from(messages()), &feed.parse().unwrap()).unwrap();
             (batch.messages(), batch.relayed().map(|message| message.body.len()).collect::<Vec<_>>())
         };
         assert_eq!(given("orders/billing"), (5, vec![2, 3, 4]));
@@ -200,7 +245,7 @@ mod tests {
     fn sizes(bodies: &[usize]) -> Vec<Vec<usize>> {
         let mut waiting: VecDeque<_> = bodies.iter().map(|&len| stored(len)).collect();
         let mut cuts = Vec::new();
-        while let Some(batch) = Batch::cut(&mut waiting, LIMITS, &orders()) {
+        while let Some(batch) = cut(&mut waiting, &orders()) {
             cuts.push(batch.messages.iter().map(|message| message.body.len()).collect());
         }
         cuts

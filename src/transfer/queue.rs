@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     audited::Audited,
-    batch::{Batch, held_bytes},
+    batch::{Batch, Cut, held_bytes},
     committed::Looks,
     deliver::Delivery,
     held::{Held, OnGap},
@@ -530,9 +530,10 @@ impl Work {
     fn send(&mut self, relay: &QueueRelay) {
         let at_a_time = if relay.delivery.ordered { 1 } else { BATCHES_IN_FLIGHT };
         while self.in_flight.len() < at_a_time {
-            let most = self.may_send();
             let Delivery { limits, feed, .. } = &*relay.delivery;
-            let Some(batch) = Batch::cut_at_most(&mut self.waiting, *limits, feed, most) else { return };
+            let audited = relay.ledger.is_some();
+            let cut = Cut { feed, limits: *limits, audited, most: self.may_send() };
+            let Some(batch) = Batch::cut(&mut self.waiting, cut) else { return };
             self.waiting_bytes -= batch.held_bytes();
             let claim = self.window.claim(batch.messages(), batch.held_bytes(), batch.stored_ms());
             self.audited.sent(claim.start(), &batch);

@@ -10,7 +10,7 @@ use tracing::{error, warn};
 
 use super::{
     audited::Sent,
-    batch::{Batch, held_bytes},
+    batch::{Batch, Cut, held_bytes},
     deliver::Delivery,
     undrained::{Landing, Process},
     window::Window,
@@ -79,7 +79,8 @@ pub(super) async fn replay(
     let mut sent = Sent::default();
     let mut landings = Vec::new();
     let messages = waiting.iter().filter(|message| delivery.feed.has(&message.properties)).count();
-    while let Some(batch) = Batch::cut(&mut waiting, delivery.limits, &delivery.feed) {
+    let cut = Cut { feed: &delivery.feed, limits: delivery.limits, audited: true, most: usize::MAX };
+    while let Some(batch) = Batch::cut(&mut waiting, cut) {
         let claim = window.claim(batch.messages(), batch.held_bytes(), batch.stored_ms());
         sent.batch(claim.start(), &batch);
         let confirmed = delivery.until_confirmed(queue, lease.clone(), claim, batch).await;

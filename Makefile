@@ -47,7 +47,7 @@ audit: .tools/bin/cargo-deny ## Check licences, bans and sources of the dependen
 	.tools/bin/cargo-deny --offline --all-features check licenses bans sources
 
 .tools/bin/cargo-deny:
-	$(CARGO) install cargo-deny --version $(CARGO_DENY) --locked --debug --root .tools
+	CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install cargo-deny --version $(CARGO_DENY) --locked --debug --root .tools
 
 clean: ## Remove what was built and fetched.
 	rm -rf target .brokers .tools

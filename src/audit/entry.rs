@@ -85,7 +85,7 @@ impl Entry {
 
 fn milliseconds(digits: &[u8]) -> Option<i64> {
     digits.iter().try_fold(0_i64, |ms, digit| {
-        let digit = digit.is_ascii_digit().then_some(digit - b'0')?;
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
         ms.checked_mul(10)?.checked_add(i64::from(digit))
     })
 }

@@ -122,7 +122,7 @@ pub(super) async fn keep(
     allowed: watch::Sender<bool>,
 ) {
     let mut prepared = false;
-    let mut hold = Hold::Unknown;
+    let mut unfenced = false;
     let refuse = |reason: String| {
         if standing.hold(Some(reason.clone())) {
             error!(%topic, nsqd = %nsqd.address(), reason, "nothing is taken in");
@@ -130,8 +130,8 @@ pub(super) async fn keep(
         allowed.send_replace(false);
     };
     loop {
-        match let_go(&shared, &topic, &nsqd, hold).await {
-            Ok(seen) => hold = seen,
+        match let_go(&shared, &topic, &nsqd, unfenced).await {
+            Ok(seen) => unfenced = seen,
             Err(reason) => {
                 debug!(%topic, nsqd = %nsqd.address(), reason, "whether the topic is held is not known for now");
             }
@@ -175,41 +175,28 @@ pub(super) async fn keep(
     }
 }
 
-/// What is known of a topic that may be paused to move one of its consumers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hold {
-    Unknown,
-    /// Nobody paused it, or whoever did may hold it.
-    Fine,
-    /// It is held, and no relay tells of a fence: one that was started anew learns of it within seconds.
-    Unfenced,
-}
-
-/// Lets the topic go on where whoever paused it is gone: at two looks in a row no relay that answers told of a fence. Looked for before
-/// the relays are asked, for the fence comes first.
-async fn let_go(shared: &Shared, topic: &TopicName, nsqd: &Nsqd, before: Hold) -> Result<Hold, String> {
+/// Lets the topic go on where whoever paused it is gone: at two looks in a row no relay that answers told of a fence, for one that was
+/// started anew learns of it within seconds. Looked for before the relays are asked, for the fence comes first. What is written down
+/// and not paused is forgotten in the same way, or a later pause of an operator's would be taken for it.
+///
+/// Whether it is held, and was not fenced at this look.
+async fn let_go(shared: &Shared, topic: &TopicName, nsqd: &Nsqd, was_unfenced: bool) -> Result<bool, String> {
     let Shared { cluster, config, .. } = shared;
     let names = &config.names;
-    // What is not paused may be written down from before: that is read once, for it means reading every group there is.
-    let is_paused = hold::is_paused(topic, nsqd).await.map_err(|error| error.to_string())?;
-    if !is_paused && before == Hold::Fine {
-        return Ok(Hold::Fine);
-    }
     if !hold::is_held(cluster, names, topic, nsqd).await.map_err(|error| error.to_string())? {
-        return Ok(Hold::Fine);
+        return Ok(false);
     }
     let asked = control::ask(cluster, names, &config.group_prefix, &topic.into(), None).await;
     let instances = asked.map_err(|error| error.to_string())?;
     let mut reports = instances.iter().filter_map(|instance| instance.report.as_ref().ok());
     if reports.any(|report| report.fence.is_some()) {
-        return Ok(Hold::Fine);
+        return Ok(false);
     }
-    if before != Hold::Unfenced {
-        return Ok(Hold::Unfenced);
+    if was_unfenced {
+        hold::let_go(cluster, names, topic, nsqd).await.map_err(|error| error.to_string())?;
+        warn!(%topic, nsqd = %nsqd.address(), "whoever paused the topic to move a consumer is gone: it goes on");
     }
-    hold::let_go(cluster, names, topic, nsqd).await.map_err(|error| error.to_string())?;
-    warn!(%topic, nsqd = %nsqd.address(), "whoever paused the topic to move a consumer is gone: it goes on");
-    Ok(Hold::Unknown)
+    Ok(!was_unfenced)
 }
 
 /// Creates what must be there, and makes the intake known first: a cutover that begins later sees it.

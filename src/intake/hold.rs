@@ -64,28 +64,37 @@ pub async fn is_paused(topic: &TopicName, nsqd: &Nsqd) -> Result<bool, HttpError
     Ok(stats.topics.iter().any(|of| of.topic_name == topic.as_str() && of.paused))
 }
 
+/// Whether nobody else has paused it.
+///
+/// # Errors
+/// See [`HoldError`].
+pub async fn may_begin(
+    cluster: &Cluster,
+    names: &Names,
+    topic: &TopicName,
+    nsqd: &Nsqd,
+) -> Result<(), HoldError> {
+    if is_paused(topic, nsqd).await? && !is_held(cluster, names, topic, nsqd).await? {
+        return Err(HoldError::Paused(nsqd.address().to_string()));
+    }
+    Ok(())
+}
+
 /// Holds it. Whoever does has a fence in force by then, or it is let go at once.
 ///
 /// # Errors
-/// See [`HoldError`]. It may be paused all the same, now or when a question that went unanswered arrives late: then it is written down
-/// still, and whoever looks for that lets it go.
+/// See [`HoldError`]. It may be paused all the same, now or when a question that went unanswered arrives late: [`unpause`] it, and leave
+/// written down that it is held, for whoever finds it so.
 pub async fn hold(cluster: &Cluster, names: &Names, topic: &TopicName, nsqd: &Nsqd) -> Result<(), HoldError> {
     let mark = mark(names, topic, nsqd).await?;
-    if !is_written(cluster, &mark).await? && is_paused(topic, nsqd).await? {
-        return Err(HoldError::Paused(nsqd.address().to_string()));
-    }
     // Kept closed, for nobody consumes with it; on every broker, for one may go away meanwhile.
     cluster.set_consuming(&mark, false).await?;
-    if let Err(error) = nsqd.pause_topic(topic).await {
-        unpause(topic, nsqd).await?;
-        return Err(error.into());
-    }
+    nsqd.pause_topic(topic).await?;
     // Without it nobody would let the topic go.
-    if !is_written(cluster, &mark).await? {
-        unpause(topic, nsqd).await?;
-        return Err(HoldError::LetGo(nsqd.address().to_string()));
+    match is_written(cluster, &mark).await? {
+        true => Ok(()),
+        false => Err(HoldError::LetGo(nsqd.address().to_string())),
     }
-    Ok(())
 }
 
 /// Lets it go, whatever is written down.

@@ -139,6 +139,7 @@ pub(super) fn drive<'a>(
         rest,
         fence,
         holds: Vec::new(),
+        pause_unanswered: false,
         held: None,
         apart,
         deadline,

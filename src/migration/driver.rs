@@ -72,8 +72,10 @@ pub(super) struct Driver<'a> {
     /// That of what is left, where the channel is moved by share.
     pub(super) rest: Option<Side>,
     pub(super) fence: Fence<'a>,
-    /// Where the topic is paused.
+    /// Where the topic is paused, or may be.
     pub(super) holds: Vec<Nsqd>,
+    /// An nsqd has not answered the last pause.
+    pub(super) pause_unanswered: bool,
     /// What is so since nothing new is taken in.
     pub(super) held: Option<Held>,
     /// How far apart two looks are that prove something.

@@ -112,7 +112,7 @@ impl<'a> Fence<'a> {
             Some(fence) if fence.owner == self.owner => Ok(()),
             Some(fence) => {
                 let detail = format!("{id} obeys {} for {} ms yet", fence.owner, fence.left_ms);
-                Err(Trouble::new(Reason::FenceLost, detail))
+                Err(Trouble::new(Reason::RelaySilent, detail))
             }
             None => Err(Trouble::new(Reason::FenceLost, format!("{id} is not fenced; an older version?"))),
         }
@@ -152,8 +152,7 @@ fn stands_still(report: &QueueReport, committed: i64) -> Result<(), Trouble> {
 /// What an nsqd process that is gone may have lost will be relayed again, into a channel nobody would read any more.
 pub(super) fn has_nothing_to_repeat(report: &TopicReport, look: &Look) -> Result<(), Trouble> {
     for undrained in &report.undrained {
-        let seen = look.0.iter().find(|(nsqd, _)| nsqd.as_str() == undrained.nsqd);
-        if seen.is_none_or(|(_, seen)| seen.start_time != undrained.start_time) {
+        if look.of(&undrained.nsqd).is_none_or(|seen| seen.start_time != undrained.start_time) {
             let detail =
                 format!("{} messages that {} may have lost when it went", undrained.messages, undrained.nsqd);
             return Err(Trouble::new(Reason::UndrainedMessages, detail));

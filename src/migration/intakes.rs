@@ -71,8 +71,11 @@ impl Driver<'_> {
         for (nsqd, _) in self.main.nsqds.taken_in(&before) {
             // Before anything is paused: an intake lets go what nobody has fenced.
             self.fence.renew().await?;
-            hold::hold(&subject.cluster, &subject.names, &subject.topic, nsqd).await?;
+            hold::may_begin(&subject.cluster, &subject.names, &subject.topic, nsqd).await?;
             self.holds.push(nsqd.clone());
+            self.pause_unanswered = true;
+            hold::hold(&subject.cluster, &subject.names, &subject.topic, nsqd).await?;
+            self.pause_unanswered = false;
         }
         progress.step(
             Step::Held,
@@ -107,6 +110,10 @@ impl Driver<'_> {
         });
         let unpaused = join_all(unpaused).await;
         self.fence.lift().await;
+        if self.pause_unanswered {
+            // That pause may arrive yet: what is written down stays, and whoever finds it lets the topic go again.
+            return unpaused.into_iter().collect();
+        }
         for (nsqd, _) in self.holds.iter().zip(&unpaused).filter(|(_, unpaused)| unpaused.is_ok()) {
             if let Err(error) = hold::forget(&subject.cluster, &subject.names, &subject.topic, nsqd).await {
                 tracing::debug!(%error, "the intake finds what is still written down of the pause");
@@ -129,7 +136,7 @@ impl Subject {
 
     /// Lets the topic go wherever it is held.
     pub(super) async fn release(&self, world: &World) -> Result<(), Trouble> {
-        for (nsqd, _) in world.nsqds.taken_in(&world.look).filter(|(_, paused)| *paused) {
+        for (nsqd, _) in world.nsqds.taken_in(&world.look) {
             hold::release(&self.cluster, &self.names, &self.topic, nsqd).await?;
         }
         Ok(())
@@ -151,11 +158,8 @@ impl Subject {
     pub(super) async fn is_not_paused(&self, world: &World) -> Result<(), Trouble> {
         for (nsqd, paused) in world.nsqds.taken_in(&world.look) {
             // Looked at again: a driver unpauses it first, and then deletes what is written down.
-            if paused
-                && !hold::is_held(&self.cluster, &self.names, &self.topic, nsqd).await?
-                && hold::is_paused(&self.topic, nsqd).await?
-            {
-                return Err(HoldError::Paused(nsqd.address().to_string()).into());
+            if paused && !hold::is_held(&self.cluster, &self.names, &self.topic, nsqd).await? {
+                hold::may_begin(&self.cluster, &self.names, &self.topic, nsqd).await?;
             }
         }
         Ok(())
@@ -191,14 +195,17 @@ impl Subject {
 impl World {
     /// Whether every intake there is can be asked, and is at work: it stores what comes, and lets the topic go should its driver die.
     pub(super) fn intakes_run(&self) -> Result<(), Trouble> {
+        self.intakes_answer()?;
+        self.look.intakes_run()
+    }
+
+    /// Whether everybody answers who may know of an nsqd that messages are taken in from.
+    pub(super) fn intakes_answer(&self) -> Result<(), Trouble> {
         if self.taken_in && self.intakes.is_empty() {
             let detail = "the topic is taken in from nsqd, and no intake of it runs";
             return Err(Trouble::new(Reason::IntakeSilent, detail));
         }
-        for intake in &self.intakes {
-            answered(intake)?;
-        }
-        self.look.intakes_run()
+        self.intakes.iter().try_for_each(|intake| answered(intake).map(drop))
     }
 
     /// Whether an earlier run has left something that the next one finishes or undoes.

@@ -8,7 +8,7 @@
 //! and to the intake's: see [`super::intakes`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, btree_map::Entry},
     time::Duration,
 };
 
@@ -35,6 +35,8 @@ const TRIES: usize = 5;
 #[derive(Debug, Clone)]
 pub(super) struct Nsqds {
     all: Vec<Nsqd>,
+    /// What else some of them are called.
+    aliases: BTreeMap<HttpAddress, Vec<HttpAddress>>,
     topic: TopicName,
     channel: ChannelName,
 }
@@ -46,6 +48,8 @@ pub(super) struct Look(pub(super) BTreeMap<HttpAddress, NsqdLook>);
 /// One nsqd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NsqdLook {
+    /// Other addresses it is known by.
+    aliases: Vec<HttpAddress>,
     pub(super) start_time: i64,
     /// None where the topic is not.
     pub(super) topic: Option<TopicLook>,
@@ -141,6 +145,14 @@ impl Published {
 }
 
 impl Look {
+    /// The process that somebody knows by this address.
+    pub(super) fn of(&self, address: &str) -> Option<&NsqdLook> {
+        let is_it = |(known, look): &(&HttpAddress, &NsqdLook)| {
+            known.as_str() == address || look.aliases.iter().any(|alias| alias.as_str() == address)
+        };
+        self.0.iter().find(is_it).map(|(_, look)| look)
+    }
+
     /// What was published.
     pub(super) fn published(&self) -> Published {
         let count = |look: &NsqdLook| {
@@ -332,14 +344,24 @@ impl Nsqds {
             }
         }
         let infos = join_all(all.values().map(Nsqd::info)).await;
-        let mut processes = BTreeSet::new();
-        let each_once = all.into_values().zip(&infos).filter(|(_, info)| match info {
-            Ok(info) => processes.insert(info.process()),
-            // Whoever looks will hear of it.
-            Err(_) => true,
+        let (mut processes, mut aliases) = (BTreeMap::new(), BTreeMap::<_, Vec<_>>::new());
+        let each_once = all.into_values().zip(&infos).filter(|(nsqd, info)| {
+            // Whoever looks will hear of one that does not answer.
+            let Ok(info) = info else { return true };
+            let address = nsqd.address().clone();
+            match processes.entry(info.process()) {
+                Entry::Vacant(new) => {
+                    new.insert(address);
+                    true
+                }
+                Entry::Occupied(known) => {
+                    aliases.entry(known.get().clone()).or_default().push(address);
+                    false
+                }
+            }
         });
         let all = each_once.map(|(nsqd, _)| nsqd).collect();
-        Ok(Self { all, topic: topic.clone(), channel: channel.clone() })
+        Ok(Self { all, aliases, topic: topic.clone(), channel: channel.clone() })
     }
 
     /// These and others.
@@ -371,12 +393,12 @@ impl Nsqds {
     pub(super) async fn look(&self) -> Result<Look, Trouble> {
         let looks = self.all.iter().map(async |nsqd| {
             let stats = nsqd.stats(Some(&self.topic)).await?;
-            Ok::<_, HttpError>((nsqd.address().clone(), self.read(&stats)))
+            Ok::<_, HttpError>((nsqd.address().clone(), self.read(nsqd.address(), &stats)))
         });
         Ok(Look(try_join_all(looks).await?.into_iter().collect()))
     }
 
-    fn read(&self, stats: &Stats) -> NsqdLook {
+    fn read(&self, address: &HttpAddress, stats: &Stats) -> NsqdLook {
         let topic = stats.topics.iter().find(|topic| topic.topic_name == self.topic.as_str()).map(|topic| {
             let of_channel = topic.channels.iter().find(|of| of.channel_name == self.channel.as_str());
             let channel = of_channel.map(|channel| ChannelLook {
@@ -407,7 +429,8 @@ impl Nsqds {
                 channel,
             }
         });
-        NsqdLook { start_time: stats.start_time, topic }
+        let aliases = self.aliases.get(address).cloned().unwrap_or_default();
+        NsqdLook { aliases, start_time: stats.start_time, topic }
     }
 
     /// Creates the topic and the channel on every one of them.

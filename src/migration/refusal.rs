@@ -23,7 +23,8 @@ pub enum Reason {
     ChannelNotCutOver,
     /// Somebody paused the channel, and no cutover did.
     ChannelPaused,
-    /// The channel holds more than came since the cutover: published straight to an nsqd before its intake began, or relayed twice.
+    /// The channel holds more than came since the cutover, and an nsqd was started anew or had no intake for a while: messages were published
+    /// straight to it, or relayed twice.
     ChannelHoldsMore,
     /// The channel holds less than was relayed since the cutover: an nsqd lost some, somebody emptied it, or an intake stored some twice.
     ChannelIncomplete,

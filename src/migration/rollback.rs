@@ -231,10 +231,12 @@ async fn until_complete(driver: &mut Driver<'_>) -> Result<(), Trouble> {
         Ok(_) => is_complete(driver).await,
         Err(trouble) => Err(trouble),
     };
-    match complete {
+    let let_go = match &complete {
         Ok(()) => driver.let_go().await,
-        Err(trouble) => driver.let_go_after(&trouble).await.and(Err(trouble)),
-    }
+        Err(trouble) => driver.let_go_after(trouble).await,
+    };
+    let_go.unwrap_or_else(warn);
+    complete
 }
 
 /// Whether the channel holds nothing that RocketMQ has not: what was published straight to an nsqd before its intake began, since the cutover.
@@ -303,10 +305,10 @@ async fn give_up_group(driver: &mut Driver<'_>, world: &World) -> Result<Done, R
     }
     let doubled = given_up.map_err(|trouble| Refusal { trouble, left: half_done() })?;
     forget(subject).await;
-    let unknown = match world.intakes_run() {
+    let unknown = match world.intakes_answer() {
         Ok(()) => "",
         Err(_) => {
-            "; it stays paused on an nsqd that only a silent intake knows: name that one with --nsqd-http-address"
+            "; the channel stays paused on an nsqd that only a silent intake knows: name such a one with --nsqd-http-address"
         }
     };
     Ok(Done::at_once(format!(
@@ -350,8 +352,10 @@ pub async fn preview(subject: &Subject, mode: Mode, options: Options) -> Result<
     }
     let doubled = doubled(subject, world.rest.is_some()).await.map_err(Refusal::untouched)?;
     match mode {
-        Mode::Broken { .. } => {
-            lines.extend(world.held_meanwhile());
+        Mode::Broken { accept_missing } => {
+            if !accept_missing || world.returning {
+                lines.extend(world.held_meanwhile());
+            }
             lines.push(format!("{group} is closed where it stands, and the channel delivers the {waiting} messages it collected"));
             lines.push(format!(
                 "nothing is lost; {} messages that the group has consumed since the barrier come again:",

@@ -350,13 +350,13 @@ async fn a_name_server_that_is_gone_or_silent_is_passed_over() {
     let servers =
         vec!["127.0.0.1:1".to_owned(), silent.local_addr().unwrap().to_string(), good.address.clone()];
     let mut config = ClusterConfig::new(servers);
-    config.request_timeout = Duration::from_millis(300);
+    config.request_timeout = Duration::from_secs(2);
     let cluster = Cluster::new(config);
     assert_eq!(cluster.route("t").await.unwrap().write_queues.len(), 3);
     // The one that answered is asked first from now on: no further wait for the silent one.
     let started = std::time::Instant::now();
     assert_eq!(cluster.route("another").await.unwrap().write_queues.len(), 3);
-    assert!(started.elapsed() < Duration::from_millis(300), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
 #[tokio::test]

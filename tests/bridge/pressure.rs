@@ -43,7 +43,8 @@ async fn a_frozen_broker_fills_the_room_and_no_more() {
         .sum();
     assert!(refused > 100.0, "{refused} refused for want of room");
     let slowest = answers.iter().map(|(_, took)| *took).max().unwrap();
-    assert!(slowest < Duration::from_secs(6), "{slowest:?}");
+    // Each publish has four seconds; how busy the machine is besides is no matter here.
+    assert!(slowest < SOON, "{slowest:?}");
     let grown = gateway.resident().saturating_sub(before);
     println!("{refused} of 200 refused at once, slowest answer {slowest:?}, grown by {} KiB", grown / 1024);
     assert!(grown < 96 * MIB, "grown by {grown} bytes");

@@ -1,7 +1,7 @@
 //! Requests that are slow, endless, huge or malformed, and more of them than there is room for: the gateway answers 503
 //! at once, holds no more than it may, and serves the others.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::join_all;
 use nsqbridge_brokers::{Line, Rig, RigOptions};

@@ -15,7 +15,7 @@
 //! nsqd's counts of what came to the channel and to the intake. ([`super::cutover`] has what is the same without an intake: two drivers at
 //! once, freezes, a relay's messages on their way.)
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use crate::explore::explore;
 
 /// Old producers publish the first two, the gateway the last.
 const MESSAGES: usize = 3;
@@ -364,59 +364,15 @@ impl State {
     }
 }
 
-/// Every state there can be, from the beginning; panics with the way to the first bad one.
+/// Every state there can be, from the beginning; how many there are.
 fn check(rules: Rules) -> usize {
     let first = State { world: World::default(), at: At::Off, goal: rules.goals[0] };
-    let mut from: HashMap<State, Option<(State, &'static str)>> = HashMap::from([(first, None)]);
-    let mut open = VecDeque::from([first]);
-    while let Some(state) = open.pop_front() {
-        if let Err(broken) = state.is_sound() {
-            panic!("{broken}: {:?}\n{}", state.world, way_to(state, &from));
-        }
-        for (what, next) in state.steps(rules) {
-            from.entry(next).or_insert_with(|| {
-                open.push_back(next);
-                Some((state, what))
-            });
-        }
-    }
-    finishes_from_everywhere(rules, &from);
-    from.len()
-}
-
-fn way_to(state: State, from: &HashMap<State, Option<(State, &'static str)>>) -> String {
-    let mut way = Vec::new();
-    let mut at = state;
-    while let Some(Some((before, what))) = from.get(&at) {
-        way.push(*what);
-        at = *before;
-    }
-    way.reverse();
-    way.join("\n")
-}
-
-/// From every state some way leads to each goal: a driver that is started again can always finish.
-fn finishes_from_everywhere(rules: Rules, from: &HashMap<State, Option<(State, &'static str)>>) {
-    let mut before: HashMap<State, Vec<State>> = HashMap::new();
-    for state in from.keys() {
-        for (_, next) in state.steps(rules) {
-            before.entry(next).or_default().push(*state);
-        }
-    }
+    let explored = explore(first, |state| state.steps(rules), State::is_sound);
     for goal in rules.goals {
-        let reached = |state: &&State| state.at == At::Done && state.goal == *goal;
-        let mut open: Vec<State> = from.keys().filter(reached).copied().collect();
-        let mut finish: HashSet<State> = open.iter().copied().collect();
-        while let Some(state) = open.pop() {
-            for earlier in before.get(&state).into_iter().flatten() {
-                if finish.insert(*earlier) {
-                    open.push(*earlier);
-                }
-            }
-        }
-        let stuck = from.keys().find(|state| state.at != At::Done && !finish.contains(*state));
-        assert!(stuck.is_none(), "stuck before {goal:?}: {stuck:?}\n{}", way_to(*stuck.unwrap(), from));
+        let is_over = |state: &State| state.at == At::Done;
+        explored.finishes(|state| is_over(state) && state.goal == *goal, is_over);
     }
+    explored.states()
 }
 
 const BOTH: &[Goal] = &[Goal::CutOver, Goal::RollBack];

@@ -6,4 +6,6 @@
 #[cfg(test)]
 mod cutover;
 #[cfg(test)]
+mod explore;
+#[cfg(test)]
 mod intake;

@@ -25,12 +25,11 @@
 mod drivers;
 mod world;
 
-use std::collections::{HashMap, HashSet, VecDeque};
-
 use self::{
     drivers::{At, Goal, State},
     world::{World, bit},
 };
+use crate::explore::explore;
 
 #[derive(Debug, Clone, Copy)]
 struct Rules {
@@ -53,35 +52,14 @@ impl Rules {
     }
 }
 
-/// Every state there can be, from the beginning; panics with the way to the first bad one.
+/// Every state there can be, from the beginning; how many there are.
 fn check(rules: Rules, begin: World) -> usize {
     let first = State { world: begin, drivers: [At::Off; 2], goals: [rules.goals[0]; 2] };
-    let mut from: HashMap<State, Option<(State, String)>> = HashMap::from([(first, None)]);
-    let mut open = VecDeque::from([first]);
-    while let Some(state) = open.pop_front() {
-        if let Err(broken) = sound(&state, rules) {
-            panic!("{broken}: {:?}\n{}", state.world, way_to(&state, &from));
-        }
-        for (what, next) in state.steps(rules) {
-            from.entry(next).or_insert_with(|| {
-                open.push_back(next);
-                Some((state, what))
-            });
-        }
-    }
-    finishes_from_everywhere(rules, &from);
-    from.len()
-}
-
-fn way_to(state: &State, from: &HashMap<State, Option<(State, String)>>) -> String {
-    let mut way = Vec::new();
-    let mut at = state;
-    while let Some(Some((before, what))) = from.get(at) {
-        way.push(what.clone());
-        at = before;
-    }
-    way.reverse();
-    way.join("\n")
+    let explored = explore(first, |state| state.steps(rules), |state| sound(state, rules));
+    let reached =
+        |state: &State| rules.goals.iter().any(|goal| goal.is_reached(&state.world, rules.by_share));
+    explored.finishes(reached, |_| false);
+    explored.states()
 }
 
 /// What must hold in every state, and what once a driver says it is done.
@@ -120,29 +98,6 @@ fn sound(state: &State, rules: Rules) -> Result<(), &'static str> {
         }
     }
     Ok(())
-}
-
-/// From every state some way leads to the goal: a driver that is started again can always finish.
-fn finishes_from_everywhere(rules: Rules, from: &HashMap<State, Option<(State, String)>>) {
-    let mut before: HashMap<State, Vec<State>> = HashMap::new();
-    for state in from.keys() {
-        for (_, next) in state.steps(rules) {
-            before.entry(next).or_default().push(*state);
-        }
-    }
-    let reached =
-        |state: &&State| rules.goals.iter().any(|goal| goal.is_reached(&state.world, rules.by_share));
-    let mut open: Vec<State> = from.keys().filter(reached).copied().collect();
-    let mut finish: HashSet<State> = open.iter().copied().collect();
-    while let Some(state) = open.pop() {
-        for earlier in before.get(&state).into_iter().flatten() {
-            if finish.insert(*earlier) {
-                open.push(*earlier);
-            }
-        }
-    }
-    let stuck = from.keys().find(|state| !finish.contains(*state));
-    assert!(stuck.is_none(), "stuck: {stuck:?}\n{}", way_to(stuck.unwrap(), from));
 }
 
 /// A channel that was cut over at the first message, which its old consumer had.

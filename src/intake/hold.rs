@@ -74,7 +74,8 @@ pub async fn may_begin(
     topic: &TopicName,
     nsqd: &Nsqd,
 ) -> Result<(), HoldError> {
-    if is_paused(topic, nsqd).await? && !is_held(cluster, names, topic, nsqd).await? {
+    // In this order: a driver unpauses it first, and then deletes what is written down.
+    if !is_held(cluster, names, topic, nsqd).await? && is_paused(topic, nsqd).await? {
         return Err(HoldError::Paused(nsqd.address().to_string()));
     }
     Ok(())

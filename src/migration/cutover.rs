@@ -245,11 +245,9 @@ async fn open(
         }
         Ok::<_, Trouble>(())
     };
-    if let Err(trouble) = opened.await {
-        driver.let_go_after(&trouble).await.unwrap_or_else(warn);
-        return Err(Refusal { trouble, left: half_open(subject) });
-    }
-    driver.let_go().await.unwrap_or_else(warn);
+    let opened = opened.await;
+    driver.let_go_after(&opened).await;
+    opened.map_err(|trouble| Refusal { trouble, left: half_open(subject) })?;
     let (path, group, end) = (subject.path(), &subject.group, proof.places.values().sum::<i64>());
     let message = match rest {
         None => {
@@ -300,11 +298,6 @@ async fn undo(driver: &Driver<'_>, before: &Before, trouble: Trouble) -> Refusal
         )),
     };
     Refusal { trouble, left }
-}
-
-/// Tells of what does not change the outcome.
-pub(super) fn warn(trouble: Trouble) {
-    tracing::warn!(%trouble, "done, but for this");
 }
 
 /// What it would do, for people.

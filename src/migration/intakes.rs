@@ -122,9 +122,15 @@ impl Driver<'_> {
         unpaused.into_iter().collect()
     }
 
-    /// The same after this trouble; nothing when another driver has taken over, or a kill is played: whoever comes next sees to it.
-    pub(super) async fn let_go_after(&self, trouble: &Trouble) -> Result<(), Trouble> {
-        if trouble.is_over() { Ok(()) } else { self.let_go().await }
+    /// The same, and tells of what went wrong with it; nothing when another driver has taken over, or a kill is played: whoever comes next
+    /// sees to it.
+    pub(super) async fn let_go_after<T>(&self, done: &Result<T, Trouble>) {
+        if done.as_ref().is_err_and(Trouble::is_over) {
+            return;
+        }
+        if let Err(trouble) = self.let_go().await {
+            tracing::warn!(%trouble, "done, but for this");
+        }
     }
 }
 
@@ -157,8 +163,7 @@ impl Subject {
     /// Whether nobody but an earlier run has paused the topic where it is taken in.
     pub(super) async fn is_not_paused(&self, world: &World) -> Result<(), Trouble> {
         for (nsqd, paused) in world.nsqds.taken_in(&world.look) {
-            // Looked at again: a driver unpauses it first, and then deletes what is written down.
-            if paused && !hold::is_held(&self.cluster, &self.names, &self.topic, nsqd).await? {
+            if paused {
                 hold::may_begin(&self.cluster, &self.names, &self.topic, nsqd).await?;
             }
         }

@@ -17,11 +17,13 @@ use super::{
 /// # Errors
 /// When that fails; another run goes on.
 pub(super) async fn recover(subject: &Subject, progress: &Progress) -> Result<World, Refusal> {
-    let world = subject.read().await.map_err(Refusal::untouched)?;
-    // Nobody else has the lock: whoever paused the topic is gone.
-    subject.release(&world).await.map_err(Refusal::untouched)?;
+    let mut world = subject.read().await.map_err(Refusal::untouched)?;
+    if world.look.taken_in().next().is_some() {
+        // Nobody else has the lock: whoever paused the topic is gone.
+        subject.release(&world).await.map_err(Refusal::untouched)?;
+        world = subject.read().await.map_err(Refusal::untouched)?;
+    }
     loop {
-        let world = subject.read().await.map_err(Refusal::untouched)?;
         let recovered = match world.stage() {
             Stage::Active => {
                 // Left by a run that came to its end and no further: later it would be taken for another's.
@@ -37,6 +39,7 @@ pub(super) async fn recover(subject: &Subject, progress: &Progress) -> Result<Wo
             Stage::HalfDone | Stage::HalfPaused => unpause(subject, &world, progress).await,
         };
         recovered.map_err(|trouble| Refusal { trouble, left: half_done() })?;
+        world = subject.read().await.map_err(Refusal::untouched)?;
     }
 }
 

@@ -165,11 +165,11 @@ async fn fenced<T>(
             Ok((proof.places, act(&driver).await?))
         };
         let acted: Result<_, Trouble> = acted.await;
-        let let_go = match &acted {
-            Ok(_) => driver.let_go().await,
-            Err(trouble) => driver.let_go_after(trouble).await,
-        };
-        acted.and_then(|done| let_go.map(|()| done)).map_err(Refusal::untouched)
+        match &acted {
+            Ok(_) => driver.let_go().await.map_err(Refusal::untouched)?,
+            Err(_) => driver.let_go_after(&acted).await,
+        }
+        acted.map_err(Refusal::untouched)
     });
     done.await.map_err(|refusal| refusal.trouble)
 }

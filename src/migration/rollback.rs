@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    cutover::{drive, warn},
+    cutover::drive,
     driver::{Done, Driver, Options, see_through, with_lock},
     fence::follows,
     group::reaches,
@@ -185,11 +185,9 @@ async fn unpause(driver: &Driver<'_>, began: Instant) -> Result<Done, Refusal> {
         see_through(progress, async || subject.unpause(&driver.main.nsqds).await).await?;
         progress.step(Step::Unpaused, "the channel delivers again")
     };
-    if let Err(trouble) = unpaused.await {
-        driver.let_go_after(&trouble).await.unwrap_or_else(warn);
-        return Err(Refusal { trouble, left: half_done() });
-    }
-    driver.let_go().await.unwrap_or_else(warn);
+    let unpaused: Result<(), Trouble> = unpaused.await;
+    driver.let_go_after(&unpaused).await;
+    unpaused.map_err(|trouble| Refusal { trouble, left: half_done() })?;
     forget(subject).await;
     let message = format!("{} is rolled back: nothing was lost, nothing comes twice", subject.path());
     let done = Done::after(message, began);
@@ -231,11 +229,7 @@ async fn until_complete(driver: &mut Driver<'_>) -> Result<(), Trouble> {
         Ok(_) => is_complete(driver).await,
         Err(trouble) => Err(trouble),
     };
-    let let_go = match &complete {
-        Ok(()) => driver.let_go().await,
-        Err(trouble) => driver.let_go_after(trouble).await,
-    };
-    let_go.unwrap_or_else(warn);
+    driver.let_go_after(&complete).await;
     complete
 }
 
@@ -279,10 +273,10 @@ async fn give_up_group(driver: &mut Driver<'_>, world: &World) -> Result<Done, R
             driver.until_rest_is_had(|places| reaches(places, &reached)).await
         };
         let consumed: Result<_, Trouble> = consumed.await;
-        if let Err(trouble) = consumed {
-            driver.let_go_after(&trouble).await.unwrap_or_else(warn);
-            return Err(Refusal { trouble, left: Left::Undone });
+        if consumed.is_err() {
+            driver.let_go_after(&consumed).await;
         }
+        consumed.map_err(|trouble| Refusal { trouble, left: Left::Undone })?;
     }
     let given_up = async {
         let cluster = &subject.cluster;
@@ -297,11 +291,7 @@ async fn give_up_group(driver: &mut Driver<'_>, world: &World) -> Result<Done, R
     };
     let given_up: Result<Doubled, Trouble> = given_up.await;
     if world.returning {
-        let let_go = match &given_up {
-            Ok(_) => driver.let_go().await,
-            Err(trouble) => driver.let_go_after(trouble).await,
-        };
-        let_go.unwrap_or_else(warn);
+        driver.let_go_after(&given_up).await;
     }
     let doubled = given_up.map_err(|trouble| Refusal { trouble, left: half_done() })?;
     forget(subject).await;

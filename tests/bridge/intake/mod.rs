@@ -57,7 +57,7 @@ impl Intake {
         intake
     }
 
-    pub fn launch(rig: &Rig, topic: &str, nsqds: &[&Nsqd], flags: &[&str]) -> Self {
+    fn launch(rig: &Rig, topic: &str, nsqds: &[&Nsqd], flags: &[&str]) -> Self {
         let ports = Ports::claim().unwrap();
         let admin = SocketAddr::from(([127, 0, 0, 1], ports.get(0)));
         let address = admin.to_string();
@@ -66,7 +66,7 @@ impl Intake {
         Self { process: Program::start("intake", &arguments), admin, _ports: ports }
     }
 
-    pub fn is_ready(&self) -> bool {
+    fn is_ready(&self) -> bool {
         blocking(|| http::get(self.admin, "/readyz")).is_ok_and(|(status, _)| status == 200)
     }
 
@@ -128,7 +128,7 @@ async fn count(rig: &Rig, topic: &str) -> usize {
 }
 
 /// The intake's channel on an nsqd, as nsqd counts it.
-pub fn channel(nsqd: &Nsqd, topic: &str) -> Value {
+fn channel(nsqd: &Nsqd, topic: &str) -> Value {
     let path = format!("/stats?format=json&topic={topic}&channel=nsqbridge-intake");
     let stats: Value =
         serde_json::from_str(&blocking(|| http::get(nsqd.http_addr(), &path)).unwrap().1).unwrap();

@@ -72,6 +72,21 @@ async fn set<'a>(rig: &'a Rig, stem: &str) -> (Stage<'a>, Intake) {
     (Stage { rig, topic, gateway, relay, moved, others: [stays, stays_too] }, intake)
 }
 
+/// The same at work, with so many messages at a time of either kind.
+async fn at_work<'a>(
+    rig: &'a Rig,
+    stem: &str,
+    batch: usize,
+    messages: usize,
+) -> (Stage<'a>, Intake, OldLoad, Load) {
+    let (stage, intake) = set(rig, stem).await;
+    let every = Duration::from_millis(50);
+    let old_load = OldLoad::start(&rig.nsqds[0], &stage.topic, batch, every).await;
+    let load = stage.load(batch, every);
+    stage.at_work(messages).await;
+    (stage, intake, old_load, load)
+}
+
 fn is_paused(nsqd: &Nsqd, topic: &str) -> bool {
     let path = format!("/stats?format=json&topic={topic}");
     let (_, stats) = blocking(|| http::get(nsqd.http_addr(), &path)).unwrap();
@@ -87,11 +102,7 @@ async fn held_groups(rig: &Rig, topic: &str) -> usize {
 
 async fn a_consumer_moves_and_comes_back_while_producers_publish_straight_to_nsqd(line: Line) {
     let rig = shared(line);
-    let (stage, _intake) = set(rig, "order").await;
-    let every = Duration::from_millis(50);
-    let old_load = OldLoad::start(&rig.nsqds[0], &stage.topic, 10, every).await;
-    let load = stage.load(10, every);
-    stage.at_work(1_000).await;
+    let (stage, _intake, old_load, load) = at_work(rig, "order", 10, 1_000).await;
     let plan = act(rig, &["cutover", &stage.path()]).await;
     assert_eq!((plan.code, plan.last()["event"].as_str()), (0, Some("plan")), "{plan:?}");
 
@@ -122,11 +133,7 @@ async fn a_consumer_moves_and_comes_back_while_producers_publish_straight_to_nsq
 
 async fn broken_consumers_give_back_what_old_producers_published_too(line: Line) {
     let rig = shared(line);
-    let (stage, _intake) = set(rig, "order.broken").await;
-    let every = Duration::from_millis(50);
-    let old_load = OldLoad::start(&rig.nsqds[0], &stage.topic, 20, every).await;
-    let load = stage.load(20, every);
-    stage.at_work(500).await;
+    let (stage, _intake, old_load, load) = at_work(rig, "order.broken", 20, 500).await;
     let new = GroupConsumer::start(rig, &stage.topic, &stage.group());
     stage.act("cutover", &["--max-pause", "60s"]).await.done();
     eventually("the new consumer is at work", SOON, async || new.count() > 1_000).await;
@@ -140,11 +147,7 @@ async fn broken_consumers_give_back_what_old_producers_published_too(line: Line)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rehearsal_counts_right_beside_an_intake() {
     let rig = shared(Line::V5);
-    let (stage, _intake) = set(rig, "order.rehearsed").await;
-    let every = Duration::from_millis(50);
-    let old_load = OldLoad::start(&rig.nsqds[0], &stage.topic, 10, every).await;
-    let load = stage.load(10, every);
-    stage.at_work(100).await;
+    let (stage, _intake, old_load, load) = at_work(rig, "order.rehearsed", 10, 100).await;
     let ended = act(rig, &["rehearse", &stage.topic, "--execute", "--yes", "--max-pause", "60s"]).await;
     println!("{}", ended.done()["message"]);
     load.stop().await;
@@ -154,14 +157,10 @@ async fn a_rehearsal_counts_right_beside_an_intake() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_holds_a_topic_is_told_apart_and_ends_with_those_who_began_it() {
     let rig = shared(Line::V5);
-    let (stage, mut intake) = set(rig, "order.left").await;
+    let (stage, mut intake, old_load, load) = at_work(rig, "order.left", 10, 100).await;
     let nsqd = &rig.nsqds[0];
     let client = nsqbridge::nsq::nsqd::Nsqd::new(nsqd.http_addr().to_string().parse().unwrap());
     let of = stage.topic.parse().unwrap();
-    let every = Duration::from_millis(50);
-    let old_load = OldLoad::start(nsqd, &stage.topic, 10, every).await;
-    let load = stage.load(10, every);
-    stage.at_work(100).await;
 
     // An operator's pause is the operator's, and stays.
     client.pause_topic(&of).await.unwrap();
@@ -273,12 +272,11 @@ async fn casualties(rig: &Rig, stem: &str, steps: &[&'static str]) -> (Program, 
             create_channel(nsqd, topic, "moved").await;
         }
     }
-    let mut flags: Vec<&str> = topics[1..].iter().flat_map(|topic| ["--topic", topic]).collect();
-    flags.extend(["--topic-queues", "2"]);
+    let others: Vec<&str> = topics[1..].iter().flat_map(|topic| ["--topic", topic]).collect();
+    let flags = [&others[..], &["--topic-queues", "2"]].concat();
     let intake = Intake::start_with(rig, &topics[0], &[nsqds[0]], &flags).await;
-    flags.truncate(flags.len() - 2);
     let leave_out = nsqds[0].http_addr().to_string();
-    flags.extend(["--leave-out", &leave_out]);
+    let flags = [&others[..], &["--leave-out", &leave_out]].concat();
     let relay = transfer(&rig.name_server, &topics[0], &To::Nsqds(&nsqds), &flags);
     let mut casualties = Vec::new();
     for (step, topic) in steps.iter().zip(&topics) {

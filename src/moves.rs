@@ -124,7 +124,7 @@ pub async fn roll_back(mut args: RollbackArgs, stop: &CancellationToken) -> Resu
     let options = Options { quiet: Duration::ZERO, ..options(&args.pause, plan.as_ref()) };
     let moving = &args.moving;
     let mode = match args.mode {
-        RollbackMode::Healthy => rollback::Mode::Healthy,
+        RollbackMode::Healthy => rollback::Mode::Healthy { accept_more: args.accept_more },
         RollbackMode::Broken => rollback::Mode::Broken { accept_missing: args.accept_missing },
     };
     let subject = moved(args.channel, args.group, moving, plan.as_ref())?;

@@ -8,7 +8,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -71,7 +71,7 @@ impl Inlet {
         let drain = self.drain.clone();
         loop {
             let may = async { allowed.wait_for(|allowed| *allowed).await.is_ok() };
-            match drain.run_until_cancelled(may).await {
+            match self.meanwhile(drain.run_until_cancelled(may)).await {
                 None => return,
                 Some(true) => {}
                 // The guard ends by a fault of this program only.
@@ -92,8 +92,21 @@ impl Inlet {
             }
             // nsqd delivers them again, perhaps to another instance.
             self.hand.give_up_waiting();
-            if drain.run_until_cancelled(backoff.wait()).await.is_none() {
+            if self.meanwhile(drain.run_until_cancelled(backoff.wait())).await.is_none() {
                 return;
+            }
+        }
+    }
+
+    /// Waits for something while nsqd is not connected, and takes note of what is stored: that is finished when nsqd delivers it again, and is
+    /// in hand no more for whoever asks.
+    async fn meanwhile<T>(&mut self, something: impl Future<Output = T>) -> T {
+        let mut something = std::pin::pin!(something);
+        loop {
+            self.standing.in_hand(self.hand.here().len());
+            tokio::select! {
+                done = &mut something => return done,
+                Some(sent) = self.sending.join_next() => self.settle(raise(sent), &mut Vec::new()),
             }
         }
     }
@@ -173,10 +186,7 @@ impl Inlet {
                         "RocketMQ has not answered in time; what it has stored will be stored again, with the same ids");
                     return Ok(());
                 }
-                Some(sent) = self.sending.join_next() => {
-                    let sent = sent.unwrap_or_else(|fault| std::panic::resume_unwind(fault.into_panic()));
-                    self.settle(sent, &mut words);
-                }
+                Some(sent) = self.sending.join_next() => self.settle(raise(sent), &mut words),
                 event = nsqd.next() => self.hear(event?, &mut words)?,
             }
         }
@@ -231,10 +241,8 @@ fn is_of_a_message(fault: &str) -> bool {
 }
 
 /// Goes on with a task's panic in this one.
-fn raise(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(fault) = ended {
-        std::panic::resume_unwind(fault.into_panic());
-    }
+fn raise<T>(ended: Result<T, JoinError>) -> T {
+    ended.unwrap_or_else(|fault| std::panic::resume_unwind(fault.into_panic()))
 }
 
 #[cfg(test)]

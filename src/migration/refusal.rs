@@ -105,7 +105,10 @@ impl Reason {
             Reason::ByShare => {
                 "set every gateway's share of it to 100, and wait until its own topic gets nothing more and is drained"
             }
-            Reason::ChannelHoldsMore => "roll back with --mode broken, which delivers all the channel holds",
+            Reason::ChannelHoldsMore => {
+                "roll back with --mode broken, which delivers all the channel holds; or with --accept-more, when nothing was published \
+                 straight to an nsqd before its intake began"
+            }
             Reason::ChannelCompleted => "there is nothing to do: its consumer has moved for good",
             Reason::ChannelMissingOnNsqd => "see the spelling, and that the relay of the topic runs",
             Reason::ChannelNotCutOver => "cut it over first",

@@ -116,7 +116,9 @@ async fn play(
     progress.note("the new consumer consumes");
     let new = GroupReader::start(subject).await?;
     tokio::time::sleep(ACT).await;
-    roll_back(subject, Mode::Healthy, options, progress, stop).await.map_err(|refusal| refusal.trouble)?;
+    roll_back(subject, Mode::Healthy { accept_more: false }, options, progress, stop)
+        .await
+        .map_err(|refusal| refusal.trouble)?;
     let stands = subject.places_of(&subject.group).await?;
     let by_new = between(&barrier, &stands);
     check("the new consumer", by_new, new.consumed())?;

@@ -39,7 +39,10 @@ const COUNT_AGAIN_AFTER: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// They consume, and come as far as the relay.
-    Healthy,
+    Healthy {
+        /// Even when the channel holds more than came since the cutover: what it holds is dropped.
+        accept_more: bool,
+    },
     /// They do not.
     Broken {
         /// Even when the channel holds less than was relayed since the cutover.
@@ -53,7 +56,7 @@ impl Mode {
         world.share_is_alone(world.rest.is_some())?;
         match self {
             Mode::Broken { accept_missing: true } => Ok(()),
-            Mode::Healthy | Mode::Broken { .. } => world.intakes_run(),
+            Mode::Healthy { .. } | Mode::Broken { .. } => world.intakes_run(),
         }
     }
 }
@@ -101,14 +104,17 @@ pub async fn roll_back(
         let began = Instant::now();
         let rest = subject.rest(&world).await.map_err(Refusal::untouched)?;
         let mut driver = drive(subject, options, progress, stop, lock, &world, rest);
-        if let Mode::Broken { accept_missing } = mode {
-            if !accept_missing {
-                until_complete(&mut driver).await.map_err(Refusal::untouched)?;
+        let accept_more = match mode {
+            Mode::Healthy { accept_more } => accept_more,
+            Mode::Broken { accept_missing } => {
+                if !accept_missing {
+                    until_complete(&mut driver).await.map_err(Refusal::untouched)?;
+                }
+                return give_up_group(&mut driver, &world).await;
             }
-            return give_up_group(&mut driver, &world).await;
-        }
+        };
         let mut emptied = false;
-        match up_to_the_same(&mut driver, &mut emptied).await {
+        match up_to_the_same(&mut driver, accept_more, &mut emptied).await {
             Ok(()) => unpause(&driver, began).await,
             Err(trouble) => Err(undo(&driver, emptied, trouble).await),
         }
@@ -130,7 +136,11 @@ fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble> {
 }
 
 /// The protocol, up to the last step that can be undone.
-async fn up_to_the_same(driver: &mut Driver<'_>, emptied: &mut bool) -> Result<(), Trouble> {
+async fn up_to_the_same(
+    driver: &mut Driver<'_>,
+    accept_more: bool,
+    emptied: &mut bool,
+) -> Result<(), Trouble> {
     let Driver { subject, progress, .. } = *driver;
     subject.has_no_retries().await?;
     until_reached(driver).await?;
@@ -152,7 +162,9 @@ async fn up_to_the_same(driver: &mut Driver<'_>, emptied: &mut bool) -> Result<(
     let proof = driver.until_proved(&driver.main, followed).await?;
     progress.step(Step::Followed, "the relay stands where the group does")?;
 
-    has_no_more(driver, &proof.look, &stands).await?;
+    if !accept_more {
+        has_no_more(driver, &proof.look, &stands).await?;
+    }
 
     *emptied = true;
     driver.main.nsqds.empty(&proof.look).await?;
@@ -354,7 +366,7 @@ pub async fn preview(subject: &Subject, mode: Mode, options: Options) -> Result<
             let queues = doubled.since_barrier.iter().filter(|(_, messages)| **messages > 0);
             lines.extend(queues.map(|(queue, messages)| format!("  {queue}: {messages}")));
         }
-        Mode::Healthy => {
+        Mode::Healthy { .. } => {
             lines.extend(world.held_meanwhile());
             lines.push(format!(
                 "{group} consumes up to where the relay is, and is closed; its consumers must finish what they have in hand, or be \

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     ops::Deref,
+    path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -15,6 +16,7 @@ use nsqbridge::{
     rocketmq::{Cluster, ClusterConfig, Queue, QueueReader, reader::Pull, record::StoredMessage},
 };
 use nsqbridge_brokers::{Line, NameServer, Nsqd, Nsqlookupd, Rig, RigOptions, Server, http, ports::Ports};
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -72,7 +74,7 @@ impl Program {
 
     /// Starts it with these environment variables, too.
     pub fn in_environment(title: &str, arguments: &[String], environment: &[(&str, &str)]) -> Self {
-        let run = |_: &std::path::Path| {
+        let run = |_: &Path| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_nsqbridge"));
             command.args(arguments).envs(environment.iter().copied());
             command
@@ -216,6 +218,52 @@ impl Gateway {
         let payload = nsqbridge::nsq::mpub::encode_binary(bodies.iter().map(|body| &body[..]));
         let answer = self.post(&format!("/mpub?binary=true&topic={topic}"), payload).await.unwrap();
         assert_eq!(answer, (200, "OK".to_owned()));
+    }
+}
+
+/// A disk of a megabyte.
+pub struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    pub const BYTES: usize = 1 << 20;
+
+    /// None where no disk can be mounted, which is said loudly.
+    pub fn mount() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "nsqbridge-test"])
+            .arg(folder.path())
+            .status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            assert!(std::env::var_os("NSQBRIDGE_NO_SKIPS").is_none(), "a small disk cannot be mounted");
+            println!("SKIPPED: a small disk cannot be mounted here; this needs root");
+            return None;
+        }
+        Some(Self(folder))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes room: so many bytes, or all that is left if there are fewer.
+    pub fn fill(&self, bytes: usize) {
+        let _ = std::fs::write(self.ballast(), vec![0; bytes]);
+    }
+
+    /// Gives it back.
+    pub fn free(&self) {
+        std::fs::remove_file(self.ballast()).unwrap();
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.path().join("ballast")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
 }
 

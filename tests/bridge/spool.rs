@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     path::Path,
-    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +14,9 @@ use bytes::Bytes;
 use nsqbridge_brokers::{Line, Rig, RigOptions};
 use tokio::task::JoinSet;
 
-use crate::bridge::{Gateway, SOON, blocking, cluster, eventually, numbered, own, spooling, stored, topic};
+use crate::bridge::{
+    Gateway, SOON, SmallDisk, blocking, cluster, eventually, numbered, own, spooling, stored, topic,
+};
 
 fn one_broker(line: Line) -> Rig {
     own(line, &RigOptions { brokers: 1, nsqds: 0, ..RigOptions::default() })
@@ -264,28 +265,11 @@ async fn past_its_bounds_the_spool_refuses_and_a_stop_keeps_what_is_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_loses_nothing_and_works_again_with_room() {
-    let folder = tempfile::tempdir().unwrap();
-    let disk = folder.path().display().to_string();
-    let mount = |arguments: &[&str]| {
-        Command::new(arguments[0]).args(&arguments[1..]).status().is_ok_and(|s| s.success())
-    };
-    if !mount(&["mount", "-t", "tmpfs", "-o", "size=1m", "nsqbridge-test", &disk]) {
-        assert!(std::env::var_os("NSQBRIDGE_NO_SKIPS").is_none(), "a small disk cannot be mounted");
-        println!("SKIPPED: a small disk cannot be mounted here; this test needs root");
-        return;
-    }
-    struct Mounted(String);
-    impl Drop for Mounted {
-        fn drop(&mut self) {
-            let _ = Command::new("umount").args(["-l", &self.0]).status();
-        }
-    }
-    let _mounted = Mounted(disk.clone());
-    let ballast = folder.path().join("ballast");
-    std::fs::write(&ballast, vec![0; 600 << 10]).unwrap();
+    let Some(disk) = SmallDisk::mount() else { return };
+    disk.fill(600 << 10);
     let rig = one_broker(Line::V5);
     let topic = topic("spool.full");
-    let gateway = start(&rig, folder.path(), &[]).await;
+    let gateway = start(&rig, disk.path(), &[]).await;
     gateway.publish(&topic, "first").await;
     blocking(|| rig.brokers[0].kill()).unwrap();
     let mut acknowledged = BTreeSet::new();
@@ -306,7 +290,7 @@ async fn a_full_disk_refuses_loses_nothing_and_works_again_with_room() {
     for more in 1..5 {
         assert_eq!(publish(n + more).await, 503);
     }
-    std::fs::remove_file(&ballast).unwrap();
+    disk.free();
     n += 10;
     for more in 0..20 {
         assert_eq!(publish(n + more).await, 200, "there is room again");

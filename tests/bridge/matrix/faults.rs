@@ -1,19 +1,22 @@
 //! What can go wrong, how each is done to a scene, and how it is undone.
-//!
-//! A full disk of a gateway's spool belongs here once there is a spool.
 
 use std::{fmt, time::Duration};
 
 use nsqbridge_brokers::{Flow, Proxy, Server, Side};
 
 use super::{front::Refusal, scene::Scene};
-use crate::bridge::{blocking, eventually};
+use crate::bridge::{SmallDisk, blocking, eventually};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     Process(Part, How),
     Network(Link, Trouble),
     Refusal(Refusal),
+    /// Of a scene whose gateways spool: every master is killed,
+    MastersAway {
+        /// and one gateway's disk is full.
+        and_full_disk: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +84,8 @@ pub enum Lasts {
     UntilDelivered,
 }
 
+/// Counts what a gateway did not spool because its disk failed.
+const FULL: &str = "nsqbridge_spool_refused_total{reason=\"disk\"}";
 const SLOW: Duration = Duration::from_millis(200);
 /// A gateway tries for 4 s, a relay waits 10 s for nsqd.
 const LATE: Duration = Duration::from_secs(12);
@@ -128,6 +133,11 @@ pub fn all() -> Vec<Fault> {
     processes.filter(|fault| *fault != hopeless).chain(networks).chain(refusals).collect()
 }
 
+/// Those of a scene whose gateways spool.
+pub fn spooled() -> Vec<Fault> {
+    [false, true].map(|and_full_disk| Fault::MastersAway { and_full_disk }).into()
+}
+
 impl Lasts {
     /// The shortest it lasts.
     pub fn length(&self) -> Duration {
@@ -146,7 +156,8 @@ impl Fault {
             Fault::Process(Part::Transfer, _) => 1,
             Fault::Process(Part::Master | Part::MasterWithSlave, _)
             | Fault::Network(Link::Master, _)
-            | Fault::Refusal(_) => 2,
+            | Fault::Refusal(_)
+            | Fault::MastersAway { .. } => 2,
             Fault::Process(Part::NameServer, _) => 3,
             Fault::Process(Part::Nsqd, _) | Fault::Network(Link::Nsqd, _) => 4,
             Fault::Process(Part::Nsqlookupd, _) => 5,
@@ -193,6 +204,12 @@ impl Fault {
             }
             Fault::Network(link, trouble) => link.each(scene, |proxy| trouble.begin(proxy)),
             Fault::Refusal(refusal) => scene.front.refuse(Some(refusal)),
+            Fault::MastersAway { and_full_disk } => {
+                scene.rig.brokers.iter().for_each(|broker| blocking(|| broker.kill()).unwrap());
+                if and_full_disk {
+                    scene.disk.as_ref().expect("a scene that spools").fill(SmallDisk::BYTES);
+                }
+            }
         }
     }
 
@@ -210,6 +227,13 @@ impl Fault {
                 proxy.flow(Side::Server, Flow::Passes);
             }),
             Fault::Refusal(_) => scene.front.refuse(None),
+            Fault::MastersAway { and_full_disk } => {
+                if and_full_disk {
+                    assert!(scene.gateways[0].metric(FULL) > 0.0, "the disk was not full");
+                    scene.disk.as_ref().expect("a scene that spools").free();
+                }
+                scene.rig.brokers.iter().for_each(|broker| blocking(|| broker.start_again()).unwrap());
+            }
         }
         if let Fault::Process(Part::Nsqd, _) = self {
             let listed = async || blocking(|| scene.rig.nsqlookupd.lists(scene.rig.nsqds[1].http_addr()));
@@ -313,6 +337,10 @@ impl fmt::Display for Fault {
                     Trouble::Slow => "200 ms slower each way",
                 };
                 write!(f, "network, {link}: {trouble}")
+            }
+            Fault::MastersAway { and_full_disk } => {
+                let disk = if *and_full_disk { "; the disk of one is full" } else { "" };
+                write!(f, "all masters: kill -9, while gateways spool{disk}")
             }
             Fault::Refusal(Refusal { code, stored, .. }) => {
                 write!(

@@ -39,6 +39,7 @@ use self::{
     table::Row,
     witnesses::Told,
 };
+use crate::bridge::SmallDisk;
 
 /// Publishing goes on within this, whatever happens.
 const LONGEST_STALL: Duration = Duration::from_secs(10);
@@ -51,6 +52,8 @@ static ONE_SCENE: Mutex<()> = Mutex::const_new(());
 struct Plan {
     flushes: Vec<Flush>,
     faults: Vec<Fault>,
+    /// In a scene of their own, whose gateways spool.
+    spooled: Vec<Fault>,
     pairs: usize,
     /// Pairs go on for so long.
     pairs_for: Duration,
@@ -65,20 +68,24 @@ fn plan(line: Line) -> Plan {
     let Some(soak) = setting("NSQBRIDGE_SOAK") else { return share(line) };
     let flushes =
         [Flush::Async, Flush::Sync].into_iter().filter(|flush| soak == "all" || soak == name(*flush));
-    let mut faults = faults::all();
+    let (mut faults, mut spooled) = (faults::all(), faults::spooled());
     if let Some(part) = setting("NSQBRIDGE_SOAK_PART") {
         let (nth, of) = part.split_once('/').unwrap();
         let (nth, of): (usize, usize) = (nth.parse().unwrap(), of.parse().unwrap());
         let size = faults.len().div_ceil(of);
         faults = faults.chunks(size).nth(nth - 1).unwrap().to_vec();
+        spooled.truncate(if nth == of { spooled.len() } else { 0 });
     }
     if let Some(text) = setting("NSQBRIDGE_SOAK_FAULTS") {
-        faults.retain(|fault| fault.to_string().contains(&text));
+        for some in [&mut faults, &mut spooled] {
+            some.retain(|fault| fault.to_string().contains(&text));
+        }
     }
     let minutes = setting("NSQBRIDGE_SOAK_MINUTES").map_or(0, |minutes| minutes.parse().unwrap());
     Plan {
         flushes: flushes.collect(),
         faults,
+        spooled,
         pairs: 0,
         pairs_for: Duration::from_secs(60 * minutes),
         writes_table: true,
@@ -127,7 +134,14 @@ fn share(line: Line) -> Plan {
             ]),
         ),
     };
-    Plan { flushes: vec![flush], faults, pairs: 1, pairs_for: Duration::ZERO, writes_table: false }
+    Plan {
+        flushes: vec![flush],
+        faults,
+        spooled: Vec::new(),
+        pairs: 1,
+        pairs_for: Duration::ZERO,
+        writes_table: false,
+    }
 }
 
 fn name(flush: Flush) -> &'static str {
@@ -145,7 +159,7 @@ async fn no_acknowledged_message_is_lost_whatever_fails(line: Line) {
     let _alone = ONE_SCENE.lock().await;
     let mut broken = Vec::new();
     for &flush in &plan.flushes {
-        let mut run = Run::start(line, flush, seed, plan.writes_table).await;
+        let mut run = Run::start(line, flush, seed, plan.writes_table, None).await;
         for &fault in &plan.faults {
             run.cell(&[fault]).await;
         }
@@ -157,13 +171,16 @@ async fn no_acknowledged_message_is_lost_whatever_fails(line: Line) {
             }
             run.cell(&pair(&mut random)).await;
         }
-        run.balance();
-        table::print(&run.rows);
-        let failed = run
-            .rows
-            .iter()
-            .flat_map(|row| row.failures.iter().map(|failure| format!("{}: {failure}", row.fault)));
-        broken.extend(failed.chain(run.failures));
+        broken.extend(run.end());
+        if !plan.spooled.is_empty()
+            && let Some(disk) = SmallDisk::mount()
+        {
+            let mut run = Run::start(line, flush, seed, plan.writes_table, Some(disk)).await;
+            for &fault in &plan.spooled {
+                run.cell(&[fault]).await;
+            }
+            broken.extend(run.end());
+        }
     }
     assert!(broken.is_empty(), "{broken:#?}");
 }
@@ -193,8 +210,8 @@ struct Run {
 }
 
 impl Run {
-    async fn start(line: Line, flush: Flush, seed: u64, writes_table: bool) -> Self {
-        let mut scene = Scene::set(line, flush, seed).await;
+    async fn start(line: Line, flush: Flush, seed: u64, writes_table: bool, disk: Option<SmallDisk>) -> Self {
+        let mut scene = Scene::set(line, flush, seed, disk).await;
         let told = scene.settle().await;
         Self { scene, seed, rows: Vec::new(), told, failures: Vec::new(), writes_table }
     }
@@ -267,8 +284,8 @@ impl Run {
         self.rows.push(row);
     }
 
-    /// All cells together: what came late counts here.
-    fn balance(&mut self) {
+    /// All cells together: what came late counts here. Prints the table; what was promised and did not hold.
+    fn end(mut self) -> Vec<String> {
         let ledger = &self.scene.ledger;
         let account = ledger.account(0..ledger.next(), &self.told.takeovers);
         let heard = [&self.scene.load.refused, &self.scene.load.unanswered];
@@ -285,6 +302,12 @@ impl Run {
             account.doubled(),
             causes(&account, &self.told, heard)
         );
+        table::print(&self.rows);
+        let of_row = |row: &Row| {
+            row.failures.iter().map(|failure| format!("{}: {failure}", row.fault)).collect::<Vec<_>>()
+        };
+        self.failures.extend(self.rows.iter().flat_map(of_row));
+        self.failures
     }
 }
 

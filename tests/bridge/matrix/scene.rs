@@ -18,6 +18,7 @@ use nsqbridge::rocketmq::{Cluster, Queue};
 use nsqbridge_brokers::{
     Broker, BrokerOptions, Flush, Line, Nsqd, Proxy, Rig, RigOptions, Settings, http, ports::Ports,
 };
+use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::{
@@ -27,8 +28,8 @@ use super::{
     witnesses::{Told, Witnesses, held},
 };
 use crate::bridge::{
-    Gateway, Program, SOON, To, blocking, cluster, consuming, create_channel, eventually, own, stored_since,
-    topic, transfer_at,
+    Gateway, Program, SOON, SmallDisk, To, blocking, cluster, consuming, create_channel, eventually, own,
+    spooling, stored_since, topic, transfer_at,
 };
 
 /// Where the nsqds say they are; the links listen there.
@@ -50,10 +51,13 @@ pub struct Scene {
     pub nsqd_links: Mutex<Vec<Proxy>>,
     pub ledger: Arc<Ledger>,
     pub load: Load,
+    /// Where the first gateway spools, where gateways spool.
+    pub disk: Option<SmallDisk>,
     topic: String,
     cluster: Cluster,
     read_to: BTreeMap<Queue, i64>,
     witnesses: Witnesses,
+    _other_spool: TempDir,
     _other_links: Vec<Proxy>,
     _slave: Broker,
     _name_server_front: Front,
@@ -91,7 +95,8 @@ impl Scene {
         *links = links_of(&self.rig.nsqds[1]);
     }
 
-    pub async fn set(line: Line, flush: Flush, seed: u64) -> Self {
+    /// With a disk the gateways spool, the first one there.
+    pub async fn set(line: Line, flush: Flush, seed: u64, disk: Option<SmallDisk>) -> Self {
         let broadcast = format!("-broadcast-address={}", std::net::Ipv4Addr::from(NSQDS_AT));
         let rig = own(line, &RigOptions { flush, nsqd_flags: vec![broadcast], ..RigOptions::default() });
         let name_server = rig.name_server.addr();
@@ -114,8 +119,17 @@ impl Scene {
         }
         let queues = QUEUES_PER_BROKER.to_string();
         let mut gateways = Vec::new();
-        for _ in 0..2 {
+        let other_spool = tempfile::tempdir().unwrap();
+        for index in 0..2 {
+            let spool = match &disk {
+                Some(disk) if index == 0 => disk.path(),
+                _ => other_spool.path(),
+            };
+            let spool = spool.display().to_string();
             let flags = ["--topic-queues", &queues, "--log-format", "json"];
+            let spooling = spooling(&spool);
+            let spooling = if disk.is_some() { &spooling[..] } else { &[] };
+            let flags = [&flags[..], spooling].concat();
             gateways.push(Gateway::start_at(name_server_front.address, &flags).await);
         }
         let ledger = Arc::new(Ledger::new(seed));
@@ -153,10 +167,12 @@ impl Scene {
             nsqd_links,
             ledger,
             load,
+            disk,
             topic,
             cluster,
             read_to: BTreeMap::new(),
             witnesses,
+            _other_spool: other_spool,
             _other_links: other_links,
             _slave: slave,
             _name_server_front: name_server_front,
@@ -207,6 +223,9 @@ impl Scene {
         let in_flight = "nsqbridge_gateway_in_flight_requests";
         let idle = self.gateways.iter().all(|gateway| gateway.metric(in_flight) == 0.0);
         holds(idle, "a gateway has publishes under way")?;
+        let spooled = "nsqbridge_spool_messages";
+        let drained = self.gateways.iter().all(|gateway| gateway.metric(spooled) == 0.0);
+        holds(drained, "a gateway has spooled messages")?;
         let topic = self.topic.replace('.', "|");
         // A name server that was away learns of each broker with its next registration.
         let masters = self.cluster.fresh_route(&topic).await.map(|route| route.masters().count());

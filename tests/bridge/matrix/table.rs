@@ -109,7 +109,8 @@ const INTRODUCTION: &str = "\
 
 Written by `make soak`; do not edit. Six producers publish through two gateways into two RocketMQ masters, one of which has a
 slave; two transfer daemons relay into two nsqds; two channels consume and finish every message. Each row does one thing to this,
-undoes it, and then compares every byte of every message on both sides.
+undoes it, and then compares every byte of every message on both sides. Gateways spool in the last rows only, where they are
+said to.
 
 - **lost**: acknowledged and not in RocketMQ, or stored and not at every consumer as often.
 - **doubled**: copies beyond the first, by cause. *producer*: it published again after 503 or no answer. *gateway*: it tried

@@ -86,8 +86,9 @@ fn lines_from(path: &PathBuf, read: &mut u64) -> String {
 }
 
 fn hear(line: &str, told: &mut Told) {
-    const WORDS: [&str; 4] = [
+    const WORDS: [&str; 5] = [
         "stored after a try without an answer",
+        "perhaps stored; spooled with the same ids",
         "no answer from nsqd; relaying again",
         "relaying again what this nsqd may have lost",
         r#""message":"relaying""#,
@@ -97,9 +98,9 @@ fn hear(line: &str, told: &mut Told) {
     let fields = &line["fields"];
     let messages = || fields["messages"].as_u64().unwrap() as usize;
     match said {
-        0 => told.gateway_doubts += messages(),
-        1 => told.relay_doubts += messages(),
-        2 => told.replayed += messages(),
+        0 | 1 => told.gateway_doubts += messages(),
+        2 => told.relay_doubts += messages(),
+        3 => told.replayed += messages(),
         // A topic's relay says so, too, with no queue.
         _ => told.takeovers.extend(fields["queue"].as_str().map(|queue| Takeover {
             queue: queue.to_owned(),

@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use nsqbridge::rocketmq::{ClusterError, QueueReader, codes::response};
 use nsqbridge_brokers::Line;
+use tokio::sync::Mutex;
 
 use super::{GroupConsumer, Stage, act, doubled};
 use crate::bridge::{SOON, cluster, eventually, shared};
 
+/// A pause is to be the bridge's doing, and not that of as much load on the other line.
+static ONE_LOAD: Mutex<()> = Mutex::const_new(());
+
 async fn one_of_three_channels_moves_under_load(line: Line) {
+    let _alone = ONE_LOAD.lock().await;
     let stage = Stage::set(shared(line), "moves").await;
     let load = stage.load(250, Duration::from_millis(50));
     stage.at_work(2_000).await;

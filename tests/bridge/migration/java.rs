@@ -1,22 +1,24 @@
 //! The group's consumers are RocketMQ's own Java client, as a user would write one.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use nsqbridge::mapping::Names;
-use nsqbridge_brokers::{Line, Server, rocketmq};
+use nsqbridge::mapping::{Names, Share, bucket};
+use nsqbridge_brokers::{Line, Nsqd, Server, rocketmq};
 
-use super::{Ledger, Stage};
-use crate::bridge::{SOON, eventually, shared};
+use super::{CHANNELS, Ledger, Stage, counted, doubled};
+use crate::bridge::{Consumer, Gateway, SOON, eventually, shared};
 
 struct JavaConsumer(Server);
 
 impl JavaConsumer {
-    fn start(stage: &Stage<'_>) -> Self {
+    /// It takes everything, or what has a share's property.
+    fn start(stage: &Stage<'_>, property: Option<&str>) -> Self {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bridge/clients/Consumer.java");
         let name_server = stage.rig.name_server.addr().to_string();
         let topic = Names::default().rocketmq_topic(&stage.topic.parse().unwrap());
-        let arguments = [&*name_server, &*stage.group(), &*topic];
+        let group = stage.group();
+        let arguments: Vec<&str> = [&*name_server, &*group, &*topic].into_iter().chain(property).collect();
         Self(rocketmq::run(stage.rig.line, source, &arguments).unwrap())
     }
 
@@ -42,7 +44,7 @@ async fn a_java_consumer_takes_over_and_gives_back_without_a_message_lost_or_dou
     let load = stage.load(50, Duration::from_millis(50));
     stage.at_work(1_000).await;
     stage.act("cutover", &["--max-pause", "60s"]).await.done();
-    let new = JavaConsumer::start(&stage);
+    let new = JavaConsumer::start(&stage, None);
     new.has_more_than(1_000).await;
 
     // It is asked what it has in hand, and nothing is given back before it has let go of that.
@@ -50,3 +52,29 @@ async fn a_java_consumer_takes_over_and_gives_back_without_a_message_lost_or_dou
 }
 
 on_both_lines!(a_java_consumer_takes_over_and_gives_back_without_a_message_lost_or_doubled);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_java_consumer_takes_its_share_and_gives_it_back() {
+    let rig = shared(Line::V5);
+    let mut stage = Stage::by_share(rig, "java.share").await;
+    let share: Share = stage.path().parse().unwrap();
+    let percent = format!("{}=25", stage.path());
+    stage.gateway = Arc::new(Gateway::start(&rig.name_server, &["--share", &percent]).await);
+    let nsqds: Vec<&Nsqd> = rig.nsqds.iter().collect();
+    let left = Consumer::start(&nsqds, share.topic().as_str(), CHANNELS[0]);
+    let load = stage.load(50, Duration::from_millis(50));
+    stage.at_work(1_000).await;
+    stage.act("cutover", &["--share", "--max-pause", "2m"]).await.done();
+    let new = JavaConsumer::start(&stage, Some(share.property()));
+    new.has_more_than(500).await;
+
+    stage.act("rollback", &["--max-pause", "2m"]).await.done();
+    let (old, consumed) = (stage.moved.count(), new.received().len());
+    eventually("the old consumer is at work again", SOON, async || stage.moved.count() > old + 500).await;
+    let sent = load.stop().await;
+    let all = || counted([stage.moved.received(), left.received(), new.received()].concat());
+    eventually("the sides have everything", 2 * SOON, async || all().len() == sent).await;
+    println!("old {}, left {}, new {consumed}, lost 0", stage.moved.count(), left.count());
+    assert_eq!((doubled(&all()), new.received().len()), (0, consumed));
+    assert!(new.received().iter().all(|body| bucket(body) < 25), "it had what is not in its share");
+}

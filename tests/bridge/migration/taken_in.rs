@@ -203,29 +203,31 @@ async fn what_holds_a_topic_is_told_apart_and_ends_with_those_who_began_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_only_the_paused_channel_has_is_not_dropped() {
+async fn what_only_the_paused_channel_has_is_not_dropped_but_when_that_is_asked_for() {
     let rig = shared(Line::V5);
     let (nsqds, topic) = (rig.nsqds.iter().collect::<Vec<_>>(), topic("order.before"));
     for nsqd in &nsqds {
-        create_channel(nsqd, &topic, CHANNELS[0]).await;
+        for channel in &CHANNELS[..2] {
+            create_channel(nsqd, &topic, channel).await;
+        }
     }
     let leave_out = nsqds[0].http_addr().to_string();
     let relay = transfer(&rig.name_server, &topic, &To::Nsqds(&nsqds), &["--leave-out", &leave_out]);
     let gateway = Arc::new(Gateway::start(&rig.name_server, &[]).await);
-    let moved = Consumer::start(&nsqds, &topic, CHANNELS[0]);
-    let stage = Stage {
-        rig,
-        topic,
-        gateway,
-        relay,
-        moved,
-        others: [(); 2].map(|()| Consumer::start(&[], "none", "none")),
-    };
+    let [moved, dropped] = [0, 1].map(|channel| Consumer::start(&nsqds, &topic, CHANNELS[channel]));
+    let others = [dropped, Consumer::start(&[], "none", "none")];
+    let stage = Stage { rig, topic, gateway, relay, moved, others };
     let topic = &stage.topic;
+    let dropped = format!("{topic}/{}", CHANNELS[1]);
+    let dropped_group =
+        Names::default().channel_group(&topic.parse().unwrap(), &CHANNELS[1].parse().unwrap());
     stage.gateway.publish_all(topic, &numbered(0..200)).await;
     stage.at_work(199).await;
-    stage.act("cutover", &["--max-pause", "60s"]).await.done();
+    let pause = ["--max-pause", "60s"];
+    stage.act("cutover", &pause).await.done();
+    act(rig, &[&["cutover", &dropped, "--execute", "--yes"], &pause[..]].concat()).await.done();
     let new = GroupConsumer::start(rig, topic, &stage.group());
+    let new_of_dropped = GroupConsumer::start(rig, topic, &dropped_group);
 
     // An old producer, and no intake yet: RocketMQ never has these.
     Producer::connect(nsqds[0]).await.publish(topic, &numbered(OLD..OLD + 50)).await;
@@ -241,7 +243,7 @@ async fn what_only_the_paused_channel_has_is_not_dropped() {
     let by_another_name = format!("localhost:{}", nsqds[0].http_addr().port());
     assert_eq!(collected(&["--nsqd-http-address", &by_another_name]).await, 160, "an nsqd counts once");
 
-    let refused = stage.act("rollback", &["--max-pause", "60s"]).await;
+    let refused = stage.act("rollback", &pause).await;
     assert_eq!(refused.reason(), "ChannelHoldsMore", "{refused:?}");
     assert_eq!(refused.last()["undone"], true);
     assert_eq!(
@@ -251,6 +253,15 @@ async fn what_only_the_paused_channel_has_is_not_dropped() {
     stage.act("rollback", &["--mode", "broken", "--max-pause", "60s"]).await.done();
     eventually("the old consumer has everything", SOON, async || stage.moved.count() == 360).await;
     assert_eq!(doubled(&counted(stage.moved.received())), 0);
+
+    eventually("the other one has what RocketMQ has", SOON, async || new_of_dropped.count() == 110).await;
+    let accepted = [&["rollback", &dropped, "--accept-more", "--execute", "--yes"], &pause[..]].concat();
+    act(rig, &accepted).await.done();
+    stage.gateway.publish_all(topic, &numbered(300..310)).await;
+    let old = &stage.others[0];
+    eventually("the other channel goes on", SOON, async || old.count() == 210).await;
+    let straight = |body: &bytes::Bytes| numbered(OLD..OLD + 60).contains(body);
+    assert!(!old.received().iter().any(straight), "what was to be dropped came");
 }
 
 /// A topic of its own for each step a driver dies after.

@@ -72,6 +72,8 @@ pub(crate) fn prepare(
     }
 
     let mut command = java(line, folder)?;
+    // A key and a certificate would be half of the work of a start.
+    command.arg("-Dtls.server.mode=disabled");
     command.args(heap).args(settings.jvm.iter().map(|flag| filled(flag)));
     command.args([main, "-c"]).arg(folder.join(CONF));
     command.envs(settings.env.iter().map(|(name, value)| (name, filled(value))));
@@ -86,7 +88,7 @@ fn java(line: Line, folder: &Path) -> Result<Command> {
     command.args(OPENINGS).arg("-XX:+UseSerialGC");
     // Logs and stores go below the home folder unless told otherwise.
     command.arg(format!("-Duser.home={}", folder.display()));
-    // Each start makes itself a key and a certificate there.
+    // With TLS each start makes itself a key and a certificate there.
     command.arg(format!("-Djava.io.tmpdir={}", folder.display()));
     command.arg(format!("-Drmq.logback.configurationFile={}", folder.join(LOGBACK_FILES[0]).display()));
     command.arg("-cp").arg(jars.join("*"));

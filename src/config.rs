@@ -122,7 +122,9 @@ pub(crate) fn with_file(
     let mut sections = Vec::new();
     if let Some((file, path)) = file {
         let settings = check(&file).map_err(|problems| Refusal::Problems { path, problems })?;
-        command = settings.into_iter().fold(command, with_default);
+        let planned = follows_a_plan(&arguments);
+        command =
+            settings.into_iter().fold(command, |command, setting| with_default(command, setting, planned));
         sections = file.keys().cloned().collect();
     }
     let cli = Cli::from_arg_matches(&command.clone().try_get_matches_from(arguments)?)?;
@@ -292,7 +294,17 @@ fn refusal(arg: &Arg, text: &str) -> Option<String> {
     Some(source.unwrap_or_else(|| "is not accepted".to_owned()))
 }
 
-fn with_default(command: clap::Command, setting: Setting) -> clap::Command {
+/// Whether the command is to follow a plan, which names servers of its own.
+fn follows_a_plan(arguments: &[OsString]) -> bool {
+    let matches = Cli::command().ignore_errors(true).try_get_matches_from(arguments);
+    matches.is_ok_and(|matches| {
+        matches
+            .subcommand()
+            .is_some_and(|(_, command)| matches!(command.try_get_one::<PathBuf>("plan"), Ok(Some(_))))
+    })
+}
+
+fn with_default(command: clap::Command, setting: Setting, planned: bool) -> clap::Command {
     let Setting { section, id, values } = setting;
     let has = |command: &clap::Command| command.get_arguments().any(|arg| arg.get_id() == id.as_str());
     let set = |command: clap::Command| command.mut_arg(&id, |arg| arg.default_values(values.clone()));
@@ -306,17 +318,16 @@ fn with_default(command: clap::Command, setting: Setting) -> clap::Command {
         "gateway" => name == "doctor",
         // Where nsqds are found, whoever moves a consumer needs to know as well.
         "transfer" if id.ends_with("d_http_address") => {
-            ["doctor", "status", "cutover", "rollback", "complete", "rehearse"].contains(&name)
+            ["scan", "doctor", "verify", "status", "cutover", "rollback", "complete", "rehearse"]
+                .contains(&name)
         }
         "transfer" => name == "doctor" && !id.starts_with("max_"),
         _ => true,
     };
-    // A plan names its own cluster.
-    let follows_plan = |command: &clap::Command| command.get_arguments().any(|arg| arg.get_id() == "plan");
-    let takes = |command: &clap::Command| has(command) && (id != "namesrv" || !follows_plan(command));
+    let is_server = id == "namesrv" || id.ends_with("d_http_address");
     let names: Vec<String> = command
         .get_subcommands()
-        .filter(|role_command| role(role_command.get_name()) && takes(role_command))
+        .filter(|role_command| role(role_command.get_name()) && has(role_command) && !(planned && is_server))
         .map(|role_command| role_command.get_name().to_owned())
         .collect();
     names.into_iter().fold(command, |command, name| command.mut_subcommand(name, set))

@@ -89,8 +89,8 @@ pub struct RollbackArgs {
     /// With --mode broken: even when the channel holds less than was relayed since the cutover, because an nsqd died and took some.
     #[arg(long, env = "NSQBRIDGE_ACCEPT_MISSING")]
     pub accept_missing: bool,
-    /// With --mode healthy: drop what the channel holds even when that is more than came since the cutover, because an nsqd was started anew
-    /// and the relay repeated messages. What was published straight to an nsqd before its intake began is lost by it.
+    /// With --mode healthy: drop what the channel holds even when that is more than came since the cutover, because old producers' nsqd was
+    /// started anew and the relay repeated messages to another. What was published straight to an nsqd while it had no intake is lost by it.
     #[arg(long, env = "NSQBRIDGE_ACCEPT_MORE")]
     pub accept_more: bool,
     /// How long the relay may be held.

@@ -107,7 +107,7 @@ impl Reason {
             }
             Reason::ChannelHoldsMore => {
                 "roll back with --mode broken, which delivers all the channel holds; or with --accept-more, when nothing was published \
-                 straight to an nsqd before its intake began"
+                 straight to an nsqd while it had no intake"
             }
             Reason::ChannelCompleted => "there is nothing to do: its consumer has moved for good",
             Reason::ChannelMissingOnNsqd => "see the spelling, and that the relay of the topic runs",

@@ -115,7 +115,7 @@ pub async fn roll_back(
         };
         let mut emptied = false;
         match up_to_the_same(&mut driver, accept_more, &mut emptied).await {
-            Ok(()) => unpause(&driver, began).await,
+            Ok(accepted) => unpause(&driver, began, accepted).await,
             Err(trouble) => Err(undo(&driver, emptied, trouble).await),
         }
     })
@@ -135,12 +135,12 @@ fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble> {
     }
 }
 
-/// The protocol, up to the last step that can be undone.
+/// The protocol, up to the last step that can be undone. What the channel held and should not have, if that is accepted.
 async fn up_to_the_same(
     driver: &mut Driver<'_>,
     accept_more: bool,
     emptied: &mut bool,
-) -> Result<(), Trouble> {
+) -> Result<Option<String>, Trouble> {
     let Driver { subject, progress, .. } = *driver;
     subject.has_no_retries().await?;
     until_reached(driver).await?;
@@ -162,9 +162,11 @@ async fn up_to_the_same(
     let proof = driver.until_proved(&driver.main, followed).await?;
     progress.step(Step::Followed, "the relay stands where the group does")?;
 
-    if !accept_more {
-        has_no_more(driver, &proof.look, &stands).await?;
-    }
+    let accepted = match has_no_more(driver, &proof.look, &stands).await {
+        Ok(()) => None,
+        Err(Trouble { reason: Reason::ChannelHoldsMore, detail }) if accept_more => Some(detail),
+        Err(trouble) => return Err(trouble),
+    };
 
     *emptied = true;
     driver.main.nsqds.empty(&proof.look).await?;
@@ -174,7 +176,8 @@ async fn up_to_the_same(
     subject.place(&subject.barrier_group(), &stands).await?;
 
     driver.is_same(&proof).await?;
-    progress.step(Step::Same, "nothing was published meanwhile")
+    progress.step(Step::Same, "nothing was published meanwhile")?;
+    Ok(accepted)
 }
 
 /// Waits until the group has all that was ever relayed; up to where that is.
@@ -191,7 +194,7 @@ async fn until_reached(driver: &mut Driver<'_>) -> Result<Places, Trouble> {
     Ok(reached)
 }
 
-async fn unpause(driver: &Driver<'_>, began: Instant) -> Result<Done, Refusal> {
+async fn unpause(driver: &Driver<'_>, began: Instant, accepted: Option<String>) -> Result<Done, Refusal> {
     let Driver { subject, progress, .. } = driver;
     let unpaused = async {
         see_through(progress, async || subject.unpause(&driver.main.nsqds).await).await?;
@@ -201,7 +204,10 @@ async fn unpause(driver: &Driver<'_>, began: Instant) -> Result<Done, Refusal> {
     driver.let_go_after(&unpaused).await;
     unpaused.map_err(|trouble| Refusal { trouble, left: half_done() })?;
     forget(subject).await;
-    let message = format!("{} is rolled back: nothing was lost, nothing comes twice", subject.path());
+    let lost = accepted.map_or("nothing was lost".to_owned(), |held| {
+        format!("what the channel held is dropped, though {held}")
+    });
+    let message = format!("{} is rolled back: {lost}, nothing comes twice", subject.path());
     let done = Done::after(message, began);
     let released = format!("the relay goes on, after {:.2} s", began.elapsed().as_secs_f64());
     match progress.step(Step::Released, &released) {
@@ -366,7 +372,7 @@ pub async fn preview(subject: &Subject, mode: Mode, options: Options) -> Result<
             let queues = doubled.since_barrier.iter().filter(|(_, messages)| **messages > 0);
             lines.extend(queues.map(|(queue, messages)| format!("  {queue}: {messages}")));
         }
-        Mode::Healthy { .. } => {
+        Mode::Healthy { accept_more } => {
             lines.extend(world.held_meanwhile());
             lines.push(format!(
                 "{group} consumes up to where the relay is, and is closed; its consumers must finish what they have in hand, or be \
@@ -380,6 +386,13 @@ pub async fn preview(subject: &Subject, mode: Mode, options: Options) -> Result<
                 "the {waiting} messages the channel collected are dropped, and it goes on where the group ended: nothing is lost, \
                  nothing comes twice"
             ));
+            if accept_more {
+                lines.push(
+                    "but what was published straight to an nsqd while it had no intake is lost by it, for more than came since the cutover is \
+                     accepted"
+                        .to_owned(),
+                );
+            }
         }
     }
     Ok(lines)

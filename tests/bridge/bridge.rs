@@ -221,17 +221,18 @@ impl Gateway {
     }
 }
 
-/// A disk of a megabyte.
-pub struct SmallDisk(TempDir);
+/// A disk of some megabytes.
+pub struct SmallDisk {
+    folder: TempDir,
+    megabytes: usize,
+}
 
 impl SmallDisk {
-    pub const BYTES: usize = 1 << 20;
-
     /// None where no disk can be mounted, which is said loudly.
-    pub fn mount() -> Option<Self> {
+    pub fn mount(megabytes: usize) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1m", "nsqbridge-test"])
+            .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "nsqbridge-test"])
             .arg(folder.path())
             .status();
         if !mounted.is_ok_and(|status| status.success()) {
@@ -239,16 +240,16 @@ impl SmallDisk {
             println!("SKIPPED: a small disk cannot be mounted here; this needs root");
             return None;
         }
-        Some(Self(folder))
+        Some(Self { folder, megabytes })
     }
 
     pub fn path(&self) -> &Path {
-        self.0.path()
+        self.folder.path()
     }
 
-    /// Takes room: so many bytes, or all that is left if there are fewer.
-    pub fn fill(&self, bytes: usize) {
-        let _ = std::fs::write(self.ballast(), vec![0; bytes]);
+    /// Leaves so many bytes of it free, or none.
+    pub fn fill_but(&self, bytes: usize) {
+        let _ = std::fs::write(self.ballast(), vec![0; (self.megabytes << 20) - bytes]);
     }
 
     /// Gives it back.

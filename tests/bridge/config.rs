@@ -93,6 +93,21 @@ fn every_flag_has_an_environment_variable() {
 }
 
 #[test]
+fn a_command_takes_servers_from_the_file_unless_a_plan_names_its_own() {
+    let text = "[rocketmq]\nnamesrv = 'a:1;b:2'\n[transfer]\nlookupd_http_address = ['c:3']\n";
+    let servers = |flags: &[&str]| {
+        let roles = parse(text, &[&["status"], flags].concat()).unwrap().roles;
+        match roles.into_iter().next() {
+            Some(cli::Command::Status(args)) => {
+                (args.rocketmq.namesrv.len(), args.lookupd_http_address.len())
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((servers(&[]), servers(&["-f", "plan.toml"])), ((2, 1), (0, 0)));
+}
+
+#[test]
 fn flags_win_over_the_environment_and_both_over_the_file() {
     let file =
         file("[rocketmq]\nnamesrv = 'a:1;b:2'\n[gateway]\nhttp_address = '127.0.0.1:1'\nmax_msg_size = 77\n");

@@ -13,7 +13,8 @@ use crate::bridge::{Gateway, SOON, blocking, cluster, eventually, numbered, own,
 
 /// One broker that filters by properties.
 fn rig(line: Line) -> Rig {
-    let broker = Settings::new().conf("enablePropertyFilter", true);
+    // With TLS as RocketMQ has it by default, too: whoever wants it gets it.
+    let broker = Settings::new().conf("enablePropertyFilter", true).jvm("-Dtls.server.mode=permissive");
     own(line, &RigOptions { brokers: 1, nsqds: 0, broker, ..RigOptions::default() })
 }
 

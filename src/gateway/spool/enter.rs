@@ -79,13 +79,9 @@ pub(in crate::gateway) async fn enter(
             Outcome::Unknown(failure) => break (failure.to_string(), true),
         }
     };
-    if perhaps {
-        publisher.metrics().perhaps_doubled(messages.len() - stored);
-        warn!(topic = %topic.name, messages = messages.len() - stored, reason,
-            "perhaps stored; spooled with the same ids, and stored again, perhaps twice");
-    }
     let _gate = spool.gate().await;
-    keep_from(publisher, topic, spool, group, messages, stored, &reason).await;
+    let there = There { stored, perhaps };
+    keep_from(publisher, topic, spool, group, messages, there, &reason).await;
     Vec::new()
 }
 
@@ -97,7 +93,16 @@ async fn keep(
     messages: Vec<Message>,
     reason: &str,
 ) {
-    keep_from(publisher, topic, spool, group, messages, 0, reason).await;
+    keep_from(publisher, topic, spool, group, messages, There::default(), reason).await;
+}
+
+/// What RocketMQ has of some messages.
+#[derive(Debug, Clone, Copy, Default)]
+struct There {
+    /// So many of the first.
+    stored: usize,
+    /// And perhaps some of the others.
+    perhaps: bool,
 }
 
 /// Spools what is not stored, and answers. The gate must be held.
@@ -107,10 +112,11 @@ async fn keep_from(
     spool: &Arc<TopicSpool>,
     group: Vec<Publish>,
     messages: Vec<Message>,
-    stored: usize,
+    there: There,
     reason: &str,
 ) {
     let spooled_ms = unix_millis();
+    let There { stored, perhaps } = there;
     let rest = messages[stored..].iter().map(|message| Spooled { message: message.clone(), spooled_ms });
     let appended = spool.append(rest.collect()).await;
     // Also what is only perhaps there keeps its place before later ones.
@@ -122,12 +128,17 @@ async fn keep_from(
     }
     match appended {
         Ok(()) => {
+            if perhaps {
+                publisher.metrics().perhaps_doubled(messages.len() - stored);
+                warn!(topic = %topic.name, messages = messages.len() - stored, reason,
+                    "perhaps stored; spooled with the same ids, and stored again, perhaps twice");
+            }
             audited::spooled(publisher, topic, &messages[stored..]);
             store::acknowledge(group, &messages);
         }
         Err(error) => {
             let why = format!("{reason}; {error}");
-            let error = if perhaps_there || stored > 0 {
+            let error = if perhaps || perhaps_there || stored > 0 {
                 PublishError::Unknown(why)
             } else {
                 PublishError::Unavailable(why)

@@ -125,7 +125,7 @@ pub(super) fn alone(topic: &Topic, channel: &Channel, policies: &Policies) -> Ve
                 reasons::CHANNEL_PAUSED,
                 format!("is paused on {}: it does not drain", listed(&channel.paused)),
             )
-            .advise("unpause it (nsqadmin, or POST /channel/unpause)"),
+            .advise("ask `nsqbridge status` first: one that was cut over stays paused; unpause any other (nsqadmin, or POST /channel/unpause)"),
         );
     }
     if channel.channel.is_ephemeral() {

@@ -103,6 +103,26 @@ async fn while_no_broker_is_there_nsqd_is_told_to_wait() {
     assert_eq!((counted["timeout_count"].as_u64(), counted["requeue_count"].as_u64()), (Some(0), Some(0)));
 }
 
+/// A cutover beside another intake waits until nobody has anything in hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_while_nsqd_is_away_is_in_hand_no_more() {
+    let rig = own(Line::V5, &RigOptions { brokers: 1, nsqds: 1, ..RigOptions::default() });
+    let nsqd = &rig.nsqds[0];
+    let topic = topic("cut-off");
+    let intake = Intake::start(&rig, &topic, &[nsqd]).await;
+    let mut producer = Producer::connect(nsqd).await;
+    producer.publish(&topic, &numbered(0..10)).await;
+    eventually("it works", SOON, async || count(&rig, &topic).await == 10 && is_finished(nsqd, &topic)).await;
+    blocking(|| rig.brokers[0].pause()).unwrap();
+    producer.publish(&topic, &numbered(10..200)).await;
+    let in_hand = || intake.metric("in_hand_messages");
+    eventually("they are on their way", SOON, async || in_hand() == 190.0).await;
+    blocking(|| nsqd.kill()).unwrap();
+    blocking(|| rig.brokers[0].resume()).unwrap();
+    eventually("nothing is in hand", SOON, async || in_hand() == 0.0).await;
+    eventually("what was on its way is stored", SOON, async || count(&rig, &topic).await > 10).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn large_messages_are_asked_for_as_far_as_there_is_room() {
     let rig = own(Line::V5, &RigOptions { brokers: 1, nsqds: 1, ..RigOptions::default() });

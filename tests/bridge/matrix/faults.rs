@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use nsqbridge_brokers::{Flow, Proxy, Server, Side};
 
 use super::{front::Refusal, scene::Scene};
-use crate::bridge::{SmallDisk, blocking, eventually};
+use crate::bridge::{blocking, eventually};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -133,7 +133,7 @@ pub fn all() -> Vec<Fault> {
     processes.filter(|fault| *fault != hopeless).chain(networks).chain(refusals).collect()
 }
 
-/// Those of a scene whose gateways spool.
+/// Those of a scene whose gateways spool, where the disk was never full before the last.
 pub fn spooled() -> Vec<Fault> {
     [false, true].map(|and_full_disk| Fault::MastersAway { and_full_disk }).into()
 }
@@ -207,7 +207,7 @@ impl Fault {
             Fault::MastersAway { and_full_disk } => {
                 scene.rig.brokers.iter().for_each(|broker| blocking(|| broker.kill()).unwrap());
                 if and_full_disk {
-                    scene.disk.as_ref().expect("a scene that spools").fill(SmallDisk::BYTES);
+                    scene.disk.as_ref().expect("a scene that spools").fill_but(0);
                 }
             }
         }
@@ -228,8 +228,8 @@ impl Fault {
             }),
             Fault::Refusal(_) => scene.front.refuse(None),
             Fault::MastersAway { and_full_disk } => {
+                assert_eq!(scene.gateways[0].metric(FULL) > 0.0, and_full_disk, "whether the disk was full");
                 if and_full_disk {
-                    assert!(scene.gateways[0].metric(FULL) > 0.0, "the disk was not full");
                     scene.disk.as_ref().expect("a scene that spools").free();
                 }
                 scene.rig.brokers.iter().for_each(|broker| blocking(|| broker.start_again()).unwrap());

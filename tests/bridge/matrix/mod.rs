@@ -43,6 +43,8 @@ use crate::bridge::SmallDisk;
 
 /// Publishing goes on within this, whatever happens.
 const LONGEST_STALL: Duration = Duration::from_secs(10);
+/// Room for what is spooled in a cell.
+const DISK_MEGABYTES: usize = 16;
 /// What `make test` finds is the doing of what was changed: new pairs are looked for by `make soak`.
 const SEED_OF_SHARE: u64 = 20;
 /// What a producer waits for is to be the bridge's doing, and not that of another scene on the same processors.
@@ -80,6 +82,7 @@ fn plan(line: Line) -> Plan {
         for some in [&mut faults, &mut spooled] {
             some.retain(|fault| fault.to_string().contains(&text));
         }
+        assert!(faults.len() + spooled.len() > 0, "no fault is called {text:?}");
     }
     let minutes = setting("NSQBRIDGE_SOAK_MINUTES").map_or(0, |minutes| minutes.parse().unwrap());
     Plan {
@@ -159,7 +162,7 @@ async fn no_acknowledged_message_is_lost_whatever_fails(line: Line) {
     let _alone = ONE_SCENE.lock().await;
     let mut broken = Vec::new();
     for &flush in &plan.flushes {
-        if !plan.faults.is_empty() {
+        if !plan.faults.is_empty() || !plan.pairs_for.is_zero() {
             let mut run = Run::start(line, flush, seed, plan.writes_table, None).await;
             for &fault in &plan.faults {
                 run.cell(&[fault]).await;
@@ -175,7 +178,7 @@ async fn no_acknowledged_message_is_lost_whatever_fails(line: Line) {
             broken.extend(run.end());
         }
         if !plan.spooled.is_empty()
-            && let Some(disk) = SmallDisk::mount()
+            && let Some(disk) = SmallDisk::mount(DISK_MEGABYTES)
         {
             let mut run = Run::start(line, flush, seed, plan.writes_table, Some(disk)).await;
             for &fault in &plan.spooled {

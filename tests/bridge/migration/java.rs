@@ -59,7 +59,8 @@ async fn a_java_consumer_takes_its_share_and_gives_it_back() {
     let mut stage = Stage::by_share(rig, "java.share").await;
     let share: Share = stage.path().parse().unwrap();
     let percent = format!("{}=25", stage.path());
-    stage.gateway = Arc::new(Gateway::start(&rig.name_server, &["--share", &percent]).await);
+    stage.gateway =
+        Arc::new(Gateway::start(&rig.name_server, &["--share", &percent, "--publish-timeout", "9s"]).await);
     let nsqds: Vec<&Nsqd> = rig.nsqds.iter().collect();
     let left = Consumer::start(&nsqds, share.topic().as_str(), CHANNELS[0]);
     let load = stage.load(50, Duration::from_millis(50));

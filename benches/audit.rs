@@ -1,7 +1,9 @@
 //! What the audit costs: a gateway and a relay with `--audit true` and with `--audit false`, on one broker.
 //!
-//! `cargo bench --bench audit`. Rounds alternate, each with processes and topics of their own; the medians count. Beside the
-//! speed, which is the whole machine's, stands the processor time of the process itself for a thousand messages.
+//! `cargo bench --bench audit`, 15 minutes. A round measures both, in turn first, each with processes and topics of their own; what counts is the
+//! median of the rounds' comparisons, for single figures differ by more than the audit costs. Three are compared: messages a second; the processor
+//! time for each message of the process itself; and that of process, broker and nsqd together. On a machine that is kept busy by these, what
+//! the last one rises by is what the speed falls by, and it is the steadiest of the three.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a measurement, not an interface")]
 
@@ -20,58 +22,65 @@ use nsqbridge::{
 };
 use nsqbridge_brokers::{Line, Rig, RigOptions, Server, http, ports::Ports};
 
-const ROUNDS: usize = 7;
+/// Rounds that count, after some in which Java's code is compiled.
+const ROUNDS: usize = 30;
+const WARM_UP: usize = 3;
 const BODY: [u8; 200] = [b'x'; 200];
 /// `/pub`: connections, and messages of each.
-const PUB: (usize, usize) = (64, 1_000);
-/// `/mpub`: connections, requests of each, and messages of each request.
-const MPUB: (usize, usize, usize) = (8, 600, 200);
-/// Messages for the relay, published beforehand.
-const BACKLOG: usize = 400_000;
+const PUB: (usize, usize) = (64, 500);
+/// `/mpub`: connections, requests of each, and messages of each request. The relay has the same messages.
+const MPUB: (usize, usize, usize) = (8, 150, 200);
 
-/// One measurement: seconds, and processor seconds.
+const NAMES: [&str; 3] = ["gateway /pub", "gateway /mpub", "relay"];
+
+/// One measurement: what a message took.
 #[derive(Clone, Copy)]
 struct Cost {
-    took: f64,
-    busy: f64,
-    messages: usize,
+    messages_per_second: f64,
+    /// Microseconds of a processor, of the process itself.
+    own: f64,
+    /// Of process, broker and nsqd.
+    all: f64,
 }
+
+/// Without and with the audit, of [`NAMES`].
+type Round = [[Cost; 3]; 2];
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let rig = Rig::start(Line::V5, &RigOptions { brokers: 1, nsqds: 1, ..RigOptions::default() }).unwrap();
-    let mut costs: [[Vec<Cost>; 2]; 3] = Default::default();
-    for round in 0..ROUNDS {
-        for audited in [round % 2 == 0, round % 2 != 0] {
-            let gateway = Gateway::start(&rig, audited);
-            let topic = |what: &str| format!("{what}.{round}.{audited}");
-            let backlog = topic("backlog");
-            // The topics are there, their audit's too, and connections open, before anything is measured: that is paid once.
-            gateway.publish(&topic("pub"), 1).await;
-            gateway.publish_many(&topic("mpub"), 1).await;
-            gateway.publish_many(&backlog, 1).await;
-            if audited {
-                for topic in [topic("pub"), topic("mpub"), backlog.clone()] {
-                    until_audited(&rig, &topic).await;
-                }
-            }
-            let messages = PUB.0 * PUB.1;
-            let cost = measure(&gateway.process, messages, gateway.publish(&topic("pub"), PUB.1)).await;
-            costs[0][usize::from(audited)].push(cost);
-            let messages = MPUB.0 * MPUB.1 * MPUB.2;
-            let cost =
-                measure(&gateway.process, messages, gateway.publish_many(&topic("mpub"), MPUB.1)).await;
-            costs[1][usize::from(audited)].push(cost);
-
-            while gateway.count(&backlog) < BACKLOG {
-                gateway.publish_many(&backlog, (BACKLOG / MPUB.0 / MPUB.2).div_ceil(4)).await;
-            }
-            costs[2][usize::from(audited)]
-                .push(relay(&rig, &backlog, gateway.count(&backlog), audited).await);
+    let mut rounds: Vec<Round> = Vec::new();
+    for round in 0..WARM_UP + ROUNDS {
+        let first = round % 2 == 0;
+        let mut costs = [measured(&rig, round, first).await, measured(&rig, round, !first).await];
+        if first {
+            costs.swap(0, 1);
         }
-        println!("after round {}", round + 1);
-        show(&costs);
+        if round >= WARM_UP {
+            rounds.push(costs);
+            println!("after {} rounds: median of the comparisons, and the middle half of them", rounds.len());
+            show(&rounds);
+        }
     }
+}
+
+async fn measured(rig: &Rig, round: usize, audited: bool) -> [Cost; 3] {
+    let gateway = Gateway::start(rig, audited);
+    let topic = |what: &str| format!("{what}.{round}.{audited}");
+    let (single, many) = (topic("pub"), topic("mpub"));
+    // The topics are there, their audit's too, and connections open, before anything is measured: that is paid once.
+    gateway.publish(&single, 1).await;
+    gateway.publish_many(&many, 1).await;
+    if audited {
+        for topic in [&single, &many] {
+            until_audited(rig, topic).await;
+        }
+    }
+    let messages = PUB.0 * PUB.1;
+    let lone = measure(rig, &gateway.process, messages, gateway.publish(&single, PUB.1)).await;
+    let messages = MPUB.0 * MPUB.1 * MPUB.2;
+    let batched = measure(rig, &gateway.process, messages, gateway.publish_many(&many, MPUB.1)).await;
+    [lone, batched, relay(rig, &many, gateway.count(&many), audited).await]
 }
 
 /// Waits until the first audit record of a topic had its own topic created.
@@ -83,35 +92,40 @@ async fn until_audited(rig: &Rig, topic: &str) {
     }
 }
 
-/// Medians so far: a round takes a while.
-fn show(costs: &[[Vec<Cost>; 2]; 3]) {
-    println!(
-        "{:<14} {:>14} {:>14} {:>8} {:>14} {:>14} {:>8}",
-        "", "msg/s without", "with", "", "CPU s/1M w/o", "with", ""
-    );
-    for (name, [without, with]) in ["gateway /pub", "gateway /mpub", "relay"].iter().zip(costs) {
-        let [speed_without, speed] =
-            [without, with].map(|costs| median(costs, |cost| cost.messages as f64 / cost.took));
-        let [busy_without, busy] =
-            [without, with].map(|costs| median(costs, |cost| cost.busy * 1e6 / cost.messages as f64));
-        println!(
-            "{name:<14} {speed_without:>14.0} {speed:>14.0} {:>+7.1}% {busy_without:>14.2} {busy:>14.2} {:>+7.1}%",
-            (speed / speed_without - 1.0) * 100.0,
-            (busy / busy_without - 1.0) * 100.0
-        );
+fn show(rounds: &[Round]) {
+    let of = |what: usize, value: fn(&Cost) -> f64| {
+        let compared: Vec<f64> = rounds
+            .iter()
+            .map(|[without, with]| (value(&with[what]) / value(&without[what]) - 1.0) * 100.0)
+            .collect();
+        let [low, median, high] = [0.25, 0.5, 0.75].map(|part| quantile(&compared, part));
+        let [without, with] = [0, 1].map(|side| {
+            quantile(&rounds.iter().map(|round| value(&round[side][what])).collect::<Vec<_>>(), 0.5)
+        });
+        format!("{without:>9.2} {with:>9.2} {median:>+6.1} % ({low:+.1} to {high:+.1})")
+    };
+    for (what, name) in NAMES.iter().enumerate() {
+        println!("{name:<14} messages/s        {}", of(what, |cost| cost.messages_per_second));
+        println!("{:<14} own µs/message    {}", "", of(what, |cost| cost.own));
+        println!("{:<14} all µs/message    {}", "", of(what, |cost| cost.all));
     }
 }
 
-fn median(costs: &[Cost], value: impl Fn(&Cost) -> f64) -> f64 {
-    let mut values: Vec<f64> = costs.iter().map(value).collect();
+fn quantile(values: &[f64], part: f64) -> f64 {
+    let mut values = values.to_vec();
     values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
+    values[((values.len() - 1) as f64 * part).round() as usize]
 }
 
-async fn measure(process: &Server, messages: usize, work: impl Future<Output = ()>) -> Cost {
-    let (started, busy) = (Instant::now(), busy_seconds(process));
+async fn measure(rig: &Rig, process: &Server, messages: usize, work: impl Future<Output = ()>) -> Cost {
+    let others = || busy_seconds(&rig.brokers[0]) + busy_seconds(&rig.nsqds[0]);
+    let (started, own, all) = (Instant::now(), busy_seconds(process), others());
     work.await;
-    Cost { took: started.elapsed().as_secs_f64(), busy: busy_seconds(process) - busy, messages }
+    let took = started.elapsed().as_secs_f64();
+    let own = busy_seconds(process) - own;
+    let all = others() - all + own;
+    let each = |seconds: f64| seconds * 1e6 / messages as f64;
+    Cost { messages_per_second: messages as f64 / took, own: each(own), all: each(all) }
 }
 
 /// The time a process has had a processor so far, to the nanosecond.
@@ -226,7 +240,7 @@ async fn relay(rig: &Rig, topic: &str, messages: usize, audited: bool) -> Cost {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let begun = has().await;
-    measure(&process, messages - begun, async {
+    measure(rig, &process, messages - begun, async {
         while has().await < messages {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

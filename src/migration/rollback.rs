@@ -204,9 +204,10 @@ async fn unpause(driver: &Driver<'_>, began: Instant, accepted: Option<String>) 
     driver.let_go_after(&unpaused).await;
     unpaused.map_err(|trouble| Refusal { trouble, left: half_done() })?;
     forget(subject).await;
-    let lost = accepted.map_or("nothing was lost".to_owned(), |held| {
-        format!("what the channel held is dropped, though {held}")
-    });
+    let lost = match accepted {
+        Some(detail) => format!("what only the channel had is dropped ({detail})"),
+        None => "nothing was lost".to_owned(),
+    };
     let message = format!("{} is rolled back: {lost}, nothing comes twice", subject.path());
     let done = Done::after(message, began);
     let released = format!("the relay goes on, after {:.2} s", began.elapsed().as_secs_f64());

@@ -337,13 +337,15 @@ async fn a_broker_that_is_away_makes_a_doubt_and_no_loss() {
     let nsqd = &rig.nsqds[0];
     let topic = topic("audit.away");
     create_channel(nsqd, &topic, "ch").await;
-    let gateway = Gateway::start(&rig.name_server, &["--topic-queues", "1"]).await;
+    // Brokers that have just started may be slow beside others.
+    let flags = ["--topic-queues", "1", "--publish-timeout", "9s"];
+    let gateway = Gateway::start(&rig.name_server, &flags).await;
     let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &[]);
     for body in numbered(0..20) {
         gateway.publish(&topic, body).await;
     }
     let (code, _) = until(&rig, &topic, "all is accounted for", |answer| {
-        answer["totals"]["accepted"] == 20 && answer["totals"]["relayed"] == 20
+        answer["totals"]["accepted"] == 20 && answer["totals"]["relayed"].as_u64() >= Some(20)
     })
     .await;
     assert_eq!(code, 0);

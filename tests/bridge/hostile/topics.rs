@@ -13,7 +13,7 @@ use crate::{
 };
 
 const LABELS: usize = 50;
-const FLAGS: [&str; 4] = ["--topic-queues", "1", "--max-topic-labels", "50"];
+const FLAGS: [&str; 6] = ["--topic-queues", "1", "--max-topic-labels", "50", "--publish-timeout", "9s"];
 
 /// Publishes one message to each of so many topics, all of which must be acknowledged; what one costs, in bytes.
 async fn publish_to(gateway: &Gateway, topics: usize) -> usize {

@@ -256,7 +256,9 @@ async fn what_only_the_paused_channel_has_is_not_dropped_but_when_that_is_asked_
 
     eventually("the other one has what RocketMQ has", SOON, async || new_of_dropped.count() == 110).await;
     let accepted = [&["rollback", &dropped, "--accept-more", "--execute", "--yes"], &pause[..]].concat();
-    act(rig, &accepted).await.done();
+    let ended = act(rig, &accepted).await;
+    let said = ended.done()["message"].as_str().unwrap();
+    assert!(said.contains("160 messages, and 110 came") && !said.contains("nothing was lost"), "{said}");
     stage.gateway.publish_all(topic, &numbered(300..310)).await;
     let old = &stage.others[0];
     eventually("the other channel goes on", SOON, async || old.count() == 210).await;

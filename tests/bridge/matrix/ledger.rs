@@ -174,9 +174,15 @@ impl Ledger {
 
     /// Whether every consumer has what was acknowledged of these.
     pub fn delivered(&self, range: Range<usize>) -> bool {
-        let due = |line: &&Line| line.acknowledged_ms.is_some();
-        let there = |line: &Line| line.received.iter().all(|receipts| receipts.count > 0);
-        self.lines()[range].iter().filter(due).all(there)
+        self.lines()[range].iter().all(Line::is_delivered)
+    }
+
+    /// For a failed test: how many of these are not, and the first of them.
+    pub fn undelivered(&self, range: Range<usize>) -> String {
+        let lines = self.lines();
+        let lacking = range.filter(|number| !lines[*number].is_delivered());
+        let first: Vec<_> = lacking.clone().take(3).map(|number| (number, &lines[number])).collect();
+        format!("{}, the first: {first:?}", lacking.count())
     }
 
     /// Whether all that was acknowledged is stored, and every consumer has all that is stored as often as it is.
@@ -223,6 +229,11 @@ impl Ledger {
 }
 
 impl Line {
+    /// Whether every consumer has it, if it was acknowledged.
+    fn is_delivered(&self) -> bool {
+        self.acknowledged_ms.is_none() || self.received.iter().all(|receipts| receipts.count > 0)
+    }
+
     fn missing(&self) -> Option<&'static str> {
         let copies = self.places.len();
         if self.acknowledged_ms.is_some() && copies == 0 {

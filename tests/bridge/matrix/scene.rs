@@ -195,7 +195,7 @@ impl Scene {
     pub async fn delivers(&self, range: Range<usize>, when: &str) -> Duration {
         let started = Instant::now();
         while !self.ledger.delivered(range.clone()) {
-            let missing = || self.ledger.missing();
+            let missing = || self.ledger.undelivered(range.clone());
             assert!(started.elapsed() < PATIENCE, "consumers lack something {when}: {}", missing());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -1,9 +1,9 @@
 //! What the audit costs: a gateway and a relay with `--audit true` and with `--audit false`, on one broker.
 //!
-//! `cargo bench --bench audit`, 15 minutes. A round measures both, in turn first, each with processes and topics of their own; what counts is the
+//! `cargo bench --bench audit`, 8 minutes. A round measures both, in turn first, each with processes and topics of their own; what counts is the
 //! median of the rounds' comparisons, for single figures differ by more than the audit costs. Three are compared: messages a second; the processor
 //! time for each message of the process itself; and that of process, broker and nsqd together. On a machine that is kept busy by these, what
-//! the last one rises by is what the speed falls by, and it is the steadiest of the three.
+//! the last one rises by is what the speed falls by; the first of the two times is the steadiest figure.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a measurement, not an interface")]
 

@@ -106,11 +106,14 @@ pub enum Refusal {
 /// See [`Refusal`].
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Refusal> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    // Only the file's name for now: what else is said may lack what the file has.
-    let named = Cli::command().ignore_errors(true).try_get_matches_from(&arguments);
-    let path = named.ok().and_then(|matches| matches.get_one::<PathBuf>("config").cloned());
+    let path = glance(&arguments).and_then(|matches| matches.get_one::<PathBuf>("config").cloned());
     let file = path.map(|path| Ok::<_, Refusal>((read(&path)?, path))).transpose()?;
     with_file(arguments, file)
+}
+
+/// What is said, before the file is known: what else is needed may stand there.
+fn glance(arguments: &[OsString]) -> Option<clap::ArgMatches> {
+    Cli::command().ignore_errors(true).try_get_matches_from(arguments).ok()
 }
 
 /// What arguments, environment and the content of a file come to.
@@ -296,12 +299,9 @@ fn refusal(arg: &Arg, text: &str) -> Option<String> {
 
 /// Whether the command is to follow a plan, which names servers of its own.
 fn follows_a_plan(arguments: &[OsString]) -> bool {
-    let matches = Cli::command().ignore_errors(true).try_get_matches_from(arguments);
-    matches.is_ok_and(|matches| {
-        matches
-            .subcommand()
-            .is_some_and(|(_, command)| matches!(command.try_get_one::<PathBuf>("plan"), Ok(Some(_))))
-    })
+    let Some(matches) = glance(arguments) else { return false };
+    let plan = matches.subcommand().map(|(_, command)| command.try_get_one::<PathBuf>("plan"));
+    matches!(plan, Some(Ok(Some(_))))
 }
 
 fn with_default(command: clap::Command, setting: Setting, planned: bool) -> clap::Command {
@@ -311,20 +311,21 @@ fn with_default(command: clap::Command, setting: Setting, planned: bool) -> clap
     if has(&command) {
         return set(command);
     }
+    let finds_nsqds = id.ends_with("d_http_address");
     // The doctor looks at what both roles will have to bear; where both have a limit of one name, at the gateway's.
     let role = |name: &str| match &*section {
         "gateway" | "transfer" | "intake" if name == section => true,
         "intake" => false,
         "gateway" => name == "doctor",
         // Where nsqds are found, whoever moves a consumer needs to know as well.
-        "transfer" if id.ends_with("d_http_address") => {
+        "transfer" if finds_nsqds => {
             ["scan", "doctor", "verify", "status", "cutover", "rollback", "complete", "rehearse"]
                 .contains(&name)
         }
         "transfer" => name == "doctor" && !id.starts_with("max_"),
         _ => true,
     };
-    let is_server = id == "namesrv" || id.ends_with("d_http_address");
+    let is_server = id == "namesrv" || finds_nsqds;
     let names: Vec<String> = command
         .get_subcommands()
         .filter(|role_command| role(role_command.get_name()) && has(role_command) && !(planned && is_server))

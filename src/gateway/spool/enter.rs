@@ -37,7 +37,7 @@ pub(in crate::gateway) async fn enter(
         .collect();
     let gate = spool.gate().await;
     if spool.is_spooling() {
-        keep(publisher, topic, spool, group, messages, "behind spooled messages").await;
+        keep(publisher, topic, spool, group, messages, There::default(), "behind spooled messages").await;
         return Vec::new();
     }
     drop(gate);
@@ -81,19 +81,8 @@ pub(in crate::gateway) async fn enter(
     };
     let _gate = spool.gate().await;
     let there = There { stored, perhaps };
-    keep_from(publisher, topic, spool, group, messages, there, &reason).await;
+    keep(publisher, topic, spool, group, messages, there, &reason).await;
     Vec::new()
-}
-
-async fn keep(
-    publisher: &Arc<Publisher>,
-    topic: &Arc<Topic>,
-    spool: &Arc<TopicSpool>,
-    group: Vec<Publish>,
-    messages: Vec<Message>,
-    reason: &str,
-) {
-    keep_from(publisher, topic, spool, group, messages, There::default(), reason).await;
 }
 
 /// What RocketMQ has of some messages.
@@ -106,7 +95,7 @@ struct There {
 }
 
 /// Spools what is not stored, and answers. The gate must be held.
-async fn keep_from(
+async fn keep(
     publisher: &Arc<Publisher>,
     topic: &Arc<Topic>,
     spool: &Arc<TopicSpool>,

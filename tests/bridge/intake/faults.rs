@@ -2,12 +2,22 @@
 
 use std::time::{Duration, Instant};
 
-use nsqbridge_brokers::{Line, RigOptions};
+use nsqbridge_brokers::{Line, Rig, RigOptions};
 
 use super::{Intake, Producer, channel, count, is_finished, ledger};
 use crate::bridge::{SOON, blocking, eventually, numbered, own, shared, topic};
 
 const MESSAGES: usize = 20_000;
+
+/// An intake that has taken in ten messages. With nothing on its way, a broker's end leaves nothing in doubt.
+async fn at_work(rig: &Rig, topic: &str) -> (Intake, Producer) {
+    let nsqd = &rig.nsqds[0];
+    let intake = Intake::start(rig, topic, &[nsqd]).await;
+    let mut producer = Producer::connect(nsqd).await;
+    producer.publish(topic, &numbered(0..10)).await;
+    eventually("it works", SOON, async || count(rig, topic).await == 10 && is_finished(nsqd, topic)).await;
+    (intake, producer)
+}
 
 async fn a_killed_intake_loses_nothing_and_doubles_under_the_same_ids_only(line: Line) {
     let rig = shared(line);
@@ -71,11 +81,7 @@ async fn while_no_broker_is_there_nsqd_is_told_to_wait() {
     let rig = own(Line::V5, &RigOptions { brokers: 1, nsqds: 1, nsqd_flags: flags, ..RigOptions::default() });
     let nsqd = &rig.nsqds[0];
     let topic = topic("away");
-    let intake = Intake::start(&rig, &topic, &[nsqd]).await;
-    let mut producer = Producer::connect(nsqd).await;
-    producer.publish(&topic, &numbered(0..10)).await;
-    // With nothing on its way, the broker's end leaves nothing in doubt.
-    eventually("it works", SOON, async || count(&rig, &topic).await == 10 && is_finished(nsqd, &topic)).await;
+    let (intake, mut producer) = at_work(&rig, &topic).await;
     blocking(|| rig.brokers[0].kill()).unwrap();
     let began = Instant::now();
     producer.publish(&topic, &numbered(10..3_000)).await;
@@ -109,10 +115,7 @@ async fn what_is_stored_while_nsqd_is_away_is_in_hand_no_more() {
     let rig = own(Line::V5, &RigOptions { brokers: 1, nsqds: 1, ..RigOptions::default() });
     let nsqd = &rig.nsqds[0];
     let topic = topic("cut-off");
-    let intake = Intake::start(&rig, &topic, &[nsqd]).await;
-    let mut producer = Producer::connect(nsqd).await;
-    producer.publish(&topic, &numbered(0..10)).await;
-    eventually("it works", SOON, async || count(&rig, &topic).await == 10 && is_finished(nsqd, &topic)).await;
+    let (intake, mut producer) = at_work(&rig, &topic).await;
     blocking(|| rig.brokers[0].pause()).unwrap();
     producer.publish(&topic, &numbered(10..200)).await;
     let in_hand = || intake.metric("in_hand_messages");

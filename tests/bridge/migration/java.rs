@@ -1,13 +1,13 @@
 //! The group's consumers are RocketMQ's own Java client, as a user would write one.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use nsqbridge::mapping::{Names, Share, bucket};
 use nsqbridge_brokers::{Line, Nsqd, Server, rocketmq};
 
-use super::{CHANNELS, Ledger, Stage, counted, doubled};
-use crate::bridge::{Consumer, Gateway, SOON, eventually, shared};
+use super::{CHANNELS, Ledger, Stage, counted, doubled, share::gateway};
+use crate::bridge::{Consumer, SOON, eventually, shared};
 
 struct JavaConsumer(Server);
 
@@ -58,9 +58,7 @@ async fn a_java_consumer_takes_its_share_and_gives_it_back() {
     let rig = shared(Line::V5);
     let mut stage = Stage::by_share(rig, "java.share").await;
     let share: Share = stage.path().parse().unwrap();
-    let percent = format!("{}=25", stage.path());
-    stage.gateway =
-        Arc::new(Gateway::start(&rig.name_server, &["--share", &percent, "--publish-timeout", "9s"]).await);
+    stage.gateway = gateway(rig, &stage.path(), 25).await;
     let nsqds: Vec<&Nsqd> = rig.nsqds.iter().collect();
     let left = Consumer::start(&nsqds, share.topic().as_str(), CHANNELS[0]);
     let load = stage.load(50, Duration::from_millis(50));

@@ -22,7 +22,7 @@ fn share_of(path: &str) -> Share {
 }
 
 /// A gateway whose name says what its share is.
-async fn gateway(rig: &Rig, path: &str, percent: u8) -> Arc<Gateway> {
+pub async fn gateway(rig: &Rig, path: &str, percent: u8) -> Arc<Gateway> {
     let (name, share) = (format!("at-{percent}"), format!("{path}={percent}"));
     // Brokers that are busy with other tests may take longer than a publish has.
     let flags = ["--broadcast-address", &name, "--share", &share, "--publish-timeout", "9s"];

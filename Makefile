@@ -1,5 +1,4 @@
-# `make demo` and `make test` set up whatever they need; nothing must be installed or running beforehand except a Rust
-# toolchain, a JDK, Maven and Go (a missing one is named).
+# `make demo` and `make test` fetch and start whatever they need. README.md, under "Try it", lists what must be installed.
 
 CARGO ?= cargo
 # Tests of real brokers wait for half of their time; more threads than this only make them wait for each other.
@@ -30,7 +29,7 @@ test: brokers ## Run every test, on real brokers, and fuzz for a short time.
 fuzz: ## Feed every decoder with made-up input, FUZZ_SECONDS (20) each.
 	@fuzz/run.sh
 
-soak: brokers ## Every fault on both lines with both ways to flush, then NSQBRIDGE_SOAK_MINUTES of random pairs; writes docs/soak.md.
+soak: brokers ## Every fault on both lines with both ways to flush, then NSQBRIDGE_SOAK_MINUTES of random pairs; writes docs/soak.md and docs/soak.json.
 	NSQBRIDGE_SOAK=$(or $(NSQBRIDGE_SOAK),all) $(CARGO) test --test bridge $(MATRIX) -- --test-threads=1 --nocapture
 
 bench: brokers ## Measure beside nsqd, nsq_to_nsq and RocketMQ's Java client; 20 minutes on an idle machine; writes benches/results.md and .svg.

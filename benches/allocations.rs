@@ -41,7 +41,7 @@ fn main() {
     if arguments.get(1).is_some_and(|first| first == ROLE) {
         std::thread::spawn(tell);
         let invocation = config::parse(arguments.into_iter().skip(1)).unwrap();
-        runtime.block_on(run::run(invocation)).unwrap();
+        runtime.block_on(run::run(invocation.work)).unwrap();
     } else {
         runtime.block_on(measure());
     }
@@ -60,8 +60,15 @@ async fn measure() {
     let name_server = rig.name_server.addr().to_string();
     let ports = Ports::claim().unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], ports.get(0)));
-    let mut gateway =
-        Role::start(&["gateway", "--namesrv", &name_server, "--http-address", &address.to_string()]);
+    let mut gateway = Role::start(&[
+        "gateway",
+        "--namesrv",
+        &name_server,
+        "--http-address",
+        &address.to_string(),
+        "--tcp-address",
+        "",
+    ]);
     eventually(|| http::get(address, "/ping").is_ok_and(|(status, _)| status == 200));
 
     println!("{:<44} {:>12} {:>12}", "for each message", "allocations", "bytes");

@@ -53,8 +53,8 @@ async fn demo(line: Line, once: bool) -> Result<bool> {
 
     title("2. The bridge: a gateway for producers, a relay for consumers");
     let ports = Ports::claim()?;
-    let [gateway_address, gateway_admin, relay_admin] =
-        [0, 1, 2].map(|n| format!("127.0.0.1:{}", ports.get(n)));
+    let [gateway_address, gateway_admin, relay_admin, gateway_tcp] =
+        [0, 1, 2, 3].map(|n| format!("127.0.0.1:{}", ports.get(n)));
     let name_server = rig.name_server.addr().to_string();
     let lookupd = rig.nsqlookupd.http_addr().to_string();
     let gateway = bridge(&[
@@ -63,6 +63,8 @@ async fn demo(line: Line, once: bool) -> Result<bool> {
         &name_server,
         "--http-address",
         &gateway_address,
+        "--tcp-address",
+        &gateway_tcp,
         "--admin-address",
         &gateway_admin,
     ])?;

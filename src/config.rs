@@ -20,8 +20,8 @@ use toml::{Table, Value};
 
 use crate::{
     cli::{
-        AdminAddress, AdminArgs, Cli, Command, GatewayArgs, IntakeArgs, LogArgs, NamesArgs, ProcessArgs,
-        RocketmqArgs, TransferArgs,
+        AddressOrNone, AdminArgs, Cli, Command, GatewayArgs, IntakeArgs, LogArgs, NamesArgs, ProcessArgs,
+        Question, RocketmqArgs, Role, TransferArgs,
     },
     problems::{Listed, Problem, read_toml, unknown},
 };
@@ -33,10 +33,24 @@ pub struct Invocation {
     pub log: LogArgs,
     /// Threads that do the work.
     pub threads: usize,
-    /// One role, or for `run` every role the file has a section for.
-    pub roles: Vec<Command>,
-    /// Where monitoring finds the process.
-    pub admin: Option<AdminListener>,
+    /// What to do.
+    pub work: Work,
+}
+
+/// What a process does.
+#[derive(Debug)]
+pub enum Work {
+    /// Goes on until it is told to stop.
+    Run {
+        /// One role, or for `run` every role the file has a section for.
+        roles: Vec<Role>,
+        /// Where monitoring finds the process.
+        admin: Option<AdminListener>,
+    },
+    /// Ends an intake for good.
+    Retire(Box<IntakeArgs>),
+    /// Answers, or does something once.
+    Ask(Question),
 }
 
 /// Where monitoring finds the process.
@@ -61,7 +75,7 @@ impl AdminListener {
     fn new(args: &AdminArgs, default_port: u16) -> Option<Self> {
         let default = SocketAddr::from(([127, 0, 0, 1], default_port));
         Some(Self {
-            address: args.admin_address.map_or(Some(default), |AdminAddress(address)| address)?,
+            address: args.admin_address.map_or(Some(default), |AddressOrNone(address)| address)?,
             is_default: args.admin_address.is_none(),
             tls_cert: args.admin_tls_cert.clone(),
             tls_key: args.admin_tls_key.clone(),
@@ -131,36 +145,36 @@ pub(crate) fn with_file(
         sections = file.keys().cloned().collect();
     }
     let cli = Cli::from_arg_matches(&command.clone().try_get_matches_from(arguments)?)?;
-    let (roles, admin, threads) = match cli.command {
+    let (threads, work) = match cli.command {
         Command::Run(run) => {
             let named = ["gateway", "transfer", "intake"]
                 .into_iter()
                 .filter(|role| sections.iter().any(|name| name == role));
-            let parsed = named.map(|role| {
-                let matches = command.clone().try_get_matches_from(["nsqbridge", role])?;
-                Ok(Cli::from_arg_matches(&matches)?.command)
-            });
-            let roles: Vec<Command> = parsed.collect::<Result<_, clap::Error>>()?;
+            let mut roles = Vec::new();
+            for name in named {
+                let matches = command.clone().try_get_matches_from(["nsqbridge", name])?;
+                if let Command::Role(role) = Cli::from_arg_matches(&matches)?.command {
+                    roles.push(role);
+                }
+            }
             if roles.is_empty() {
                 return Err(Refusal::NoRoles);
             }
-            (roles, AdminListener::new(&run.admin, 4155), run.process.threads)
+            (run.process.threads, Work::Run { roles, admin: AdminListener::new(&run.admin, 4155) })
         }
-        Command::Gateway(args) => {
-            let (admin, threads) = (AdminListener::new(&args.admin, 4153), args.process.threads);
-            (vec![Command::Gateway(args)], admin, threads)
+        Command::Role(Role::Intake(args)) if args.retire => (1, Work::Retire(args)),
+        Command::Role(role) => {
+            let (admin, process, port) = match &role {
+                Role::Gateway(args) => (&args.admin, &args.process, 4153),
+                Role::Transfer(args) => (&args.admin, &args.process, 4154),
+                Role::Intake(args) => (&args.admin, &args.process, 4156),
+            };
+            let (admin, threads) = (AdminListener::new(admin, port), process.threads);
+            (threads, Work::Run { roles: vec![role], admin })
         }
-        Command::Transfer(args) => {
-            let (admin, threads) = (AdminListener::new(&args.admin, 4154), args.process.threads);
-            (vec![Command::Transfer(args)], admin, threads)
-        }
-        Command::Intake(args) => {
-            let (admin, threads) = (AdminListener::new(&args.admin, 4156), args.process.threads);
-            (vec![Command::Intake(args)], admin, threads)
-        }
-        question => (vec![question], None, 1),
+        Command::Ask(question) => (1, Work::Ask(question)),
     };
-    Ok(Invocation { log: cli.log, threads, roles, admin })
+    Ok(Invocation { log: cli.log, threads, work })
 }
 
 fn read(path: &Path) -> Result<Table, Refusal> {
@@ -199,13 +213,33 @@ fn sections() -> Vec<(&'static str, Vec<Arg>)> {
     sections
 }
 
-/// Section and name of every key there is.
+/// A key of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// The section it stands in.
+    pub section: String,
+    /// Its name there.
+    pub name: String,
+    /// What holds where it is not set, as a flag would say it; nothing where that is nothing.
+    pub default: Vec<String>,
+}
+
+/// Every key there is.
 #[must_use]
-pub fn keys() -> Vec<(String, String)> {
-    let keys = sections().into_iter().flat_map(|(section, arguments)| {
-        arguments.into_iter().map(move |arg| (section.to_owned(), key(section, &arg)))
-    });
-    keys.collect()
+pub fn keys() -> Vec<Key> {
+    let of_section = |(section, arguments): (&str, Vec<Arg>)| {
+        let key = |arg: &Arg| Key {
+            section: section.to_owned(),
+            name: key(section, arg),
+            default: arg
+                .get_default_values()
+                .iter()
+                .map(|value| value.to_string_lossy().into_owned())
+                .collect(),
+        };
+        arguments.iter().map(key).collect::<Vec<_>>()
+    };
+    sections().into_iter().flat_map(of_section).collect()
 }
 
 /// A flag's key: its name, without the section's.

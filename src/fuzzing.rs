@@ -1,9 +1,20 @@
 //! What the fuzz targets in `fuzz/` and `benches/micro.rs` reach beyond the public part of this crate. Exists with the feature `fuzzing`
 //! only.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use crate::{config, gateway::spool, nsq::nsqlookupd, rocketmq::group, rocketmq::route, transfer::undrained};
+use bytes::BytesMut;
+
+use crate::{
+    config,
+    gateway::{
+        spool,
+        tcp::commands::{Decoder, Limits},
+    },
+    nsq::nsqlookupd,
+    rocketmq::{group, route},
+    transfer::undrained,
+};
 pub use crate::{
     gateway::lane::gather,
     rocketmq::{
@@ -41,6 +52,30 @@ pub fn of_group(answer: &[u8]) -> usize {
 #[must_use]
 pub fn undrained(record: &[u8]) -> Option<Vec<u8>> {
     undrained::rewritten(record)
+}
+
+/// Reads a TCP connection's bytes as they come in pieces of `piece` bytes; the commands, and how it ends, in words.
+#[must_use]
+pub fn commands(
+    data: &[u8],
+    piece: usize,
+    max_msg_size: usize,
+    max_body_size: usize,
+) -> (Vec<String>, String) {
+    let limits = Limits { max_msg_size, max_body_size, max_req_timeout: Duration::from_secs(3_600) };
+    let mut decoder = Decoder::new(limits);
+    let (mut buffer, mut commands) = (BytesMut::new(), Vec::new());
+    for piece in data.chunks(piece.max(1)) {
+        buffer.extend_from_slice(piece);
+        loop {
+            match decoder.decode(&mut buffer) {
+                Ok(Some(command)) => commands.push(format!("{command:?}")),
+                Ok(None) => break,
+                Err(fault) => return (commands, format!("{fault:?}")),
+            }
+        }
+    }
+    (commands, format!("{:?}", decoder.cut_off(&buffer)))
 }
 
 /// Reads the bytes of a spool's file to their end; how many bytes were messages, and how many damage.

@@ -5,6 +5,7 @@
 //! ```text
 //! publish   producer ─HTTP─▶ gateway::server ─▶ handlers ─▶ publish ─▶ lane ─▶ store ─▶ rocketmq::Producer ─▶ broker
 //!              ◀── OK ──────────────────────────────────────────────── SEND_OK ◀────────────────────────────┘
+//!           producer ─TCP─▶ gateway::tcp ─▶ publish, and on as above
 //!
 //! relay     broker ─▶ transfer::read_ahead ─▶ queue ─▶ batch ─▶ deliver ─▶ nsq::tcp ─▶ nsqd
 //!              ◀── commit ◀── window ◀──────────────────────────────────── OK ◀──────────┘
@@ -21,9 +22,10 @@
 //! Each imports only from those below it:
 //!
 //! ```text
-//! main, cli, config            the program: words, settings
-//! run │ questions, verifying,  wiring, for what goes on and for what is asked or done once; exit codes
-//!       migrating, moves, planned
+//! main, run                    the program: builds roles from their settings, runs and drains them; exit codes
+//! commands                     what is asked or done once, a file for each of `cli`'s
+//! config │ settings            the configuration file; what the words come to, or everything wrong with them
+//! cli                          the command line's words
 //! migration                    plans, and moves consumers; asks what doctor finds, and relays and intakes as other programs do
 //!                              (`transfer::control`, `intake::control`)
 //! intake                       a role that asks the relays as other programs do (`transfer::control`)
@@ -31,9 +33,9 @@
 //! audit                        what each hop counts, and whether it adds up
 //! mapping                      NSQ's names in RocketMQ, and who gets what: the only module that knows both
 //! nsq │ rocketmq               the two sides; they never name each other
+//! observe                      logs, metrics, health
 //! retry, shutdown, pem,        what everything needs
-//!   excerpt, observe,
-//!   problems, table
+//!   excerpt, problems, table
 //! ```
 //!
 //! # Invariants, as absences
@@ -46,10 +48,11 @@
 //!   `nsq::{mpub, query, frames, deliveries}`, `mapping`, `audit::{sketch, record, reconcile}`; nor has what judges a plan:
 //!   `migration::{plan, checks, steps}`. What reads a peer's bytes or a file has a fuzz target in `fuzz/`.
 //!
-//! `tests/bridge/layers.rs` holds these.
+//! `tests/bridge/layers.rs` holds the layers and all of these that a text can show.
 
 pub mod audit;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod doctor;
 pub mod excerpt;
@@ -58,19 +61,15 @@ pub mod fuzzing;
 pub mod gateway;
 pub mod intake;
 pub mod mapping;
-pub mod migrating;
 pub mod migration;
-pub mod moves;
 pub mod nsq;
 pub mod observe;
 pub mod pem;
-pub mod planned;
 pub mod problems;
-pub mod questions;
 pub mod retry;
 pub mod rocketmq;
 pub mod run;
+pub mod settings;
 pub mod shutdown;
 pub mod table;
 pub mod transfer;
-pub mod verifying;

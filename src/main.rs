@@ -6,7 +6,8 @@ use nsqbridge::{
     cli::LogFormat,
     config::{self, Refusal},
     observe::logging,
-    run::{self, RunError},
+    run,
+    settings::RunError,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(run::run(invocation)).unwrap_or_else(|error| {
+    runtime.block_on(run::run(invocation.work)).unwrap_or_else(|error| {
         match &error {
             RunError::Usage(problems) => problems.iter().for_each(|problem| eprintln!("error: {problem}")),
             RunError::Blocked(reason) | RunError::Failed(reason) => eprintln!("error: {reason}"),

@@ -33,6 +33,9 @@ const PARKING_PREFIX: &str = "%parked%";
 const JOURNAL_PREFIX: &str = "%undrained%";
 const AUDIT_PREFIX: &str = "%audit%";
 
+/// The property in which a gateway or an intake keeps the name a producer published to.
+pub const NSQ_TOPIC: &str = "nsq_topic";
+
 /// The property that says when a gateway had the whole request a message came with, in milliseconds since 1970.
 pub const ACCEPTED_MS: &str = "nsq_accepted_ms";
 

@@ -9,65 +9,31 @@ use tracing::{error, info, warn};
 
 use crate::{
     cli::{
-        Command, EphemeralTopics, GapPolicy, GatewayArgs, InexactDefer, IntakeArgs, NamesArgs, RocketmqArgs,
+        AddressOrNone, EphemeralTopics, GapPolicy, GatewayArgs, InexactDefer, IntakeArgs, Role as Wanted,
         SpoolArgs, TransferArgs, UnknownTopics, UnreadablePolicy,
     },
-    config::{AdminListener, Invocation},
+    commands,
+    config::{AdminListener, Work},
     gateway::{
-        self, GatewayConfig,
+        self, GatewayConfig, Listeners,
         admission::AdmissionLimits,
         metrics::MetricsConfig,
         publish::{PublishConfig, Publisher},
         share::Shares,
-        spool::SpoolConfig,
+        spool::{DISK_TIME, SpoolConfig},
     },
     intake::{self, IntakeConfig, retire::NotRetired},
-    mapping::Names,
     nsq::{nsqd::Nsqd, nsqlookupd::Nsqlookupd},
     observe::{
         admin::{self, Admin, Guard, GuardSettings},
         health::Readiness,
         metrics, process,
     },
-    questions,
-    rocketmq::{Cluster, ClusterConfig, credentials::Credentials, message::Levels, tls::Tls},
+    rocketmq::{Cluster, message::Levels},
+    settings::{RunError, cluster, names},
     shutdown::Shutdown,
     transfer::{self, Choice, Limits, OnGap, Source, Topics, TransferConfig},
 };
-
-/// Why the process ends with an error.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// Settings that are missing, do not fit together or name something unusable: all of them.
-    #[error("{}", .0.join("\n  "))]
-    Usage(Vec<String>),
-    /// A check stands in the way.
-    #[error("{0}")]
-    Blocked(String),
-    /// What was asked for cannot be had now.
-    #[error("{0}")]
-    Failed(String),
-    /// The process could not start.
-    #[error("{doing}: {error}")]
-    Start {
-        /// What was being done.
-        doing: String,
-        /// What the system said.
-        error: std::io::Error,
-    },
-}
-
-impl RunError {
-    /// 3 for usage, 2 for what a check has blocked, 1 for the rest.
-    #[must_use]
-    pub fn exit_code(&self) -> ExitCode {
-        match self {
-            RunError::Usage(_) => ExitCode::from(3),
-            RunError::Blocked(_) => ExitCode::from(2),
-            RunError::Failed(_) | RunError::Start { .. } => ExitCode::FAILURE,
-        }
-    }
-}
 
 /// Open files beside producers' connections: brokers, name servers, listeners, the log.
 const FILES_BESIDE: u64 = 200;
@@ -82,63 +48,75 @@ struct Role {
     readiness: Readiness,
 }
 
-/// Runs what was asked for until it is told to stop.
+/// Does what was asked for, and runs until it is told to stop.
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn run(invocation: Invocation) -> Result<ExitCode, RunError> {
+pub async fn run(work: Work) -> Result<ExitCode, RunError> {
     let shutdown = Shutdown::on_signals()
         .map_err(|error| RunError::Start { doing: "listening for signals".to_owned(), error })?;
     let open_files = process::raise_open_files();
+    // On the heap: the moves hold much over their waits.
+    let working: Pin<Box<dyn Future<Output = _>>> = match work {
+        Work::Run { roles, admin } => Box::pin(run_roles(roles, admin, open_files, &shutdown)),
+        Work::Retire(args) => Box::pin(retire(*args, &shutdown)),
+        Work::Ask(question) => Box::pin(commands::answer(question, &shutdown.drain)),
+    };
+    shutdown.force.run_until_cancelled(working).await.unwrap_or(Ok(ExitCode::FAILURE))
+}
+
+async fn run_roles(
+    wanted: Vec<Wanted>,
+    admin: Option<AdminListener>,
+    open_files: Option<u64>,
+    shutdown: &Shutdown,
+) -> Result<ExitCode, RunError> {
+    if wanted.iter().any(|role| matches!(role, Wanted::Intake(args) if args.retire)) {
+        let told = "`run` ends no intake: leave intake.retire out, and run `nsqbridge intake --retire`";
+        return Err(RunError::Usage(vec![told.to_owned()]));
+    }
     // Before anything listens.
-    let guard = invocation.admin.as_ref().map(guard).transpose()?;
+    let guard = admin.as_ref().map(guard).transpose()?;
     let mut registry = metrics::registry();
     let mut roles = Vec::new();
-    let alone = invocation.roles.len() == 1;
-    for command in invocation.roles {
-        match command {
-            Command::Gateway(args) => {
+    let alone = wanted.len() == 1;
+    for role in wanted {
+        roles.push(match role {
+            Wanted::Gateway(args) => {
                 let few =
                     open_files.filter(|&files| files < args.bounds.max_connections as u64 + FILES_BESIDE);
-                roles.push(build_gateway(*args, &shutdown, &mut registry).await?);
+                let gateway = build_gateway(*args, shutdown, &mut registry).await?;
                 if let Some(open_files) = few {
                     warn!(
                         open_files,
                         "fewer open files are allowed than --max-connections takes: raise LimitNOFILE"
                     );
                 }
+                gateway
             }
-            Command::Transfer(args) => roles.push(build_transfer(*args, &shutdown, &mut registry)?),
-            Command::Intake(args) if args.retire => {
-                let (cluster, config) = intake_config(*args)?;
-                let retiring = intake::retire::retire(&cluster, &config);
-                return match shutdown.drain.run_until_cancelled(retiring).await {
-                    Some(Ok(())) => Ok(ExitCode::SUCCESS),
-                    Some(Err(error @ NotRetired::TooEarly(_))) => Err(RunError::Blocked(error.to_string())),
-                    Some(Err(error)) => Err(RunError::Failed(error.to_string())),
-                    None => Ok(ExitCode::FAILURE),
-                };
-            }
-            Command::Intake(args) => roles.push(build_intake(*args, alone, &shutdown, &mut registry).await?),
-            Command::Run(_) => {}
-            question => {
-                // On the heap: the moves hold much over their waits.
-                let answer = Box::pin(questions::answer(question, &shutdown.drain));
-                let asked = shutdown.force.run_until_cancelled(answer);
-                return asked.await.unwrap_or(Ok(ExitCode::FAILURE));
-            }
-        }
+            Wanted::Transfer(args) => build_transfer(*args, shutdown, &mut registry)?,
+            Wanted::Intake(args) => build_intake(*args, alone, shutdown, &mut registry).await?,
+        });
     }
     let readiness = roles.iter().map(|role| Arc::clone(&role.readiness)).collect();
-    let _admin = match invocation.admin.zip(guard) {
+    let _admin = match admin.zip(guard) {
         None => None,
         Some((at, guard)) => listen_for_admin(&at).await?.map(|listener| {
             let admin = Admin { registry, readiness, drain: shutdown.drain.clone(), guard };
             AbortOnDropHandle::new(tokio::spawn(admin::serve(listener, admin)))
         }),
     };
-    match shutdown.force.run_until_cancelled(run_all(roles, &shutdown)).await {
-        Some(code) => Ok(code),
+    Ok(run_all(roles, shutdown).await)
+}
+
+/// Ends an intake for good.
+async fn retire(args: IntakeArgs, shutdown: &Shutdown) -> Result<ExitCode, RunError> {
+    let (cluster, config) = intake_config(args)?;
+    let retiring = intake::retire::retire(&cluster, &config);
+    match shutdown.drain.run_until_cancelled(retiring).await {
+        Some(Ok(())) => Ok(ExitCode::SUCCESS),
+        Some(Err(error @ NotRetired::TooEarly(_))) => Err(RunError::Blocked(error.to_string())),
+        Some(Err(error)) => Err(RunError::Failed(error.to_string())),
         None => Ok(ExitCode::FAILURE),
     }
 }
@@ -202,7 +180,17 @@ async fn build_gateway(
     let (Some(cluster), Some(names), []) = (cluster, names, &problems[..]) else {
         return Err(RunError::Usage(problems));
     };
-    let listener = listen(args.http_address).await?;
+    // Not everybody who starts a gateway knows that it listens there.
+    const ABOUT_TCP: &str =
+        " for nsqd's TCP protocol (choose another --tcp-address, or an empty one for none)";
+    let AddressOrNone(tcp_address) = args.tcp_address;
+    let listeners = Listeners {
+        http: listen(args.http_address, "").await?,
+        tcp: match tcp_address {
+            None => None,
+            Some(address) => Some(listen(address, ABOUT_TCP).await?),
+        },
+    };
     let publishing = PublishConfig {
         names,
         create_topics: args.topics.unknown_topics == UnknownTopics::Create,
@@ -238,11 +226,12 @@ async fn build_gateway(
         broadcast_address,
         hostname,
     };
-    info!(http_address = %args.http_address, "gateway ready");
+    let tcp_address = tcp_address.map(tracing::field::display);
+    info!(http_address = %args.http_address, tcp_address, "gateway ready");
     let watched = Arc::clone(&publisher);
     Ok(Role {
         name: "gateway",
-        running: Box::pin(gateway::serve(listener, publisher, config, shutdown.drain.clone())),
+        running: Box::pin(gateway::serve(listeners, publisher, config, shutdown.drain.clone())),
         readiness: Arc::new(move || watched.dependencies()),
     })
 }
@@ -263,10 +252,11 @@ fn spool(args: SpoolArgs, publish_timeout: Duration, problems: &mut Vec<String>)
         problems
             .push("--on-unavailable spool needs --spool-path, a folder on a disk of this machine".to_owned());
     }
-    if config.spools() && config.after >= publish_timeout {
-        problems.push(
-            "--spool-after must be less than --publish-timeout, or nothing is spooled in time".to_owned(),
-        );
+    if config.spools() && config.after + DISK_TIME > publish_timeout {
+        let disk_time = humantime::format_duration(DISK_TIME);
+        problems.push(format!(
+            "--spool-after must be at least {disk_time} less than --publish-timeout: the disk needs the rest"
+        ));
     }
     config
 }
@@ -400,9 +390,10 @@ async fn build_intake(
     })
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
+/// Listens; where that cannot be done, `about` stands behind the address.
+async fn listen(address: SocketAddr, about: &str) -> Result<TcpListener, RunError> {
     let listening = TcpListener::bind(address).await;
-    listening.map_err(|error| RunError::Start { doing: format!("listening on {address}"), error })
+    listening.map_err(|error| RunError::Start { doing: format!("listening on {address}{about}"), error })
 }
 
 /// Who may ask the admin listener.
@@ -420,7 +411,7 @@ fn guard(at: &AdminListener) -> Result<Guard, RunError> {
 
 /// The admin listener. An address nobody asked for may be taken, by another role on the same machine most likely.
 async fn listen_for_admin(at: &AdminListener) -> Result<Option<TcpListener>, RunError> {
-    let listener = match listen(at.address).await {
+    let listener = match listen(at.address, "").await {
         Ok(listener) => listener,
         Err(error) if at.is_default => {
             warn!(%error, "no /livez, /readyz and /metrics; choose another --admin-address");
@@ -432,70 +423,4 @@ async fn listen_for_admin(at: &AdminListener) -> Result<Option<TcpListener>, Run
         info!(admin_address = %address, "serving /livez, /readyz and /metrics");
     }
     Ok(Some(listener))
-}
-
-pub(crate) fn names(args: &NamesArgs, problems: &mut Vec<String>) -> Option<Names> {
-    match Names::new(args.rename.iter().cloned()) {
-        Ok(names) => Some(names),
-        Err(errors) => {
-            problems.extend(errors.iter().map(|error| format!("--rename: {error}")));
-            None
-        }
-    }
-}
-
-pub(crate) fn cluster(args: &RocketmqArgs, problems: &mut Vec<String>) -> Option<Cluster> {
-    cluster_config(args, problems).map(Cluster::new)
-}
-
-/// How to reach the cluster, unless something is wrong with it.
-pub(crate) fn cluster_config(args: &RocketmqArgs, problems: &mut Vec<String>) -> Option<ClusterConfig> {
-    let known = problems.len();
-    if args.namesrv.is_empty() {
-        problems.push("no name server: give --namesrv, NAMESRV_ADDR or rocketmq.namesrv".to_owned());
-    }
-    let mut config = ClusterConfig::new(args.namesrv.iter().map(ToString::to_string).collect());
-    if args.rocketmq_tls_cert.is_some() != args.rocketmq_tls_key.is_some() {
-        problems.push("--rocketmq-tls-cert and --rocketmq-tls-key need each other".to_owned());
-    }
-    match &args.rocketmq_tls_ca {
-        Some(ca) => {
-            let identity = args.rocketmq_tls_cert.as_deref().zip(args.rocketmq_tls_key.as_deref());
-            match Tls::new(ca, identity) {
-                Ok(tls) => config.tls = Some(tls),
-                Err(error) => problems.push(error.to_string()),
-            }
-        }
-        None if args.rocketmq_tls_cert.is_some() => {
-            problems
-                .push("--rocketmq-tls-cert needs --rocketmq-tls-ca: without it no TLS is spoken".to_owned());
-        }
-        None => {}
-    }
-    match (&args.access_key, secret_key(args)) {
-        (Some(access_key), Ok(Some(secret_key))) => {
-            config.credentials = Some(Credentials {
-                access_key: access_key.clone(),
-                secret_key,
-                security_token: std::env::var("NSQBRIDGE_SECURITY_TOKEN").ok(),
-            });
-        }
-        (Some(_), Ok(None)) => {
-            let needed = "--access-key needs a secret key: set NSQBRIDGE_SECRET_KEY or --secret-key-file";
-            problems.push(needed.to_owned());
-        }
-        (None, _) if args.secret_key_file.is_some() => {
-            problems.push("--secret-key-file needs --access-key".to_owned());
-        }
-        (Some(_), Err(error)) => problems.push(error),
-        (None, _) => {}
-    }
-    (problems.len() == known).then_some(config)
-}
-
-fn secret_key(args: &RocketmqArgs) -> Result<Option<String>, String> {
-    let Some(file) = &args.secret_key_file else { return Ok(std::env::var("NSQBRIDGE_SECRET_KEY").ok()) };
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| format!("--secret-key-file {}: {error}", file.display()))?;
-    Ok(Some(text.trim().to_owned()))
 }

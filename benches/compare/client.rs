@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     Plan, java,
-    parts::{Fresh, all_stored, cluster, new_topic, rig, warm_up},
+    parts::{Fresh, all_stored, cluster, new_topic, one_broker, warm_up},
     publish::BODY,
     report::Report,
     table::{By, Row},
@@ -38,7 +38,7 @@ fn row(what: String, against: &'static str, ours: Vec<f64>, theirs: Vec<f64>, ai
 
 /// One message at a time, alone and sharing batches.
 pub async fn sends(plan: &Plan, fresh: &mut Fresh, report: &Report) {
-    let rig = rig(1, Flush::Async);
+    let rig = one_broker(Flush::Async);
     let cluster = cluster(&rig);
     warm_up(&rig, plan, fresh).await;
     // The broker stores lone messages by a way of its own.
@@ -64,7 +64,7 @@ pub async fn sends(plan: &Plan, fresh: &mut Fresh, report: &Report) {
 
 /// Ready-made batches.
 pub async fn batches(plan: &Plan, fresh: &mut Fresh, report: &Report) {
-    let rig = rig(1, Flush::Async);
+    let rig = one_broker(Flush::Async);
     let cluster = cluster(&rig);
     warm_up(&rig, plan, fresh).await;
     let (mut ours, mut java) = (Vec::new(), Vec::new());
@@ -82,7 +82,7 @@ pub async fn batches(plan: &Plan, fresh: &mut Fresh, report: &Report) {
 pub async fn pulls(plan: &Plan, fresh: &mut Fresh, report: &Report) {
     // Enough for Java to become warm.
     let backlog = 3 * plan.backlog;
-    let rig = rig(1, Flush::Async);
+    let rig = one_broker(Flush::Async);
     let cluster = cluster(&rig);
     let (mut ours, mut java) = (Vec::new(), Vec::new());
     for round in 0..plan.few_rounds() {

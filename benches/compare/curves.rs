@@ -4,14 +4,14 @@
 
 use futures_util::{StreamExt, stream};
 use nsqbridge::rocketmq::Cluster;
-use nsqbridge_brokers::{Flush, Rig};
+use nsqbridge_brokers::{Flush, Rig, shipped};
 
 use crate::{
     Plan,
     load::{self, Load, request},
     parts::{
-        Bridge, Fresh, all_stored, cluster, cpu_seconds, fresh_nsqd, new_topic, peak_mib, published, rig,
-        warm_up,
+        Bridge, Fresh, all_stored, cluster, cpu_seconds, fresh_nsqd, new_topic, one_broker, peak_mib,
+        published, rig, warm_up,
     },
     publish::BODY,
     report::Report,
@@ -40,7 +40,7 @@ impl Point {
 
 /// All curves with one broker.
 pub async fn measure(plan: &Plan, fresh: &mut Fresh, report: &Report) {
-    let rig = rig(1, Flush::Async);
+    let rig = one_broker(Flush::Async);
     warm_up(&rig, plan, fresh).await;
     let topics = [1, 10, 100, 1_000].map(|topics| Point {
         name: format!("{topics}"),
@@ -140,14 +140,18 @@ fn speed(load: &Load) -> Vec<String> {
 
 /// More brokers share this machine's processors, so this shows what more of them cost, not what they bring.
 pub async fn brokers(plan: &Plan, fresh: &mut Fresh, report: &Report) {
+    const MOST: usize = 4;
+    let heap = shipped::heap_mib(MOST);
     let heads = ["brokers", "msg/s", "p50, ms", "p99, ms", "CPU s per 10,000", "peak MiB"];
     let mut curve = Curve {
-        title: format!("/pub as brokers grow, all on the same processors: {BODY} B, 64 connections"),
+        title: format!(
+            "/pub as brokers grow, all on the same processors, a heap of {heap} MiB each: {BODY} B, 64 connections"
+        ),
         heads: heads.map(str::to_owned).into(),
         points: Vec::new(),
     };
-    for brokers in [1, 2, 4] {
-        let rig = rig(brokers, Flush::Async);
+    for brokers in [1, 2, MOST] {
+        let rig = rig(brokers, heap, Flush::Async);
         warm_up(&rig, plan, fresh).await;
         let point = Point { name: brokers.to_string(), topics: 1, connections: 64, body: BODY };
         let cells = of_gateway(&point, plan, &rig, &cluster(&rig), fresh).await;

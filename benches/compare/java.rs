@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nsqbridge::rocketmq::Cluster;
-use nsqbridge_brokers::{Rig, Server, rocketmq};
+use nsqbridge_brokers::{Rig, Server, Settings, rocketmq};
 
 use crate::parts::{SOON, eventually};
 
@@ -16,7 +16,10 @@ fn start(rig: &Rig, program: &str, flags: &[&str], topic: &str) -> Server {
     let name_server = rig.name_server.addr().to_string();
     let mut arguments = flags.to_vec();
     arguments.extend(["-t", topic, "-n", &name_server, "-ri", EVERY_MS]);
-    rocketmq::run(rig.line, &format!("{PACKAGE}.{program}"), &arguments).unwrap()
+    // The heap `benchmark/runclass.sh` gives them; the collector it asks for is none of today's Java.
+    let java = ["-XX:-UseSerialGC", "-XX:+UseG1GC", "-Xms1g", "-Xmx1g", "-Xmn256m"];
+    let java = java.into_iter().fold(Settings::new(), Settings::jvm);
+    rocketmq::run(rig.line, &java, &format!("{PACKAGE}.{program}"), &arguments).unwrap()
 }
 
 /// The best ten seconds a producer reports of its first twenty, in messages a second: the first of them run code that is not compiled yet,

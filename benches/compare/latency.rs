@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     Plan,
     load::request,
-    parts::{Bridge, Fresh, cluster, new_topic, rig, warm_up},
+    parts::{Bridge, Fresh, cluster, new_topic, one_broker, warm_up},
     relay::{CHANNEL, with_channel},
     report::Report,
     table::{By, Row},
@@ -28,7 +28,7 @@ const PACE: u64 = 2_000;
 
 /// All rows of the way to a consumer.
 pub async fn measure(plan: &Plan, fresh: &mut Fresh, report: &Report) {
-    let rig = rig(1, Flush::Async);
+    let rig = one_broker(Flush::Async);
     let cluster = cluster(&rig);
     warm_up(&rig, plan, fresh).await;
     let gateway = Bridge::gateway(&rig);

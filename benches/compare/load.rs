@@ -1,9 +1,10 @@
-//! Keeps HTTP connections busy: on each, one request after the other, as wrk does.
+//! Keeps connections busy: on each, one request after the other, as wrk does; over nsqd's TCP protocol also many at once.
 //!
 //! One thread, requests ready-made, answers read no further than needed; what it can do at most is measured first ([`most`]). It
 //! ends by waiting for every answer, so that what was acknowledged is exactly known.
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -21,7 +22,7 @@ const LAST_ANSWER: Duration = Duration::from_secs(60);
 /// What came of a load.
 #[derive(Debug, Default)]
 pub struct Load {
-    /// Requests answered 200.
+    /// Requests answered 200, or `OK`.
     pub acknowledged: u64,
     /// Requests answered otherwise.
     pub refused: u64,
@@ -51,10 +52,66 @@ impl Load {
     }
 }
 
+/// Who is kept busy.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    pub address: SocketAddr,
+    pub speaks: Speaks,
+}
+
+/// What a peer takes.
+#[derive(Debug, Clone, Copy)]
+pub enum Speaks {
+    Http,
+    /// nsqd's TCP protocol, with so many commands on their way on a connection at most.
+    Tcp {
+        at_once: usize,
+    },
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, speaks: Speaks::Http }
+    }
+}
+
+impl Speaks {
+    fn greeting(self) -> &'static [u8] {
+        match self {
+            Self::Http => b"",
+            Self::Tcp { .. } => b"  V2",
+        }
+    }
+
+    fn at_once(self) -> usize {
+        match self {
+            Self::Http => 1,
+            Self::Tcp { at_once } => at_once,
+        }
+    }
+
+    /// Whether a whole answer is a good one, and its length; `None` until it is whole.
+    fn answer(self, bytes: &[u8]) -> Option<(bool, usize)> {
+        const OK: &[u8] = b"\0\0\0\x06\0\0\0\0OK";
+        match self {
+            Self::Http => http_answer(bytes),
+            Self::Tcp { .. } => {
+                let whole = 4 + u32::from_be_bytes(*bytes.first_chunk()?) as usize;
+                (bytes.len() >= whole).then(|| (&bytes[..whole] == OK, whole))
+            }
+        }
+    }
+}
+
 /// A request, ready to be written again and again.
 pub fn request(address: SocketAddr, path: &str, body: &[u8]) -> Vec<u8> {
     let head = format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n", body.len());
     [head.as_bytes(), body].concat()
+}
+
+/// A command of nsqd's TCP protocol, likewise.
+pub fn command(line: &str, body: &[u8]) -> Vec<u8> {
+    [line.as_bytes(), b"\n", &(body.len() as u32).to_be_bytes(), body].concat()
 }
 
 fn micros(took: &Duration) -> u32 {
@@ -62,27 +119,29 @@ fn micros(took: &Duration) -> u32 {
 }
 
 /// Sends one request on all connections again and again for this long.
-pub async fn run(address: SocketAddr, connections: usize, lasting: Duration, request: &[u8]) -> Load {
-    run_each(address, connections, lasting, |_| vec![request.to_vec()]).await
+pub async fn run(peer: impl Into<Peer>, connections: usize, lasting: Duration, request: &[u8]) -> Load {
+    run_each(peer, connections, lasting, |_| vec![request.to_vec()]).await
 }
 
 /// Sends each connection's requests in turn, again and again, for this long.
 pub async fn run_each(
-    address: SocketAddr,
+    peer: impl Into<Peer>,
     connections: usize,
     lasting: Duration,
     requests: impl Fn(usize) -> Vec<Vec<u8>>,
 ) -> Load {
+    let Peer { address, speaks } = peer.into();
     let mut streams = Vec::new();
     for _ in 0..connections {
-        let stream = TcpStream::connect(address).await.unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
+        stream.write_all(speaks.greeting()).await.unwrap();
         streams.push(stream);
     }
     let begun = Instant::now();
     let mut busy = JoinSet::new();
     for (n, stream) in streams.into_iter().enumerate() {
-        busy.spawn(keep_busy(stream, requests(n), begun + lasting));
+        busy.spawn(keep_busy(stream, speaks, requests(n), begun + lasting));
     }
     let mut load = Load::default();
     loop {
@@ -98,34 +157,38 @@ pub async fn run_each(
     load
 }
 
-async fn keep_busy(mut stream: TcpStream, requests: Vec<Vec<u8>>, until: Instant) -> Load {
+async fn keep_busy(mut stream: TcpStream, speaks: Speaks, requests: Vec<Vec<u8>>, until: Instant) -> Load {
     let mut load = Load::default();
     let mut buffer = BytesMut::with_capacity(4096);
-    for request in requests.iter().cycle() {
-        let begun = Instant::now();
-        if begun >= until {
-            break;
+    let mut requests = requests.iter().cycle();
+    let (mut on_their_way, mut commands) = (VecDeque::new(), Vec::new());
+    loop {
+        let now = Instant::now();
+        commands.clear();
+        while now < until && on_their_way.len() < speaks.at_once() {
+            commands.extend_from_slice(requests.next().expect("a cycle"));
+            on_their_way.push_back(now);
         }
-        stream.write_all(request).await.unwrap();
-        let ok = loop {
-            if let Some((ok, length)) = answer(&buffer) {
+        if on_their_way.is_empty() {
+            return load;
+        }
+        stream.write_all(&commands).await.unwrap();
+        let mut answered = false;
+        while !answered {
+            while let Some((ok, length)) = speaks.answer(&buffer) {
                 buffer.advance(length);
-                break ok;
+                answered = true;
+                load.latencies.push(micros(&on_their_way.pop_front().expect("a request").elapsed()));
+                *if ok { &mut load.acknowledged } else { &mut load.refused } += 1;
             }
-            assert!(stream.read_buf(&mut buffer).await.unwrap() > 0, "the server closed a connection");
-        };
-        load.latencies.push(micros(&begun.elapsed()));
-        if ok {
-            load.acknowledged += 1;
-        } else {
-            load.refused += 1;
+            if !answered {
+                assert!(stream.read_buf(&mut buffer).await.unwrap() > 0, "the server closed a connection");
+            }
         }
     }
-    load
 }
 
-/// Whether a whole answer says 200, and its length; `None` until it is whole.
-fn answer(bytes: &[u8]) -> Option<(bool, usize)> {
+fn http_answer(bytes: &[u8]) -> Option<(bool, usize)> {
     let head = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
     let text = std::str::from_utf8(&bytes[..head]).unwrap();
     let length = text.lines().find_map(|line| {

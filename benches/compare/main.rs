@@ -70,6 +70,7 @@ async fn main() -> ExitCode {
     let unknown: Vec<&String> = wanted.iter().filter(|name| !SECTIONS.contains(&name.as_str())).collect();
     assert!(unknown.is_empty(), "no such sections: {unknown:?}; there are {SECTIONS:?}");
     let (report, mut fresh) = (Report::begin(), Fresh::default());
+    env::var("BENCH_REMARK").into_iter().for_each(|remark| report.remark(remark));
     for name in SECTIONS {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
             report.section(name, section(name, &plan, &mut fresh, &report)).await;

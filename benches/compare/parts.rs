@@ -11,7 +11,7 @@ use std::{
 
 use nsqbridge::rocketmq::{Cluster, ClusterConfig, Queue};
 use nsqbridge_brokers::{
-    Flush, Line, Nsqd, NsqdOptions, Rig, RigOptions, Server, Settings, http, ports::Ports,
+    Flush, Line, Nsqd, NsqdOptions, Rig, RigOptions, Server, http, ports::Ports, shipped,
 };
 
 use crate::{Plan, load, publish::Kind};
@@ -30,13 +30,14 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// RocketMQ and an nsqlookupd, at full speed; the files as large as RocketMQ makes them, where tests want small ones.
-pub fn rig(brokers: usize, flush: Flush) -> Rig {
-    let broker = Settings::new()
-        .conf("mappedFileSizeCommitLog", 1 << 30)
-        .conf("mappedFileSizeConsumeQueue", 300_000 * 20)
-        .conf("maxHashSlotNum", 5_000_000)
-        .conf("maxIndexNum", 5_000_000 * 4);
+/// One broker with all the heap it may have; see [`rig`].
+pub fn one_broker(flush: Flush) -> Rig {
+    rig(1, shipped::heap_mib(1), flush)
+}
+
+/// RocketMQ as it is shipped, and an nsqlookupd.
+pub fn rig(brokers: usize, heap_mib: u64, flush: Flush) -> Rig {
+    let broker = shipped::settings(heap_mib);
     let options = RigOptions { brokers, nsqds: 0, flush, broker, ..RigOptions::default() };
     Rig::start(Line::V5, &options).unwrap()
 }
@@ -65,32 +66,41 @@ pub fn fresh_nsqd() -> Nsqd {
 /// A running `nsqbridge`.
 pub struct Bridge {
     pub process: Server,
+    /// Of a gateway's HTTP, and of its TCP protocol.
     pub address: SocketAddr,
+    pub tcp_address: SocketAddr,
     _ports: Ports,
 }
 
 impl Bridge {
-    fn start(role: &str, rig: &Rig, flags: impl FnOnce(SocketAddr) -> Vec<String>) -> Self {
+    fn start(role: &str, rig: &Rig, flags: impl FnOnce([SocketAddr; 2]) -> Vec<String>) -> Self {
         let ports = Ports::claim().unwrap();
-        let address = SocketAddr::from(([127, 0, 0, 1], ports.get(0)));
+        let [address, tcp_address] = [0, 1].map(|n| SocketAddr::from(([127, 0, 0, 1], ports.get(n))));
         let mut arguments: Vec<String> =
             [role, "--log-level", "warn", "--admin-address", "", "--namesrv"].map(str::to_owned).into();
         arguments.push(rig.name_server.addr().to_string());
-        arguments.extend(flags(address));
+        arguments.extend(flags([address, tcp_address]));
         let run = |_: &Path| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_nsqbridge"));
             command.args(&arguments);
             command
         };
-        Self { process: Server::run(role, run).unwrap(), address, _ports: ports }
+        Self { process: Server::run(role, run).unwrap(), address, tcp_address, _ports: ports }
     }
 
     /// A gateway, in good health.
     pub fn gateway(rig: &Rig) -> Self {
-        let flags = |address: SocketAddr| {
-            ["--http-address", &address.to_string(), "--topic-queues", &QUEUES.to_string()]
-                .map(str::to_owned)
-                .into()
+        let flags = |[http, tcp]: [SocketAddr; 2]| {
+            [
+                "--http-address",
+                &http.to_string(),
+                "--tcp-address",
+                &tcp.to_string(),
+                "--topic-queues",
+                &QUEUES.to_string(),
+            ]
+            .map(str::to_owned)
+            .into()
         };
         let gateway = Self::start("gateway", rig, flags);
         eventually("the gateway is healthy", || {
@@ -101,7 +111,7 @@ impl Bridge {
 
     /// A relay of a topic into one nsqd.
     pub fn relay(rig: &Rig, topic: &str, nsqd: &Nsqd) -> Self {
-        let flags = |_: SocketAddr| {
+        let flags = |_| {
             ["--topic", topic, "--nsqd-http-address", &nsqd.http_addr().to_string()].map(str::to_owned).into()
         };
         Self::start("transfer", rig, flags)
@@ -115,6 +125,33 @@ pub fn cpu_seconds(server: &Server) -> f64 {
     let behind = stat.rsplit_once(") ").map_or("", |(_, behind)| behind);
     let ticks: u64 = behind.split(' ').skip(11).take(2).map(|field| field.parse().unwrap_or(0)).sum();
     ticks as f64 / 100.0
+}
+
+/// Where the processors' time went, in ticks since the machine began.
+#[derive(Debug, Clone, Copy)]
+pub struct Spent {
+    idle: u64,
+    /// Kept by the host, where this machine is a virtual one.
+    kept: u64,
+    all: u64,
+}
+
+/// Until now.
+pub fn spent() -> Spent {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let of_all = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    let ticks: Vec<u64> = of_all.map(|field| field.parse().unwrap_or(0)).collect();
+    let of = |field: usize| ticks.get(field).copied().unwrap_or(0);
+    Spent { idle: of(3) + of(4), kept: of(7), all: ticks.iter().take(8).sum() }
+}
+
+impl Spent {
+    /// Percent idle, and percent kept by the host, since then.
+    pub fn since(self, then: Spent) -> [f64; 2] {
+        let all = self.all.saturating_sub(then.all).max(1) as f64;
+        [self.idle.saturating_sub(then.idle), self.kept.saturating_sub(then.kept)]
+            .map(|ticks| ticks as f64 / all * 100.0)
+    }
 }
 
 /// Peak memory of a process, in MiB.

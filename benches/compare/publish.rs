@@ -1,4 +1,4 @@
-//! Publishing over HTTP: the gateway with RocketMQ behind it, and an nsqd; and what HTTP adds to a send.
+//! Publishing over HTTP and nsqd's TCP protocol: the gateway with RocketMQ behind it, and an nsqd; and what HTTP adds to a send.
 
 use std::{
     net::SocketAddr,
@@ -14,10 +14,10 @@ use nsqbridge_brokers::{Flush, Rig};
 use crate::{
     Plan,
     client::message,
-    load::{self, Load},
+    load::{self, Load, Peer, Speaks},
     parts::{
-        Bridge, Fresh, all_stored, cluster, cpu_seconds, fresh_nsqd, median, new_topic, published, rig,
-        warm_up,
+        Bridge, Fresh, all_stored, cluster, cpu_seconds, fresh_nsqd, median, new_topic, one_broker,
+        published, spent, warm_up,
     },
     report::Report,
     table::{By, Row},
@@ -32,24 +32,41 @@ const FIRST: Duration = Duration::from_millis(300);
 
 /// One request of a kind.
 pub struct Kind {
-    path: &'static str,
+    /// A path of HTTP or a command's word, up to the topic.
+    to: &'static str,
     body: Vec<u8>,
     pub messages: u64,
+    speaks: Speaks,
 }
 
 impl Kind {
     pub fn single() -> Self {
-        Self { path: "/pub?topic=", body: vec![b'x'; BODY], messages: 1 }
+        Self { to: "/pub?topic=", body: vec![b'x'; BODY], messages: 1, speaks: Speaks::Http }
     }
 
     pub fn batch() -> Self {
         let bodies = vec![[b'x'; BATCH_BODY]; BATCH];
         let body = mpub::encode_binary(bodies.iter().map(|body| &body[..])).to_vec();
-        Self { path: "/mpub?binary=true&topic=", body, messages: BATCH as u64 }
+        Self { to: "/mpub?binary=true&topic=", body, messages: BATCH as u64, speaks: Speaks::Http }
+    }
+
+    fn over_tcp(self, at_once: usize) -> Self {
+        let to = if self.messages == 1 { "PUB " } else { "MPUB " };
+        Self { to, speaks: Speaks::Tcp { at_once }, ..self }
+    }
+
+    /// Which of a server's addresses takes it.
+    fn peer(&self, http: SocketAddr, tcp: SocketAddr) -> Peer {
+        let address = if matches!(self.speaks, Speaks::Http) { http } else { tcp };
+        Peer { address, speaks: self.speaks }
     }
 
     pub fn request(&self, address: SocketAddr, topic: &str) -> Vec<u8> {
-        load::request(address, &format!("{}{topic}", self.path), &self.body)
+        let to = format!("{}{topic}", self.to);
+        match self.speaks {
+            Speaks::Http => load::request(address, &to, &self.body),
+            Speaks::Tcp { .. } => load::command(&to, &self.body),
+        }
     }
 }
 
@@ -62,23 +79,33 @@ struct Side {
     cpu: Vec<f64>,
     /// The broker's; nsqd has none.
     behind: Vec<f64>,
+    /// Percent of all processors' time.
+    idle: Vec<f64>,
+    kept_by_host: Vec<f64>,
 }
 
 impl Side {
     /// `cpu` is of the process that answers, and of the one behind it.
-    fn take(&mut self, load: &Load, messages: u64, [cpu, behind]: [f64; 2]) {
+    fn take(&mut self, load: &Load, messages: u64, [cpu, behind]: [f64; 2], [idle, kept]: [f64; 2]) {
         let of_ten_thousand = |cpu: f64| cpu / (load.acknowledged * messages) as f64 * 10_000.0;
         self.rates.push(load.rate() * messages as f64);
         self.medians.push(load.within(0.5));
         self.tails.push(load.within(0.99));
         self.cpu.push(of_ten_thousand(cpu));
         self.behind.push(of_ten_thousand(behind));
+        self.idle.push(idle);
+        self.kept_by_host.push(kept);
+    }
+
+    /// What was idle and what the host kept.
+    fn left(&self) -> String {
+        format!("{:.0} and {:.0} %", median(&self.idle), median(&self.kept_by_host))
     }
 }
 
 /// All rows of publishing with brokers that flush so.
 pub async fn measure(plan: &Plan, flush: Flush, fresh: &mut Fresh, report: &Report) {
-    let rig = rig(1, flush);
+    let rig = one_broker(flush);
     let cluster = cluster(&rig);
     let gateway = Bridge::gateway(&rig);
     warm_up(&rig, plan, fresh).await;
@@ -97,24 +124,62 @@ pub async fn measure(plan: &Plan, flush: Flush, fresh: &mut Fresh, report: &Repo
         over_a_bare_send(plan, &cluster, &gateway, fresh, report).await;
     }
     for &(connections, aims) in singles {
-        let (ours, theirs) = sides(plan, &rig, &gateway, &Kind::single(), connections, fresh).await;
         let plural = if connections == 1 { "" } else { "s" };
         let what = format!("/pub {BODY} B, {connections} connection{plural}{suffix}");
-        let medians = format!("p50 {:.2} against {:.2} ms", median(&ours.medians), median(&theirs.medians));
-        report.row(row(&what, "msg/s", (ours.rates, theirs.rates), By::Times, Some(aims), medians));
         let tail_aims = (connections >= 16).then_some((1.0, 1.0));
-        let (tail, cpu) = (format!("{what}: p99"), format!("{what}: CPU per 10,000"));
-        report.row(row(&tail, "ms", (ours.tails, theirs.tails), By::Share, tail_aims, String::new()));
-        let note = format!("the broker's: {:.3} s", median(&ours.behind));
-        report.row(row(&cpu, "s", (ours.cpu, theirs.cpu), By::Own, Some((0.5, 0.3)), note));
+        let figures = sides(plan, &rig, &gateway, &Kind::single(), connections, fresh).await;
+        single_rows(&what, figures, Some(aims), tail_aims, Some((0.5, 0.3)), report);
     }
-    let (ours, theirs) = sides(plan, &rig, &gateway, &Kind::batch(), 4, fresh).await;
+    let figures = sides(plan, &rig, &gateway, &Kind::batch(), 4, fresh).await;
     let what = format!("/mpub {BATCH} × {BATCH_BODY} B, 4 connections{suffix}");
+    batch_rows(&what, figures, Some(batch_aims), report);
+    if matches!(flush, Flush::Async) {
+        over_tcp(plan, &rig, &gateway, fresh, report).await;
+    }
+}
+
+/// nsqd's own protocol, with producers that wait for each answer and with such as do not.
+async fn over_tcp(plan: &Plan, rig: &Rig, gateway: &Bridge, fresh: &mut Fresh, report: &Report) {
+    for (connections, at_once) in [(64, 1), (4, 64)] {
+        let kind = Kind::single().over_tcp(at_once);
+        let figures = sides(plan, rig, gateway, &kind, connections, fresh).await;
+        let what = format!("PUB {BODY} B over TCP, {connections} connections with {at_once} on the way");
+        single_rows(&what, figures, None, None, None, report);
+    }
+    let figures = sides(plan, rig, gateway, &Kind::batch().over_tcp(1), 4, fresh).await;
+    let what = format!("MPUB {BATCH} × {BATCH_BODY} B over TCP, 4 connections");
+    batch_rows(&what, figures, None, report);
+}
+
+type Aims = Option<(f64, f64)>;
+
+fn single_rows(
+    what: &str,
+    (ours, theirs): (Side, Side),
+    aims: Aims,
+    tail_aims: Aims,
+    cpu_aims: Aims,
+    report: &Report,
+) {
+    let of_processors = behind_and_left(&ours, &theirs);
+    let medians = format!("p50 {:.2} against {:.2} ms", median(&ours.medians), median(&theirs.medians));
+    report.row(row(what, "msg/s", (ours.rates, theirs.rates), By::Times, aims, medians));
+    let (tail, cpu) = (format!("{what}: p99"), format!("{what}: CPU per 10,000"));
+    report.row(row(&tail, "ms", (ours.tails, theirs.tails), By::Share, tail_aims, String::new()));
+    report.row(row(&cpu, "s", (ours.cpu, theirs.cpu), By::Own, cpu_aims, of_processors));
+}
+
+fn batch_rows(what: &str, (ours, theirs): (Side, Side), aims: Aims, report: &Report) {
+    let of_processors = behind_and_left(&ours, &theirs);
     let note = "all but its first 10,000 on nsqd's disk".to_owned();
-    report.row(row(&what, "msg/s", (ours.rates, theirs.rates), By::Times, Some(batch_aims), note));
+    report.row(row(what, "msg/s", (ours.rates, theirs.rates), By::Times, aims, note));
     let cpu = format!("{what}: CPU per 10,000");
-    let note = format!("the broker's: {:.3} s", median(&ours.behind));
-    report.row(row(&cpu, "s", (ours.cpu, theirs.cpu), By::Own, None, note));
+    report.row(row(&cpu, "s", (ours.cpu, theirs.cpu), By::Own, None, of_processors));
+}
+
+fn behind_and_left(ours: &Side, theirs: &Side) -> String {
+    let (broker, ours, theirs) = (median(&ours.behind), ours.left(), theirs.left());
+    format!("the broker's: {broker:.3} s; idle and kept by the host: {ours}, with nsqd {theirs}")
 }
 
 fn row(
@@ -122,7 +187,7 @@ fn row(
     unit: &'static str,
     (ours, theirs): (Vec<f64>, Vec<f64>),
     by: By,
-    aims: Option<(f64, f64)>,
+    aims: Aims,
     note: String,
 ) -> Row {
     Row { what: what.to_owned(), unit, against: "nsqd", ours, theirs, by, aims, note }
@@ -143,26 +208,29 @@ async fn sides(
         new_topic(&cluster, &topic).await;
         let nsqd = fresh_nsqd();
         let of_gateway = async |ours: &mut Side| {
-            let request = kind.request(gateway.address, &topic);
-            let first = load::run(gateway.address, connections, FIRST, &request).await;
+            let peer = kind.peer(gateway.address, gateway.tcp_address);
+            let request = kind.request(peer.address, &topic);
+            let first = load::run(peer, connections, FIRST, &request).await;
             let used = || [&gateway.process, &*rig.brokers[0]].map(cpu_seconds);
-            let before = used();
-            let load = load::run(gateway.address, connections, plan.lasting, &request).await;
-            let after = used();
+            let (before, begun) = (used(), spent());
+            let load = load::run(peer, connections, plan.lasting, &request).await;
+            let (after, ended) = (used(), spent());
             assert_eq!(first.refused + load.refused, 0, "a figure with refusals is void");
             all_stored(&cluster, &[&topic], (first.acknowledged + load.acknowledged) * kind.messages).await;
-            ours.take(&load, kind.messages, [after[0] - before[0], after[1] - before[1]]);
+            let cpu = [after[0] - before[0], after[1] - before[1]];
+            ours.take(&load, kind.messages, cpu, ended.since(begun));
         };
         let of_nsqd = async |theirs: &mut Side| {
-            let request = kind.request(nsqd.http_addr(), &topic);
-            let first = load::run(nsqd.http_addr(), connections, FIRST, &request).await;
-            let before = cpu_seconds(&nsqd);
-            let load = load::run(nsqd.http_addr(), connections, plan.lasting, &request).await;
-            let cpu = cpu_seconds(&nsqd) - before;
+            let peer = kind.peer(nsqd.http_addr(), nsqd.tcp_addr());
+            let request = kind.request(peer.address, &topic);
+            let first = load::run(peer, connections, FIRST, &request).await;
+            let (before, begun) = (cpu_seconds(&nsqd), spent());
+            let load = load::run(peer, connections, plan.lasting, &request).await;
+            let (cpu, ended) = (cpu_seconds(&nsqd) - before, spent());
             assert_eq!(first.refused + load.refused, 0, "a figure with refusals is void");
             let acknowledged = (first.acknowledged + load.acknowledged) * kind.messages;
             assert_eq!(published(&nsqd, &topic), acknowledged, "the figure of nsqd is void");
-            theirs.take(&load, kind.messages, [cpu, 0.0]);
+            theirs.take(&load, kind.messages, [cpu, 0.0], ended.since(begun));
         };
         if round % 2 == 0 {
             of_gateway(&mut ours).await;

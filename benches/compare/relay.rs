@@ -12,8 +12,8 @@ use crate::{
     Plan,
     client::fill,
     parts::{
-        Bridge, Fresh, cluster, cpu_seconds, eventually, fresh_nsqd, median, new_topic, peak_mib, published,
-        rig,
+        Bridge, Fresh, cluster, cpu_seconds, eventually, fresh_nsqd, median, new_topic, one_broker, peak_mib,
+        published,
     },
     report::Report,
     table::{By, Row},
@@ -36,7 +36,7 @@ struct Figures {
 
 /// All rows of the relay.
 pub async fn measure(plan: &Plan, fresh: &mut Fresh, report: &Report) {
-    let rig = rig(1, Flush::Async);
+    let rig = one_broker(Flush::Async);
     let cluster = cluster(&rig);
     // The broker's Java compiles what reading runs through; its figures are not kept.
     of_relay(&rig, &cluster, plan, fresh, &mut Figures::default()).await;

@@ -11,10 +11,12 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use nsqbridge_brokers::{Line, versions};
+use nsqbridge_brokers::{Line, shipped, versions};
 
 use crate::{
-    Plan, picture,
+    Plan,
+    parts::{Spent, spent},
+    picture,
     table::{self, Curve, Row},
 };
 
@@ -25,6 +27,7 @@ const SECTION_LIMIT: Duration = Duration::from_secs(480);
 #[derive(Debug)]
 pub struct Report {
     begun: Instant,
+    spent_before: Spent,
     /// What the machine did before.
     load_before: String,
     rows: RefCell<Vec<Row>>,
@@ -38,6 +41,7 @@ impl Report {
     pub fn begin() -> Self {
         Self {
             begun: Instant::now(),
+            spent_before: spent(),
             load_before: first_field("/proc/loadavg"),
             rows: RefCell::default(),
             curves: RefCell::default(),
@@ -98,9 +102,10 @@ impl Report {
         let _ = writeln!(text, "- {}", machine());
         let _ = writeln!(
             text,
-            "- nsqbridge {}, RocketMQ {} (one broker, `ASYNC_FLUSH` unless a row says otherwise), NSQ {}, {}",
+            "- nsqbridge {}, RocketMQ {} (one broker with a heap of {} MiB, `ASYNC_FLUSH` unless a row says otherwise), NSQ {}, {}",
             env!("CARGO_PKG_VERSION"),
             Line::V5.version(),
+            shipped::heap_mib(1),
             versions::NSQ,
             java(),
         );
@@ -108,6 +113,9 @@ impl Report {
             text,
             "- rounds: {rounds}, of {seconds} s for each side; the machine's load before it began: {load}"
         );
+        let [_, kept] = spent().since(self.spent_before);
+        let _ =
+            writeln!(text, "- the host kept {kept:.1} % of the processors' time from this machine meanwhile");
         for remark in self.remarks.borrow().iter() {
             let _ = writeln!(text, "- {remark}");
         }
@@ -145,9 +153,7 @@ fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next());
-    let gib = kib.and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0 / 1024.0;
+    let gib = shipped::memory_gib();
     let (model, kernel) =
         (model.map_or("unknown processor", |(_, model)| model), first_field("/proc/sys/kernel/osrelease"));
     format!("{cores} × {model}, {gib:.0} GiB, Linux {kernel}; everything on this one machine, over loopback")

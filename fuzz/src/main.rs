@@ -38,6 +38,7 @@ const TARGETS: &[Target] = &[
     target("query", nsq::query, 8, 4 * KIB),
     target("mpub_binary", nsq::mpub_binary, 32, 4 * KIB),
     target("mpub_text", nsq::mpub_text, 64, 4 * KIB),
+    target("tcp_commands", nsq::tcp_commands, 192, 16 * KIB),
     target("nsqd_frames", nsq::frames, 32, 4 * KIB),
     target("nsqd_answers", nsq::nsqd_answers, 32, 4 * KIB),
     target("nsqlookupd_answers", nsq::nsqlookupd_answers, 32, 4 * KIB),

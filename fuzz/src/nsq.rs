@@ -63,6 +63,17 @@ pub fn mpub_text(data: &[u8]) {
     assert!(lines.eq(messages.iter()));
 }
 
+pub fn tcp_commands(data: &[u8]) {
+    let whole = fuzzing::commands(data, data.len(), MAX_MSG, MAX_BODY);
+    for piece in [1, 7] {
+        assert_eq!(
+            fuzzing::commands(data, piece, MAX_MSG, MAX_BODY),
+            whole,
+            "whole and in pieces is the same"
+        );
+    }
+}
+
 pub fn frames(data: &[u8]) {
     let whole = drain(&mut BytesMut::from(data), frames::decode);
     for frame in &whole.0 {

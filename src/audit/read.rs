@@ -7,12 +7,11 @@ use crate::{
     retry::Backoff,
     rocketmq::{
         ClusterError, Queue, QueueReader,
-        reader::{Problem, Pull},
+        reader::{PULL_MAX, Problem, Pull},
         record::StoredMessage,
     },
 };
 
-const PULL_MAX: i64 = 32;
 /// A question that fails is asked so many times.
 const TRIES: usize = 5;
 
@@ -39,7 +38,7 @@ pub(super) async fn each(
     let mut next = from;
     let mut empty = 0;
     while next < to {
-        let most = PULL_MAX.min(to - next) as u32;
+        let most = i64::from(PULL_MAX).min(to - next) as u32;
         match patiently(async || reader.pull(queue, next, most, Duration::ZERO).await).await? {
             Pull::Messages { messages, problem, .. } => {
                 empty = 0;

@@ -418,7 +418,7 @@ mod tests {
                 (Weight::Loss, What::NotRelayed, 1, named(&[999])),
                 (Weight::Note, What::GoneSince, 1, named(&[2_000]))
             ],
-            "a topic that was made anew has other messages at the same offsets"
+            "a topic that was recreated has other messages at the same offsets"
         );
         let waiting = Minute { covered: of(0..900), relayed: of(0..900), pending: 100, ..clean() };
         assert_eq!(found(&waiting), [(Weight::Note, What::Pending, 100, vec![])]);

@@ -153,18 +153,20 @@ impl Delta {
     }
 
     fn count_due(&mut self, hop: &Hop, entries: impl IntoIterator<Item = Entry>, due_ms: i64) {
-        let mut entries = entries.into_iter().peekable();
+        let mut entries = entries.into_iter();
+        let mut next = entries.next();
         // Neighbours are of the same minute and from the same gateway mostly.
-        while let Some(Entry { minute, id: first }) = entries.peek().copied() {
+        while let Some(Entry { minute, id: first }) = next {
             let tally = self.tallies.entry((minute, hop.clone())).or_default();
             tally.due_ms = tally.due_ms.max(due_ms);
             let minter = minter_of(first);
             let mut highest = first;
             while let Some(Entry { id, .. }) =
-                entries.next_if(|entry| entry.minute == minute && minter_of(entry.id) == minter)
+                next.filter(|entry| entry.minute == minute && minter_of(entry.id) == minter)
             {
                 tally.sketch.add(id);
                 highest = highest.max(id);
+                next = entries.next();
             }
             if hop.is_of_a_gateway() {
                 let known = self.highest.entry(minter).or_default();

@@ -268,7 +268,7 @@ async fn write_until_stored(ledger: &Inner, delta: Delta) {
             warn!(
                 audit_topic,
                 error,
-                "an audit record is not written; trying on. An account without the right to that topic needs it, or --audit=false"
+                "an audit record is not written; will keep trying. An account without the right to that topic needs it, or --audit=false"
             );
         }
         backoff.wait().await;

@@ -35,10 +35,18 @@ pub struct Cell {
 impl Cell {
     const ZERO: Self = Self { count: 0, ids: 0, checks: 0 };
 
-    fn add(&mut self, id: u128, check: u64, times: i64) {
-        self.count = self.count.wrapping_add(times);
-        self.ids = self.ids.wrapping_add(id.wrapping_mul(times as u128));
-        self.checks = self.checks.wrapping_add(check.wrapping_mul(times as u64));
+    fn times(self, times: i64) -> Self {
+        Self {
+            count: self.count.wrapping_mul(times),
+            ids: self.ids.wrapping_mul(times as u128),
+            checks: self.checks.wrapping_mul(times as u64),
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.count = self.count.wrapping_add(other.count);
+        self.ids = self.ids.wrapping_add(other.ids);
+        self.checks = self.checks.wrapping_add(other.checks);
     }
 }
 
@@ -88,17 +96,16 @@ impl Sketch {
     /// Puts an id in so often; a negative number takes it out.
     pub fn add_times(&mut self, id: u128, times: i64) {
         let spread = Spread::of(id);
+        let content = Cell { count: 1, ids: id, checks: spread.check }.times(times);
         for cell in spread.cells {
-            self.0[cell].add(id, spread.check, times);
+            self.0[cell].add(content);
         }
     }
 
     /// Puts in what the other has, so often.
     pub fn merge(&mut self, other: &Self, times: i64) {
         for (mine, theirs) in self.0.iter_mut().zip(other.0.iter()) {
-            mine.count = mine.count.wrapping_add(theirs.count.wrapping_mul(times));
-            mine.ids = mine.ids.wrapping_add(theirs.ids.wrapping_mul(times as u128));
-            mine.checks = mine.checks.wrapping_add(theirs.checks.wrapping_mul(times as u64));
+            mine.add(theirs.times(times));
         }
     }
 
@@ -139,9 +146,7 @@ impl Sketch {
     #[must_use]
     pub fn put(&mut self, place: usize, content: Cell) -> bool {
         let Some(cell) = self.0.get_mut(place) else { return false };
-        cell.count = cell.count.wrapping_add(content.count);
-        cell.ids = cell.ids.wrapping_add(content.ids);
-        cell.checks = cell.checks.wrapping_add(content.checks);
+        cell.add(content);
         true
     }
 

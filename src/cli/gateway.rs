@@ -10,12 +10,15 @@ use crate::{
     nsq::names::TopicName,
 };
 
-use super::shared::{AdminArgs, NamesArgs, ProcessArgs, RocketmqArgs, listen_address, size};
+use super::shared::{
+    AddressOrNone, AdminArgs, NamesArgs, ProcessArgs, RocketmqArgs, listen_address, listen_address_or_none,
+    size,
+};
 
 /// `nsqbridge gateway`.
 #[derive(Debug, Args)]
 pub struct GatewayArgs {
-    /// Listen here for producers; nsqd's own port by default.
+    /// Listen here for producers that speak HTTP; nsqd's own port by default.
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -24,6 +27,15 @@ pub struct GatewayArgs {
         env = "NSQBRIDGE_HTTP_ADDRESS"
     )]
     pub http_address: SocketAddr,
+    /// Listen here for producers that speak nsqd's TCP protocol; nsqd's own port by default. An empty address serves none.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "0.0.0.0:4150",
+        value_parser = listen_address_or_none,
+        env = "NSQBRIDGE_TCP_ADDRESS"
+    )]
+    pub tcp_address: AddressOrNone,
     /// What this gateway calls itself in /info and on each message; the host's name by default (nsqd's flag).
     #[arg(long, value_name = "HOST", env = "NSQBRIDGE_BROADCAST_ADDRESS")]
     pub broadcast_address: Option<String>,
@@ -39,11 +51,11 @@ pub struct GatewayArgs {
     /// How long a publish is tried before the producer hears 503; keep it below the producers' own timeout.
     #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_PUBLISH_TIMEOUT")]
     pub publish_timeout: Duration,
-    /// Write down in RocketMQ (topic %audit%TOPIC) how many messages were accepted and a digest of their ids, for `nsqbridge verify`.
+    /// Record in RocketMQ (topic %audit%TOPIC) how many messages were accepted and a digest of their ids, for `nsqbridge verify`.
     #[arg(long, env = "NSQBRIDGE_AUDIT", action = clap::ArgAction::Set, value_name = "BOOL", default_value = "true")]
     pub audit: bool,
-    /// For a channel that is moved by share: stamp so many percent (0 to 100) of the topic's messages for its consumer group, with the
-    /// property nsq_share_CHANNEL. Which ones depends on the body alone: those whose CRC-32 modulo 100 is below PERCENT. Repeat it for several.
+    /// For a channel moved by share: stamp this percentage (0 to 100) of the topic's messages for its consumer group, with the property
+    /// nsq_share_CHANNEL. The body alone decides: its CRC-32 modulo 100 is below PERCENT. Repeat it for several.
     #[arg(long, value_name = "TOPIC/CHANNEL=PERCENT", value_parser = share, env = "NSQBRIDGE_SHARE", value_delimiter = ',')]
     pub share: Vec<(Share, u8)>,
     /// What each topic is to be.
@@ -94,7 +106,7 @@ pub struct TopicsArgs {
         env = "NSQBRIDGE_EPHEMERAL_TOPICS"
     )]
     pub ephemeral_topics: EphemeralTopics,
-    /// A `defer` a RocketMQ 4 broker can only keep roughly: wait longer, or refuse it with 400 INVALID_DEFER.
+    /// A `defer` that a RocketMQ 4 broker cannot keep exactly: round it up to the next delay level, or refuse it with 400 INVALID_DEFER.
     #[arg(
         long,
         value_enum,
@@ -107,18 +119,18 @@ pub struct TopicsArgs {
 
 /// What may be held in memory.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Bounds (past them a publish is answered 503 at once)")]
+#[command(next_help_heading = "Limits (beyond them HTTP gets 503 at once; TCP waits first)")]
 pub struct BoundsArgs {
     /// Bytes of requests being read or waiting for RocketMQ.
     #[arg(long, value_name = "BYTES", default_value = "268435456", value_parser = size(1 << 40), env = "NSQBRIDGE_MAX_IN_FLIGHT_BYTES")]
     pub max_in_flight_bytes: usize,
-    /// Of these, bytes that wait for one topic, so that one that is stuck leaves room for the others.
+    /// Of these, bytes that wait for one topic, so that a stuck topic leaves room for the others.
     #[arg(long, value_name = "BYTES", default_value = "67108864", value_parser = size(1 << 40), env = "NSQBRIDGE_MAX_TOPIC_BYTES")]
     pub max_topic_bytes: usize,
-    /// Requests being read or waiting for RocketMQ.
+    /// HTTP requests being read or waiting for RocketMQ; TCP is limited by its bytes, and per connection.
     #[arg(long, value_name = "N", default_value = "10000", value_parser = size(1 << 24), env = "NSQBRIDGE_MAX_IN_FLIGHT_REQUESTS")]
     pub max_in_flight_requests: usize,
-    /// How long a request's body may take to come; one that comes slower is refused, for it holds room.
+    /// How long a request's body may take to arrive; slower ones are refused, for they hold memory.
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration, env = "NSQBRIDGE_BODY_TIMEOUT")]
     pub body_timeout: Duration,
     /// Open connections; more are closed at once.
@@ -133,29 +145,29 @@ pub struct BoundsArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Spool (while RocketMQ is not available)")]
 pub struct SpoolArgs {
-    /// Publishes RocketMQ does not take: answer 503, or keep them on this machine's disk, answer OK, and bring them into RocketMQ when
+    /// Publishes that RocketMQ does not take: answer 503, or keep them on this machine's disk, answer OK, and send them to RocketMQ when
     /// it is back.
     #[arg(long, value_name = "POLICY", default_value = "refuse", value_parser = policy, env = "NSQBRIDGE_ON_UNAVAILABLE")]
     pub on_unavailable: OnUnavailable,
     /// The same for one topic; repeat it for several.
     #[arg(long, value_name = "TOPIC=POLICY", value_parser = topic_policy, env = "NSQBRIDGE_ON_UNAVAILABLE_OF", value_delimiter = ',')]
     pub on_unavailable_of: Vec<(TopicName, OnUnavailable)>,
-    /// Keep them in this folder, which no other gateway may use. What was left there is brought into RocketMQ whatever the policies are.
+    /// Keep them in this folder, which no other gateway may use. What was left there is sent to RocketMQ whatever the policies are.
     #[arg(long, value_name = "FOLDER", env = "NSQBRIDGE_SPOOL_PATH")]
     pub spool_path: Option<PathBuf>,
-    /// How long a publish is tried before it is spooled.
+    /// How long a publish is tried before it is spooled; at least 500ms less than --publish-timeout.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_SPOOL_AFTER")]
     pub spool_after: Duration,
-    /// Bytes of the spool, past which publishes are answered 503 all the same.
+    /// The largest spool, in bytes; beyond it publishes are answered 503.
     #[arg(long, value_name = "BYTES", default_value = "1073741824", value_parser = size(1 << 50), env = "NSQBRIDGE_SPOOL_MAX_BYTES")]
     pub spool_max_bytes: usize,
-    /// Of these, bytes of one topic.
+    /// The same for the spooled messages of one topic.
     #[arg(long, value_name = "BYTES", default_value = "1073741824", value_parser = size(1 << 50), env = "NSQBRIDGE_SPOOL_MAX_TOPIC_BYTES")]
     pub spool_max_topic_bytes: usize,
-    /// A topic whose oldest spooled message has waited longer takes no more.
+    /// A topic whose oldest spooled message has waited longer is spooled no further: 503.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration, env = "NSQBRIDGE_SPOOL_MAX_AGE")]
     pub spool_max_age: Duration,
-    /// Percent of the disk in use, by whomever, past which nothing more is spooled.
+    /// Percent of the disk in use, by anything, beyond which nothing more is spooled.
     #[arg(long, value_name = "PERCENT", default_value = "80", value_parser = clap::value_parser!(u8).range(1..=100), env = "NSQBRIDGE_SPOOL_MAX_DISK_USE")]
     pub spool_max_disk_use: u8,
     /// How long a graceful stop waits for RocketMQ to take what is spooled; the rest is kept for the next start.

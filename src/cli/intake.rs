@@ -26,10 +26,10 @@ pub struct IntakeArgs {
     /// /info tells it. Relays leave it out with --leave-out.
     #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_INTAKE_NSQD_HTTP_ADDRESS", value_delimiter = ',')]
     pub nsqd_http_address: Vec<HttpAddress>,
-    /// Messages in hand at a time, of all topics and nsqds together, at least one of each.
+    /// Messages in flight, of all topics and nsqds together, at least one of each.
     #[arg(long, value_name = "MESSAGES", default_value = "1000", value_parser = size(1 << 20), env = "NSQBRIDGE_INTAKE_MAX_IN_FLIGHT")]
     pub max_in_flight: usize,
-    /// Message bytes in hand, past which nsqd is asked for no more; what is on its way by then still comes.
+    /// Message bytes in flight, beyond which nsqd is asked for no more; what it has already sent still comes.
     #[arg(long, value_name = "BYTES", default_value = "134217728", value_parser = size(1 << 40), env = "NSQBRIDGE_INTAKE_MAX_IN_FLIGHT_BYTES")]
     pub max_in_flight_bytes: usize,
     /// Queues a new topic gets on each broker.

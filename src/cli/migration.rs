@@ -27,10 +27,10 @@ pub struct PlanArgs {
     /// The plan, and how to reach RocketMQ.
     #[command(flatten)]
     pub file: PlanFileArgs,
-    /// Time between the two looks that give rates.
+    /// Time between the two samples that rates are computed from.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_SAMPLE")]
     pub sample: Duration,
-    /// How long each question may take.
+    /// How long each request may take.
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_TIMEOUT")]
     pub timeout: Duration,
 }
@@ -44,10 +44,10 @@ pub struct ScanArgs {
     /// Look at this nsqd; repeat it for several.
     #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_NSQD_HTTP_ADDRESS", value_delimiter = ',')]
     pub nsqd_http_address: Vec<HttpAddress>,
-    /// Time between the two looks that give rates.
+    /// Time between the two samples that rates are computed from.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_SAMPLE")]
     pub sample: Duration,
-    /// How long each question may take.
+    /// How long each request may take.
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_TIMEOUT")]
     pub timeout: Duration,
     /// How to show what is there; `plan` writes a draft of a plan.

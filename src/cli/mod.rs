@@ -1,7 +1,7 @@
 //! The command line: what can be asked of `nsqbridge`.
 //!
-//! Every setting is a flag, an environment variable and a key of the configuration file, by the same name and with the same
-//! check ([`crate::config`]). What several settings must be together is checked in [`crate::run`], wherever they came from.
+//! Every setting of a role is a flag, an environment variable and a key of the configuration file, with the same check
+//! ([`crate::config`]). What several settings must be together is checked in [`crate::run`], wherever they came from.
 
 use std::path::PathBuf;
 
@@ -20,14 +20,14 @@ pub use gateway::*;
 pub use intake::*;
 pub use migration::*;
 pub use moving::*;
-pub use shared::{AdminAddress, AdminArgs, NamesArgs, Output, PlanArg, ProcessArgs, RocketmqArgs};
+pub use shared::{AddressOrNone, AdminArgs, NamesArgs, Output, PlanArg, ProcessArgs, RocketmqArgs};
 pub use tools::*;
 pub use transfer::*;
 pub use verify::*;
 
 /// Moves a running NSQ installation to Apache RocketMQ: no flag day, no lost message.
 ///
-/// Point producers at `nsqbridge gateway` instead of nsqd, run `nsqbridge transfer` for each topic, and NSQ consumers
+/// Point producers at `nsqbridge gateway` instead of nsqd, run `nsqbridge transfer` for the topics, and NSQ consumers
 /// notice nothing.
 #[derive(Debug, Parser)]
 #[command(name = "nsqbridge", version, max_term_width = 110, propagate_version = true)]
@@ -56,7 +56,7 @@ pub struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logs")]
 pub struct LogArgs {
-    /// Log what is at least this important: error, warn, info, debug, trace.
+    /// Log at this level and above: error, warn, info, debug, trace.
     #[arg(
         id = "log_level",
         long = "log-level",
@@ -88,16 +88,32 @@ pub enum LogFormat {
     Json,
 }
 
-/// The roles.
+/// What to run.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Take nsqd's place for producers: store what they publish over HTTP in RocketMQ.
-    ///
-    /// Serves nsqd's HTTP API. A publish is answered `OK` only when RocketMQ has answered `SEND_OK`; otherwise the
-    /// producer hears an error, as it would from nsqd.
+    /// One role.
+    #[command(flatten)]
+    Role(Role),
+    /// Run every role the configuration file has a section for, in one process.
     #[command(after_help = "Example:\n  \
-        nsqbridge gateway --namesrv rmq-1:9876 --http-address 0.0.0.0:4151\n  \
-        curl -d 'hello' 'http://127.0.0.1:4151/pub?topic=orders'")]
+        nsqbridge run -c bridge.toml     (docs/bridge.toml is an annotated one)")]
+    Run(RunArgs),
+    /// What is asked or done once.
+    #[command(flatten)]
+    Ask(Question),
+}
+
+/// What goes on until it is told to stop.
+#[derive(Debug, Subcommand)]
+pub enum Role {
+    /// Stand in for nsqd: store what producers publish over HTTP or TCP in RocketMQ.
+    ///
+    /// Serves nsqd's HTTP API and, to producers, its TCP protocol. A publish is answered `OK` only when RocketMQ has answered `SEND_OK`
+    /// or, with --on-unavailable spool, when it is synced to this machine's disk; otherwise the producer gets an error, as from nsqd.
+    #[command(after_help = "Example:\n  \
+        nsqbridge gateway --namesrv rmq-1:9876 --http-address 0.0.0.0:4151 --tcp-address 0.0.0.0:4150\n  \
+        curl -d 'hello' 'http://127.0.0.1:4151/pub?topic=bridge-test'\n  \
+        echo hello | to_nsq -topic bridge-test -nsqd-tcp-address 127.0.0.1:4150")]
     Gateway(Box<GatewayArgs>),
     /// Relay topics from RocketMQ back into nsqd, for consumers that have not moved yet.
     ///
@@ -115,17 +131,18 @@ pub enum Command {
         nsqbridge intake --namesrv rmq-1:9876 --topic orders --nsqd-http-address nsqd-1:4151\n  \
         nsqbridge intake --namesrv rmq-1:9876 --topic orders --nsqd-http-address nsqd-1:4151 --retire")]
     Intake(Box<IntakeArgs>),
-    /// Run every role the configuration file has a section for, in one process.
-    #[command(after_help = "Example:\n  \
-        nsqbridge run -c bridge.toml     (docs/bridge.toml is an annotated one)")]
-    Run(RunArgs),
-    /// Look at RocketMQ and NSQ before or during a migration, and say what to do about what is not as it should be.
+}
+
+/// What is asked or done once.
+#[derive(Debug, Subcommand)]
+pub enum Question {
+    /// Check RocketMQ and NSQ before or during a migration, and say what to do about each problem.
     ///
-    /// Changes nothing. Exits with 2 when something keeps the bridge from its work.
+    /// Changes nothing. Exits with 2 when something keeps the bridge from working.
     #[command(after_help = "Example:\n  \
         nsqbridge doctor --namesrv rmq-1:9876 --lookupd-http-address lookup-1:4161")]
     Doctor(Box<DoctorArgs>),
-    /// Show which instance relays what, how far it is, and why it is not further.
+    /// Show which instance relays which topic, how far behind it is, and why.
     ///
     /// The running instances are asked through the brokers, so this works from wherever RocketMQ can be reached.
     #[command(after_help = "Examples:\n  \
@@ -139,16 +156,16 @@ pub enum Command {
         nsqbridge relay pause orders --namesrv rmq-1:9876\n  \
         nsqbridge relay rate orders 500 --namesrv rmq-1:9876")]
     Relay(Box<RelayArgs>),
-    /// List, show or try again the messages of a topic that nsqd would not take.
+    /// List, show, retry or drop the messages of a topic that nsqd would not take.
     #[command(after_help = "Examples:\n  \
         nsqbridge parked list orders --namesrv rmq-1:9876\n  \
         nsqbridge parked show orders broker-a:3:1712 --namesrv rmq-1:9876\n  \
         nsqbridge parked retry orders --nsqd-http-address nsqd-1:4151 --namesrv rmq-1:9876")]
     Parked(Box<ParkedArgs>),
-    /// Check that every message of a stretch of time has reached every hop, and name those that have not.
+    /// Check that every message accepted in a time window reached every hop, and list those that did not.
     ///
-    /// Gateways and relays write down what passes them; this holds it against what RocketMQ has. Exits with 0 when nothing is
-    /// missing, 1 for a loss, 2 when it cannot be said. Changes nothing without --repair.
+    /// Gateways and relays record what passes through them; `verify` compares that with what RocketMQ has. Exits with 0 when nothing
+    /// is missing, 1 for a loss, 2 when it cannot tell. Changes nothing without --repair.
     #[command(after_help = "Examples:\n  \
         nsqbridge verify orders --namesrv rmq-1:9876\n  \
         nsqbridge verify orders --namesrv rmq-1:9876 --window 1d --lookupd-http-address lookup-1:4161\n  \
@@ -161,7 +178,7 @@ pub enum Command {
         nsqbridge scan --lookupd-http-address lookup-1:4161\n  \
         nsqbridge scan --lookupd-http-address lookup-1:4161 -n rmq-1:9876 --write-plan orders.toml")]
     Scan(Box<ScanArgs>),
-    /// Hold a plan against the world: what blocks it, what to know, and what it would create and change.
+    /// Check a plan against the running systems: what blocks it, what to know, and what it would create and change.
     ///
     /// Changes nothing. Exits with 2 when something blocks.
     #[command(after_help = "Example:\n  \
@@ -169,7 +186,7 @@ pub enum Command {
     Plan(Box<PlanArgs>),
     /// Move a channel's consumer to a RocketMQ consumer group: nothing lost, nothing doubled, and a way back.
     ///
-    /// Says what it would do, and does it with --execute. The topic's relay is held until the channel's consumers have finished all they
+    /// Shows what it would do; with --execute, does it. The topic's relay is held until the channel's consumers have finished all they
     /// have; then the channel is paused, and the group begins exactly there. Started again after an interruption, it finishes or
     /// undoes what was begun.
     #[command(after_help = "Examples:\n  \
@@ -178,16 +195,19 @@ pub enum Command {
     Cutover(Box<CutoverArgs>),
     /// Give a channel that was cut over back to its NSQ consumers.
     ///
-    /// With --mode healthy nothing comes twice. With --mode broken what the group has consumed since the cutover comes again; how
-    /// much that is, is told before it asks. Nothing is lost either way.
+    /// With --mode healthy nothing comes twice. With --mode broken what the group has consumed since the cutover comes again; the
+    /// command shows how much before it asks. Nothing is lost either way.
     #[command(after_help = "Example:\n  \
         nsqbridge rollback orders/billing --mode broken --namesrv rmq-1:9876 --execute")]
     Rollback(Box<RollbackArgs>),
     /// Delete a channel whose consumer has moved for good. There is no way back.
+    ///
+    /// Where there are nsqlookupds, give all of them with --lookupd-http-address: one that is left out keeps the channel's name, and an
+    /// nsqd that gets the topic later creates the channel again.
     #[command(after_help = "Example:\n  \
         nsqbridge complete orders/billing --namesrv rmq-1:9876 --lookupd-http-address lookup-1:4161 --execute")]
     Complete(Box<CompleteArgs>),
-    /// Try cutover and rollback on a scratch channel of a topic, with a small consumer on either side that counts.
+    /// Rehearse cutover and rollback on a scratch channel of a topic, with a small counting consumer on each side.
     #[command(after_help = "Example:\n  \
         nsqbridge rehearse orders --namesrv rmq-1:9876 --lookupd-http-address lookup-1:4161 --execute")]
     Rehearse(Box<RehearseArgs>),

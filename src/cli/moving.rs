@@ -25,13 +25,13 @@ pub struct MovingArgs {
     /// A plan in the place of other flags.
     #[command(flatten)]
     pub plan: PlanArg,
-    /// Do it. Without this it only says what it would do, and changes nothing.
+    /// Do it. Without this flag the command only shows what it would do, and changes nothing.
     #[arg(long, env = "NSQBRIDGE_EXECUTE")]
     pub execute: bool,
-    /// Answer its question with yes.
+    /// Do not ask for confirmation.
     #[arg(short, long, env = "NSQBRIDGE_YES")]
     pub yes: bool,
-    /// How to show what happens: lines for people, or a JSON object a line.
+    /// How to show what happens: lines for people, or one JSON object a line.
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table", env = "NSQBRIDGE_OUTPUT")]
     pub output: Output,
     /// For tests: end after this step, as if the process had been killed.
@@ -48,7 +48,7 @@ pub struct MovingArgs {
 /// How long the relay may be held.
 #[derive(Debug, Args)]
 pub struct PauseArgs {
-    /// Hold the topic's relay for no longer than this; then everything is undone. 10s by default, or the plan's gates.max_pause.
+    /// Hold the topic's relay for at most this long; past it everything is undone. 10s by default, or the plan's gates.max_pause.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, env = "NSQBRIDGE_MAX_PAUSE")]
     pub max_pause: Option<Duration>,
 }
@@ -62,8 +62,8 @@ pub struct CutoverArgs {
     /// The consumer group it becomes; by default the plan's, or TOPIC%%CHANNEL, as the gateway's /channel/create names it.
     #[arg(long, value_name = "GROUP", env = "NSQBRIDGE_GROUP")]
     pub group: Option<String>,
-    /// By share: the group is to take only what the gateways stamp for it (`nsqbridge gateway --share`), and the rest goes to an NSQ topic
-    /// of its own, TOPIC.CHANNEL, for the channel's old consumer (`nsqbridge transfer --share`).
+    /// Move it by share: the group takes only what the gateways stamp for it (`nsqbridge gateway --share`); the rest goes to the NSQ
+    /// topic TOPIC.CHANNEL, for the channel's old consumer (`nsqbridge transfer --share`).
     #[arg(long, env = "NSQBRIDGE_BY_SHARE")]
     pub share: bool,
     /// How long the relay may be held.
@@ -83,14 +83,14 @@ pub struct RollbackArgs {
     /// The consumer group it became.
     #[arg(long, value_name = "GROUP", env = "NSQBRIDGE_GROUP")]
     pub group: Option<String>,
-    /// How the new consumers are.
+    /// Whether the new consumers work (healthy) or not (broken).
     #[arg(long, value_enum, value_name = "MODE", default_value = "healthy", env = "NSQBRIDGE_MODE")]
     pub mode: RollbackMode,
-    /// With --mode broken: even when the channel holds less than was relayed since the cutover, because an nsqd died and took some.
+    /// With --mode broken: go back even if the channel holds less than was relayed since the cutover, because an nsqd died with some.
     #[arg(long, env = "NSQBRIDGE_ACCEPT_MISSING")]
     pub accept_missing: bool,
-    /// With --mode healthy: drop what the channel holds even when that is more than came since the cutover, because old producers' nsqd was
-    /// started anew and the relay repeated messages to another. What was published straight to an nsqd while it had no intake is lost by it.
+    /// With --mode healthy: empty the channel even if it holds more than arrived since the cutover. Safe only if the surplus is the
+    /// relay's repeats after an nsqd restart: what was published straight to an nsqd without an intake is lost.
     #[arg(long, env = "NSQBRIDGE_ACCEPT_MORE")]
     pub accept_more: bool,
     /// How long the relay may be held.
@@ -119,7 +119,7 @@ pub struct CompleteArgs {
     /// The consumer group it became.
     #[arg(long, value_name = "GROUP", env = "NSQBRIDGE_GROUP")]
     pub group: Option<String>,
-    /// The channel once more, in place of the answer to its question; needed with --yes.
+    /// The channel's name once more, as confirmation; needed with --yes.
     #[arg(long, value_name = "TOPIC/CHANNEL", env = "NSQBRIDGE_NAME")]
     pub name: Option<ChannelPath>,
     /// What all of them have.

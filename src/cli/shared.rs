@@ -19,10 +19,10 @@ pub struct RocketmqArgs {
         value_delimiter = ';'
     )]
     pub namesrv: Vec<HttpAddress>,
-    /// Speak TLS, trusting the certificate authorities in this PEM file.
+    /// Use TLS, trusting the certificate authorities in this PEM file.
     #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ROCKETMQ_TLS_CA")]
     pub rocketmq_tls_ca: Option<PathBuf>,
-    /// Show this certificate chain (PEM) to brokers that ask for one.
+    /// Present this certificate chain (PEM) to brokers that ask for one.
     #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ROCKETMQ_TLS_CERT")]
     pub rocketmq_tls_cert: Option<PathBuf>,
     /// The private key (PEM) of that certificate.
@@ -63,15 +63,15 @@ pub struct AdminArgs {
     /// Serve /livez, /readyz and /metrics here; an empty address serves them nowhere. By default loopback, port 4153 for a
     /// gateway, 4154 for a relay, 4155 for `run`, 4156 for an intake.
     #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_ADMIN_ADDRESS", value_parser = address_or_none)]
-    pub admin_address: Option<AdminAddress>,
-    /// Speak TLS there, with the certificate chain in this PEM file. Beyond loopback this or a token is needed.
+    pub admin_address: Option<AddressOrNone>,
+    /// Serve them over TLS, with the certificate chain in this PEM file. Beyond loopback this or a token is needed.
     #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ADMIN_TLS_CERT")]
     pub admin_tls_cert: Option<PathBuf>,
     /// The private key (PEM) of that certificate.
     #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ADMIN_TLS_KEY")]
     pub admin_tls_key: Option<PathBuf>,
-    /// Answer only who shows the token in this file (`Authorization: Bearer TOKEN`); /livez stays open. The token may also come
-    /// from the environment variable NSQBRIDGE_ADMIN_TOKEN.
+    /// Require the token in this file (`Authorization: Bearer TOKEN`); /livez stays open. The token may also come from the
+    /// environment variable NSQBRIDGE_ADMIN_TOKEN.
     #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ADMIN_TOKEN_FILE")]
     pub admin_token_file: Option<PathBuf>,
     /// Serve them beyond loopback to anybody, with neither TLS nor a token.
@@ -83,14 +83,14 @@ pub struct AdminArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Process")]
 pub struct ProcessArgs {
-    /// Threads that do the work. One costs the least processor time for each message; more use more processors than one.
+    /// Worker threads. One costs the least processor time for each message; more use more than one processor.
     #[arg(long, value_name = "N", default_value = "1", value_parser = size(1024), env = "NSQBRIDGE_THREADS")]
     pub threads: usize,
 }
 
 /// An address to listen on, or none.
 #[derive(Debug, Clone, Copy)]
-pub struct AdminAddress(pub Option<SocketAddr>);
+pub struct AddressOrNone(pub Option<SocketAddr>);
 
 /// An address to listen on; `:4151` is every address of this machine, as for nsqd.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
@@ -122,12 +122,22 @@ fn rename(text: &str) -> Result<(TopicName, String), String> {
     Ok((topic.parse().map_err(|error| format!("{error}"))?, to.to_owned()))
 }
 
-fn address_or_none(text: &str) -> Result<AdminAddress, String> {
-    if text.is_empty() {
-        return Ok(AdminAddress(None));
-    }
-    let address = text.parse().map_err(|_| "IP:PORT, or nothing, is accepted")?;
-    Ok(AdminAddress(Some(address)))
+fn address_or_none(text: &str) -> Result<AddressOrNone, String> {
+    or_none(text, |text| text.parse().map_err(|_| "IP:PORT, or nothing, is accepted".to_owned()))
+}
+
+/// As [`listen_address`]; nothing is nowhere, as for nsqd.
+pub(super) fn listen_address_or_none(text: &str) -> Result<AddressOrNone, String> {
+    let accepted = |_| "IP:PORT, :PORT or nothing is accepted, such as 0.0.0.0:4150".to_owned();
+    or_none(text, |text| listen_address(text).map_err(accepted))
+}
+
+fn or_none(
+    text: &str,
+    read: impl FnOnce(&str) -> Result<SocketAddr, String>,
+) -> Result<AddressOrNone, String> {
+    let address = if text.is_empty() { None } else { Some(read(text)?) };
+    Ok(AddressOrNone(address))
 }
 
 #[cfg(test)]
@@ -139,5 +149,9 @@ mod tests {
         assert_eq!(listen_address(":4151"), Ok(SocketAddr::from(([0, 0, 0, 0], 4151))));
         assert_eq!(listen_address("[::1]:1"), Ok(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 1))));
         assert!(listen_address("4151").is_err());
+        let address = |text| listen_address_or_none(text).map(|AddressOrNone(address)| address);
+        assert_eq!(address(":4150"), Ok(Some(SocketAddr::from(([0, 0, 0, 0], 4150)))));
+        assert_eq!(address(""), Ok(None));
+        assert!(address("4150").is_err());
     }
 }

@@ -22,7 +22,7 @@ pub struct DoctorArgs {
     /// Look at this nsqd; repeat it for several.
     #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_NSQD_HTTP_ADDRESS", value_delimiter = ',')]
     pub nsqd_http_address: Vec<HttpAddress>,
-    /// Look at this topic's name, beside those the nsqds have; repeat it for several.
+    /// Check this topic's name, too, beside those of the nsqds' topics; repeat it for several.
     #[arg(long, value_name = "TOPIC", env = "NSQBRIDGE_TOPIC", value_delimiter = ',')]
     pub topic: Vec<TopicName>,
     /// The gateway's --max-msg-size.
@@ -31,7 +31,7 @@ pub struct DoctorArgs {
     /// The gateway's --max-req-timeout.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration, env = "NSQBRIDGE_MAX_REQ_TIMEOUT")]
     pub max_req_timeout: Duration,
-    /// How long each question may take.
+    /// How long each request may take.
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = humantime::parse_duration, env = "NSQBRIDGE_DOCTOR_TIMEOUT")]
     pub timeout: Duration,
     /// How to show what was found.
@@ -51,8 +51,8 @@ pub struct DoctorArgs {
 /// `nsqbridge status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Topics, or channels as TOPIC/CHANNEL, by their NSQ names; all topics that are or were relayed by default, or the
-    /// plan's channels.
+    /// Topics, or channels as TOPIC/CHANNEL, by their NSQ names; by default all topics that are or were relayed, or, with -f, the
+    /// plan's topics and channels.
     #[arg(value_name = "TOPIC[/CHANNEL]")]
     pub of: Vec<StatusOf>,
     /// The consumer group of the channels; TOPIC%%CHANNEL by default.
@@ -107,7 +107,7 @@ pub struct RelayArgs {
     /// The topic, by its NSQ name; TOPIC/CHANNEL for what is left to a channel that is moved by share.
     #[arg(value_name = "TOPIC[/CHANNEL]")]
     pub topic: Feed,
-    /// For `rate`: messages a second of each instance; 0 for any number.
+    /// For `rate`: the most messages a second from each instance; 0 means no limit.
     #[arg(required_if_eq("action", "rate"))]
     pub rate: Option<u64>,
     /// A plan in the place of other flags.
@@ -126,9 +126,9 @@ pub struct RelayArgs {
 pub enum RelayAction {
     /// Send nothing.
     Pause,
-    /// Go on.
+    /// Send again.
     Resume,
-    /// Send no more than this.
+    /// Send at most so many messages a second.
     Rate,
 }
 
@@ -169,12 +169,12 @@ pub struct ParkedArgs {
 /// What can be done with parked messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ParkedAction {
-    /// Say what there is.
+    /// List them.
     List,
-    /// Write the body of one to standard output, as it is.
+    /// Write the body of one to standard output, unchanged.
     Show,
-    /// Publish all of them to an nsqd, in order, until one is refused again.
+    /// Publish all of them to an nsqd, in the order of each parking queue; behind one that is refused again the rest of its queue stays.
     Retry,
-    /// Give the oldest one up.
+    /// Discard the oldest one.
     Drop,
 }

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use regex_lite::Regex;
 
 use super::shared::{AdminArgs, NamesArgs, ProcessArgs, RocketmqArgs, size};
 use crate::{
     mapping::Share,
-    nsq::{address::HttpAddress, names::TopicName},
+    nsq::{
+        address::HttpAddress,
+        names::{TopicName, TopicPattern},
+    },
 };
 
 /// `nsqbridge transfer`.
@@ -19,10 +21,10 @@ pub struct TransferArgs {
     pub topic: Vec<TopicName>,
     /// Relay every topic RocketMQ has whose whole NSQ name matches this regular expression; `.*` is all of them. New ones are
     /// found while running.
-    #[arg(long, value_name = "REGEX", env = "NSQBRIDGE_TOPIC_PATTERN", value_parser = pattern)]
-    pub topic_pattern: Option<Regex>,
-    /// For a channel that was cut over by share (`nsqbridge cutover --share`): relay what is not its consumer group's into an NSQ topic of
-    /// its own, TOPIC.CHANNEL; repeat it for several. Before the cutover and after a rollback it waits.
+    #[arg(long, value_name = "REGEX", env = "NSQBRIDGE_TOPIC_PATTERN")]
+    pub topic_pattern: Option<TopicPattern>,
+    /// For a channel moved by share (`nsqbridge cutover --share`): relay the messages that are not its consumer group's into the NSQ
+    /// topic TOPIC.CHANNEL; repeat it for several. Waits before the cutover and after a rollback.
     #[arg(long, value_name = "TOPIC/CHANNEL", env = "NSQBRIDGE_RELAY_SHARE", value_delimiter = ',')]
     pub share: Vec<Share>,
     /// Relay into the nsqds these nsqlookupds list; repeat it for several.
@@ -35,10 +37,10 @@ pub struct TransferArgs {
     #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_LEAVE_OUT", value_delimiter = ',')]
     pub leave_out: Vec<HttpAddress>,
     /// Messages that may wait in an nsqd, in a topic and its fullest channel together, before the relay waits for its consumers;
-    /// 0 for any number. RocketMQ is the better place to wait.
+    /// 0 means no limit. RocketMQ is the better place for a backlog.
     #[arg(long, value_name = "MESSAGES", default_value = "0", env = "NSQBRIDGE_MAX_DEPTH")]
     pub max_depth: u64,
-    /// Messages a second of one topic that this instance sends; 0 for any number. `nsqbridge relay rate` changes it.
+    /// The most messages of one topic that this instance sends a second; 0 means no limit. `nsqbridge relay rate` changes it.
     #[arg(long, value_name = "MESSAGES", default_value = "0", env = "NSQBRIDGE_MAX_RATE")]
     pub max_rate: u64,
     /// The nsqds' --max-msg-size, in bytes.
@@ -53,33 +55,33 @@ pub struct TransferArgs {
     /// Message bytes held in memory for all queues together.
     #[arg(long, value_name = "BYTES", default_value = "134217728", value_parser = size(1 << 40), env = "NSQBRIDGE_MAX_RELAY_BYTES")]
     pub max_relay_bytes: usize,
-    /// A record in RocketMQ that cannot be read: park it as it came and go on, or hold its queue before it.
+    /// A record in RocketMQ that cannot be read: park it as it is and continue, or hold its queue before it.
     #[arg(long, value_enum, value_name = "POLICY", default_value = "park", env = "NSQBRIDGE_ON_UNREADABLE")]
     pub on_unreadable: UnreadablePolicy,
     /// Keep the order of each queue as far as NSQ can: always into the same nsqd, one batch after the other. Slower, and an nsqd
     /// that is away moves its queues to another.
     #[arg(long, env = "NSQBRIDGE_ORDERED", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub ordered: bool,
-    /// When the committed offset is not where the relay left it, or messages have expired: hold (refuse an offset that went back, and
-    /// wait for a person where messages would be left out), continue (refuse it, and leave out what must be), or replay (relay
-    /// again rather than leave out).
+    /// The committed offset is not where the relay left it, or messages have expired. What to do then. hold: ignore an offset that
+    /// moved back; stop the queue for an operator rather than skip messages. continue: ignore it; skip what must be skipped.
+    /// replay: follow it; relay again rather than skip.
     #[arg(long, value_enum, value_name = "POLICY", default_value = "hold", env = "NSQBRIDGE_ON_GAP")]
     pub on_gap: GapPolicy,
     /// Relay again what an nsqd had in memory, in flight or deferred when it crashed, was restarted or went away: for this the relay
-    /// remembers in RocketMQ (topic %undrained%TOPIC) what each nsqd has not let go of yet. With false it is lost, and only up to
-    /// where each queue is relayed is written there.
+    /// remembers in RocketMQ (topic %undrained%TOPIC) what each nsqd has not let go of yet. With false those messages are
+    /// lost; the topic then records only how far each queue has been relayed.
     #[arg(long, env = "NSQBRIDGE_REPLAY", action = clap::ArgAction::Set, value_name = "BOOL", default_value = "true")]
     pub replay: bool,
-    /// Write down in RocketMQ (topic %audit%TOPIC) what was relayed and where to, before offsets are committed, for `nsqbridge verify`.
-    /// What a relay relays with false looks lost to it.
+    /// Record in RocketMQ (topic %audit%TOPIC) what was relayed and where to, before offsets are committed, for `nsqbridge verify`.
+    /// Messages relayed with `--audit false` look lost to `verify`.
     #[arg(long, env = "NSQBRIDGE_AUDIT", action = clap::ArgAction::Set, value_name = "BOOL", default_value = "true")]
     pub audit: bool,
     /// The nsqds' --max-msg-timeout: a message in flight for longer has been finished, or is counted as timed out. In a channel that
-    /// is never idle nothing else shows that; where no consumer uses TOUCH, their --msg-timeout (60s) is enough, and less comes
-    /// twice after a crash.
+    /// is never idle nothing else shows that. Where no consumer uses TOUCH, their --msg-timeout (60s) is enough, and fewer messages
+    /// come twice after a crash.
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = humantime::parse_duration, env = "NSQBRIDGE_NSQD_MAX_MSG_TIMEOUT")]
     pub max_msg_timeout: Duration,
-    /// An nsqd that has not answered for this long has lost what it had.
+    /// Treat an nsqd that has not answered for this long as lost, and relay its messages again.
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration, env = "NSQBRIDGE_NSQD_GONE_AFTER")]
     pub nsqd_gone_after: Duration,
     /// How long a graceful stop waits for nsqd to answer; at most 10s.
@@ -104,18 +106,18 @@ pub struct TransferArgs {
 pub enum UnreadablePolicy {
     /// Park it.
     Park,
-    /// Wait for a person.
+    /// Hold the queue for an operator.
     Hold,
 }
 
 /// What a relay does at an offset that is not where it left it, or that its queue does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum GapPolicy {
-    /// Wait for a person where messages would be left out.
+    /// Stop the queue for an operator rather than skip messages.
     Hold,
-    /// Leave out what must be.
+    /// Skip what must be skipped.
     Continue,
-    /// Relay again rather than leave out.
+    /// Relay again rather than skip.
     Replay,
 }
 
@@ -126,8 +128,4 @@ fn drain_timeout(text: &str) -> Result<Duration, String> {
         return Err("at most 10s is accepted".to_owned());
     }
     Ok(duration)
-}
-
-fn pattern(text: &str) -> Result<Regex, String> {
-    Regex::new(text).map_err(|error| error.to_string())
 }

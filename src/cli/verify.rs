@@ -12,22 +12,22 @@ use crate::nsq::{address::HttpAddress, names::TopicName};
 pub struct VerifyArgs {
     /// The topic, by its NSQ name.
     pub topic: TopicName,
-    /// How long a stretch of time to look at: messages accepted in it, in whole minutes.
+    /// Length of the window, in whole minutes: messages accepted in it are checked.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration, env = "NSQBRIDGE_VERIFY_WINDOW")]
     pub window: Duration,
-    /// How long before now it ends; what is younger may not be written down yet.
+    /// How long ago the window ends; younger messages may not be recorded yet.
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = humantime::parse_duration, env = "NSQBRIDGE_VERIFY_UNTIL")]
     pub until: Duration,
-    /// Ask the nsqds this nsqlookupd lists what they have counted, too; repeat it for several.
+    /// Also compare with the counters of the nsqds this nsqlookupd lists; repeat it for several.
     #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_LOOKUPD_HTTP_ADDRESS", value_delimiter = ',')]
     pub lookupd_http_address: Vec<HttpAddress>,
-    /// Ask this nsqd, by the address the relay knows it by; repeat it for several.
+    /// Also compare with this nsqd's counters, by the address the relay knows it by; repeat it for several.
     #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_NSQD_HTTP_ADDRESS", value_delimiter = ',')]
     pub nsqd_http_address: Vec<HttpAddress>,
-    /// Relay what the relay has passed to the first nsqd given, after asking.
+    /// Relay missing messages that the relay has passed to the first nsqd given, after asking.
     #[arg(long, env = "NSQBRIDGE_VERIFY_REPAIR", requires = "nsqd_http_address")]
     pub repair: bool,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(short, long, env = "NSQBRIDGE_YES")]
     pub yes: bool,
     /// How to show what was found.

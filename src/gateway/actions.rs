@@ -5,6 +5,7 @@
 //! 403 `FORBIDDEN`: the topic belongs to all of its gateways, relays and groups, and RocketMQ's own tools are there
 //! for that. Arguments are checked as nsqd checks them, and in its order.
 
+use tokio::{sync::Mutex, time::timeout};
 use tracing::warn;
 
 use super::{
@@ -13,13 +14,16 @@ use super::{
     replies::{Error, Reply},
     routes::Action,
 };
-use crate::nsq::{
-    names::{ChannelName, TopicName},
-    query::Query,
+use crate::{
+    mapping::MAX_GROUP_BYTES,
+    nsq::{
+        names::{ChannelName, TopicName},
+        query::Query,
+    },
 };
 
-/// RocketMQ's limit for the name of a consumer group.
-const MAX_GROUP_BYTES: usize = 120;
+/// One consumer group is created at a time.
+static CREATING: Mutex<()> = Mutex::const_new(());
 
 /// Answers `/topic/ACTION`.
 pub(super) async fn on_topic(gateway: &Gateway, action: Action, query: &Query<'_>) -> Result<Reply, Error> {
@@ -56,8 +60,18 @@ pub(super) async fn on_channel(gateway: &Gateway, action: Action, query: &Query<
     if group.len() > MAX_GROUP_BYTES {
         return Err(Error::InvalidArgChannel);
     }
-    let created = cluster.create_group_at_end(&group, &known.rocketmq_topic).await;
-    created.map_err(|error| PublishError::Unavailable(error.to_string()))?;
+    let cluster = cluster.clone();
+    // In a task of its own: a client that hangs up must not leave a group that is closed.
+    let within = publisher.budget();
+    let creating = publisher.spawn(async move {
+        // One at a time: the slower of two would set offsets of a group that is open by then.
+        let Ok(_one) = timeout(within, CREATING.lock()).await else {
+            return Err("other channels are being created".to_owned());
+        };
+        cluster.create_group_at_end(&group, &known.rocketmq_topic).await.map_err(|error| error.to_string())
+    });
+    let created = creating.await.map_err(|error| error.to_string()).and_then(|created| created);
+    created.map_err(PublishError::Unavailable)?;
     Ok(Reply::Done)
 }
 

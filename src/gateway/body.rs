@@ -21,9 +21,10 @@ use super::{admission::Permit, replies::Error};
 /// A rest smaller than this is read before the answer, as nsqd does, and the connection lives on; with a larger one it
 /// ends (Go's `maxPostHandlerReadBytes`).
 const READ_FIRST_BYTES: u64 = 256 * 1024;
-const COPIED_BELOW: usize = 16 * 1024;
+/// A smaller body would keep a connection's whole buffer for as long as it waits.
+pub(super) const COPIED_BELOW: usize = 16 * 1024;
 /// How long a rest is read before the answer, and again beside it (Go's `rstAvoidanceDelay`).
-const READ_ON_FOR: Duration = Duration::from_millis(500);
+pub(super) const READ_ON_FOR: Duration = Duration::from_millis(500);
 
 /// A request's body, not read yet.
 pub(super) struct Body {

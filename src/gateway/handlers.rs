@@ -10,7 +10,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use hyper::{Request, body::Incoming, header::HeaderName, http::request::Parts};
+use hyper::{HeaderMap, Request, body::Incoming, header::HeaderName, http::request::Parts};
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,7 @@ use super::{
     replies::{Error, Reply},
     routes::{self, Action, Route},
     stamp, stats,
+    tcp::producers::Producers,
 };
 use crate::{
     nsq::{
@@ -39,8 +40,6 @@ use crate::{
 
 /// `ids` asks for the ids of the messages in place of `OK`.
 const ANSWER: HeaderName = HeaderName::from_static("x-nsqbridge-answer");
-/// What a message takes in memory beside its bytes while its request waits.
-const MESSAGE_BYTES: usize = 32;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -48,12 +47,58 @@ pub(super) struct Gateway {
     pub(super) publisher: Arc<Publisher>,
     pub(super) config: GatewayConfig,
     pub(super) http_address: SocketAddr,
+    /// Where it speaks nsqd's TCP protocol; `None` for nowhere.
+    pub(super) tcp_address: Option<SocketAddr>,
+    /// Who is connected there.
+    pub(super) producers: Producers,
+    /// Held by the request that asks RocketMQ for depths.
+    pub(super) asking_depths: tokio::sync::Mutex<()>,
     /// Seconds since 1970.
     pub(super) started_at: i64,
     /// Once cancelled, every further request is answered `EXITING`.
     pub(super) drain: CancellationToken,
-    /// Outages fail publishes by the thousand.
+    /// Of publishes: outages fail them by the thousand.
     pub(super) failures: Throttle,
+}
+
+impl Gateway {
+    /// What is to be stored for a request that has just come whole.
+    pub(super) fn request(
+        &self,
+        topic: TopicName,
+        bodies: Vec<Bytes>,
+        defer: Option<Duration>,
+        headers: &HeaderMap,
+        permit: Permit,
+    ) -> Result<PublishRequest, Error> {
+        let accepted_ms = unix_millis();
+        let properties = stamp::properties(&topic, &self.config.broadcast_address, accepted_ms, headers)?;
+        let wants_ids = headers.get(ANSWER).is_some_and(|answer| answer.as_bytes() == b"ids");
+        Ok(PublishRequest { topic, bodies, properties, accepted_ms, defer, wants_ids, permit })
+    }
+
+    /// Counts a request that was answered.
+    pub(super) fn count(
+        &self,
+        endpoint: &'static str,
+        topic: Option<&TopicName>,
+        outcome: &'static str,
+        took: Duration,
+    ) {
+        let known = topic.and_then(|topic| self.publisher.known_topic(topic));
+        let label = known.as_ref().and_then(|topic| topic.label());
+        self.publisher.metrics().request(endpoint, label, outcome, took);
+    }
+
+    /// Says why a producer hears an error that is not its own.
+    pub(super) fn log(&self, topic: Option<&TopicName>, error: &PublishError) {
+        let topic = topic.map(TopicName::as_str);
+        if matches!(error, PublishError::NoSuchTopic(_) | PublishError::Ephemeral(_)) {
+            debug!(topic, %error, "refused");
+        } else if let Some(left_out) = self.failures.pass() {
+            warn!(topic, %error, left_out, "publish not acknowledged");
+        }
+    }
 }
 
 /// What to answer, and whether the connection ends with it.
@@ -81,11 +126,9 @@ pub(super) async fn handle(gateway: &Gateway, request: Request<Incoming>) -> Ans
         }
     };
     if let Reply::Error(Error::Publish(error)) = &reply {
-        log(gateway, topic.as_ref(), error);
+        gateway.log(topic.as_ref(), error);
     }
-    let known = topic.and_then(|topic| gateway.publisher.known_topic(&topic));
-    let label = known.as_ref().and_then(|topic| topic.label());
-    gateway.publisher.metrics().request(endpoint, label, reply.outcome(), started.elapsed());
+    gateway.count(endpoint, topic.as_ref(), reply.outcome(), started.elapsed());
     let unread = body.leave().await;
     let close = unread || reply.ends_connection() || gateway.drain.is_cancelled();
     Answer { reply, close }
@@ -186,7 +229,7 @@ async fn publish_many(
     if messages.is_empty() {
         return Ok(Reply::Ok);
     }
-    permit.grow(messages.len() * MESSAGE_BYTES)?;
+    permit.grow_by_messages(messages.len())?;
     publish(gateway, head, topic, messages, None, permit).await
 }
 
@@ -198,27 +241,14 @@ async fn publish(
     defer: Option<Duration>,
     permit: Permit,
 ) -> Result<Reply, Error> {
-    let accepted_ms = unix_millis();
-    let gateway_name = &gateway.config.broadcast_address;
-    let properties = stamp::properties(&topic, gateway_name, accepted_ms, &head.headers)?;
-    let wants_ids = head.headers.get(ANSWER).is_some_and(|answer| answer.as_bytes() == b"ids");
-    let request = PublishRequest { topic, bodies, properties, accepted_ms, defer, wants_ids, permit };
+    let request = gateway.request(topic, bodies, defer, &head.headers, permit)?;
+    let wants_ids = request.wants_ids;
     let Stored { ids } = gateway.publisher.publish(request).await?;
     if !wants_ids {
         return Ok(Reply::Ok);
     }
     let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
     Ok(Reply::json(&json!({ "ids": ids })))
-}
-
-/// Says why a producer hears an error that is not its own.
-fn log(gateway: &Gateway, topic: Option<&TopicName>, error: &PublishError) {
-    let topic = topic.map(TopicName::as_str);
-    if matches!(error, PublishError::NoSuchTopic(_) | PublishError::Ephemeral(_)) {
-        debug!(topic, %error, "refused");
-    } else if let Some(left_out) = gateway.failures.pass() {
-        warn!(topic, %error, left_out, "publish not acknowledged");
-    }
 }
 
 fn query(head: &Parts) -> Result<Query<'_>, Error> {

@@ -4,7 +4,7 @@
 //! routes are known, and a load balancer that watches `/ping` must not take every gateway away because of a name server.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -63,6 +63,13 @@ impl Health {
     /// Whether publishing can be expected to work now, and why not.
     pub(super) fn state(&self) -> Result<(), String> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).publishing.clone()
+    }
+
+    /// Whether one of these brokers answers; where none of them is listed any more, whether any broker does.
+    pub(super) fn answers(&self, brokers: &BTreeSet<String>) -> bool {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listed = brokers.iter().filter_map(|broker| seen.brokers.get(broker)).peekable();
+        if listed.peek().is_none() { seen.publishing.is_ok() } else { listed.any(Result::is_ok) }
     }
 
     pub(super) fn dependencies(&self) -> Vec<Dependency> {
@@ -126,7 +133,10 @@ fn report(seen: &Mutex<Seen>, now: Seen) {
     if !seen.looked || seen.publishing.is_ok() != now.publishing.is_ok() {
         match &now.publishing {
             Ok(()) => info!("RocketMQ is reachable"),
-            Err(reason) => warn!(reason, "RocketMQ is not reachable; publishes are answered 503"),
+            Err(reason) => warn!(
+                reason,
+                "RocketMQ is not reachable; publishes are answered 503, or spooled where that was chosen"
+            ),
         }
     }
     *seen = now;

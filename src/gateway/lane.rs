@@ -9,7 +9,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -67,10 +70,10 @@ impl Publish {
         let _ = self.answer.map(|waiting| waiting.send(outcome));
     }
 
-    /// Ends the wait over a batch that is still on its way; the room is held until that has its outcome.
-    pub(super) fn settle_early(&mut self) {
-        let reason = || PublishError::Unknown("RocketMQ did not answer in time".to_owned());
-        let _ = self.answer.take().map(|waiting| waiting.send(Err(reason())));
+    /// Ends the wait over a batch that is still on its way; what its bytes take is held until that has its outcome.
+    pub(super) fn settle_early(&mut self, late: impl Fn() -> PublishError) {
+        self.permit.give_request_back();
+        let _ = self.answer.take().map(|waiting| waiting.send(Err(late())));
     }
 
     /// The most that stands beside a body in a batch.
@@ -108,7 +111,7 @@ impl From<Publish> for Sized {
 /// The publishes of one topic that are not on their way yet.
 #[derive(Debug)]
 pub(super) struct Lane {
-    at_once: usize,
+    at_once: AtomicUsize,
     waiting: Mutex<Waiting>,
 }
 
@@ -144,7 +147,13 @@ impl Waiting {
 impl Lane {
     /// `one_by_one` lets no batch leave before the last one's outcome is known.
     pub(super) fn new(one_by_one: bool) -> Self {
-        Self { at_once: if one_by_one { 1 } else { AT_ONCE }, waiting: Mutex::default() }
+        let at_once = if one_by_one { 1 } else { AT_ONCE };
+        Self { at_once: AtomicUsize::new(at_once), waiting: Mutex::default() }
+    }
+
+    /// Lets batches leave beside each other from now on.
+    pub(super) fn side_by_side(&self) {
+        self.at_once.store(AT_ONCE, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -158,7 +167,8 @@ impl Lane {
         let mut waiting = self.lock();
         waiting.count(&publish);
         waiting.publishes.push_back(publish);
-        let begin = waiting.senders == 0 || waiting.senders < self.at_once && waiting.is_good();
+        let begin = waiting.senders == 0
+            || waiting.senders < self.at_once.load(Ordering::Relaxed) && waiting.is_good();
         waiting.senders += usize::from(begin);
         begin
     }

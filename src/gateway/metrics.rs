@@ -121,7 +121,7 @@ impl Metrics {
         registry.register("batch_messages", "Messages in one request to a broker", self.batches.clone());
         registry.register(
             "perhaps_doubled_messages",
-            "Messages stored after a try without an answer: a second copy with the same id may exist",
+            "Messages stored, or to be stored again, after a try without an answer: each may be one more copy with the same id",
             self.perhaps_doubled.clone(),
         );
         registry.register("connections", "Open connections of producers", self.connections.clone());
@@ -198,9 +198,13 @@ impl Collector for Held {
             gauge.encode(metric)
         };
         gauge("in_flight_bytes", "Bytes of requests being read or waiting for RocketMQ", bytes)?;
-        gauge("in_flight_bytes_limit", "Past this a publish is answered 503", limits.bytes)?;
-        gauge("in_flight_requests", "Requests being read or waiting for RocketMQ", requests)?;
-        gauge("in_flight_requests_limit", "Past this a publish is answered 503", limits.requests)?;
+        gauge(
+            "in_flight_bytes_limit",
+            "Past this a publish is answered 503, over TCP after a wait",
+            limits.bytes,
+        )?;
+        gauge("in_flight_requests", "HTTP requests being read or waiting for RocketMQ", requests)?;
+        gauge("in_flight_requests_limit", "Past this a publish over HTTP is answered 503", limits.requests)?;
         let unclaimed = ConstCounter::new(self.cluster.unclaimed_answers());
         let metric = encoder.encode_descriptor(
             "unclaimed_answers",

@@ -1,4 +1,4 @@
-//! The gateway: nsqd's HTTP API for producers, on RocketMQ.
+//! The gateway: nsqd's HTTP API and TCP protocol for producers, on RocketMQ.
 //!
 //! ```text
 //! server     sockets, connections, draining
@@ -14,6 +14,7 @@
 //!         audited    what is counted of it
 //!     actions    topics and channels          stats, options    what monitoring asks
 //!   replies    every answer, in one table
+//!   tcp        nsqd's TCP protocol: its own commands and words, the same way into RocketMQ
 //!   metrics    what is counted             health    whether RocketMQ is there
 //! ```
 //!
@@ -43,13 +44,14 @@ pub mod spool;
 mod stamp;
 mod stats;
 mod store;
+pub(crate) mod tcp;
 #[cfg(test)]
 mod tests;
 pub mod topic;
 
 use std::time::Duration;
 
-pub use self::server::serve;
+pub use self::server::{Listeners, serve};
 
 /// nsqd's limits, under nsqd's names.
 #[derive(Debug, Clone)]

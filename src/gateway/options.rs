@@ -23,6 +23,9 @@ pub(super) fn read(gateway: &Gateway, name: &str) -> Result<Reply, Error> {
         "nsqlookupd_tcp_addresses" => Reply::Json("[]".to_owned()),
         "broadcast_address" => Reply::Text(config.broadcast_address.clone()),
         "http_address" => Reply::Text(gateway.http_address.to_string()),
+        "tcp_address" => {
+            Reply::Text(gateway.tcp_address.map_or_else(String::new, |address| address.to_string()))
+        }
         _ => return Err(Error::InvalidOption),
     })
 }

@@ -15,17 +15,20 @@ use std::{
 
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
+mod topics;
+
+use self::topics::Wanted;
 use super::{
-    admission::{Admission, AdmissionLimits, NoRoom, Permit},
+    admission::{self, Admission, AdmissionLimits, NoRoom, Permit},
     health::Health,
     lane::{Publish, Stored},
     metrics::{Metrics, MetricsConfig},
     share::Shares,
-    spool::{self, Spool, SpoolConfig, SpoolError},
+    spool::{self, Spool, SpoolConfig, SpoolError, TopicSpool},
     store,
     topic::Topic,
 };
@@ -34,10 +37,8 @@ use crate::{
     mapping::Names,
     nsq::names::TopicName,
     observe::health::Dependency,
-    retry::Backoff,
     rocketmq::{
-        Cluster, ClusterError, Message, Producer, message::Levels, properties::PropertiesBuilder,
-        unique_key::UniqueKeys,
+        Cluster, Message, Producer, message::Levels, properties::PropertiesBuilder, unique_key::UniqueKeys,
     },
 };
 
@@ -140,6 +141,31 @@ pub struct PublishRequest {
     pub permit: Permit,
 }
 
+/// What a publish does whose topic has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It hears so at once.
+    Refuse,
+    /// It waits, as long as a publish may take.
+    Wait,
+}
+
+/// A publish that has begun: it is stored, or not, whether somebody waits for that or not.
+#[derive(Debug)]
+pub struct Begun(oneshot::Receiver<Result<Stored, PublishError>>);
+
+impl Begun {
+    /// What came of it; `Ok` only when every message is stored.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; of several messages the first ones may be stored all the same.
+    pub async fn outcome(self) -> Result<Stored, PublishError> {
+        self.0.await.unwrap_or_else(|_| {
+            Err(PublishError::Unknown("sending failed by a fault of this program".to_owned()))
+        })
+    }
+}
+
 /// Stores messages in one RocketMQ cluster.
 #[derive(Debug)]
 pub struct Publisher {
@@ -157,7 +183,7 @@ pub struct Publisher {
     /// What is spooled is left for the next start.
     stopping: CancellationToken,
     recorder: Option<Recorder>,
-    /// Stands in for RocketMQ where the HTTP side is tested alone.
+    /// Stands in for RocketMQ where what producers speak is tested alone.
     #[cfg(test)]
     script: Option<super::tests::Script>,
 }
@@ -202,7 +228,13 @@ impl Publisher {
                 info!(topic = %name, messages = spool.messages(), "found in the spool");
                 let topic = self.topic(&name);
                 topic.named(&self.metrics);
-                self.spawn(spool::drain(Arc::clone(self), topic, spool));
+                let draining = spool::drain(Arc::clone(self), Arc::clone(&topic), spool);
+                self.spawn(async move {
+                    draining.await;
+                    if !topic.spools {
+                        topic.lane.side_by_side();
+                    }
+                });
             }
         }
     }
@@ -228,6 +260,14 @@ impl Publisher {
         self.admission.admit()
     }
 
+    /// Lets a command in, of a connection that bounds how many it may have on their way.
+    ///
+    /// # Errors
+    /// See [`NoRoom`].
+    pub(super) fn admit_command(&self) -> Result<Permit, NoRoom> {
+        self.admission.admit_command()
+    }
+
     /// Stores a request's messages in order and in one queue; `Ok` only when every one is stored.
     ///
     /// # Errors
@@ -236,18 +276,38 @@ impl Publisher {
     /// # Cancellation
     /// Dropping the future only ends the wait: what has begun to be stored is stored.
     pub async fn publish(self: &Arc<Self>, request: PublishRequest) -> Result<Stored, PublishError> {
+        self.begin(request, WhenFull::Refuse).await?.outcome().await
+    }
+
+    /// Begins to store a request's messages, as [`Self::publish`] does: the topic is there, and they are in line.
+    ///
+    /// # Errors
+    /// Why nothing was begun; nothing is stored.
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves the messages unpublished; the topic is created all the same.
+    pub async fn begin(
+        self: &Arc<Self>,
+        request: PublishRequest,
+        when_full: WhenFull,
+    ) -> Result<Begun, PublishError> {
         #[cfg(test)]
         if let Some(script) = &self.script {
-            let asking = self.tasks.spawn(script.clone().ask(request));
-            return asking.await.unwrap_or_else(|error| Err(PublishError::Unknown(error.to_string())));
+            let (answer, outcome) = oneshot::channel();
+            let asking = script.clone().ask(request);
+            self.tasks.spawn(async move { drop(answer.send(asking.await)) });
+            return Ok(Begun(outcome));
         }
         let deadline = Instant::now() + self.config.budget;
         let topic = match self.spooling_topic(&request.topic) {
             Some(topic) => topic,
-            None => self.ensure_topic(&request.topic).await?,
+            None => self.find(&request.topic, Wanted::ToPublish).await?,
         };
         let PublishRequest { bodies, properties, accepted_ms, defer, wants_ids, mut permit, .. } = request;
-        permit.charge(&topic)?;
+        match when_full {
+            WhenFull::Refuse => permit.charge(&topic)?,
+            WhenFull::Wait => admission::room(deadline, || permit.charge(&topic)).await?,
+        }
         let (answer, outcome) = oneshot::channel();
         let answer = Some(answer);
         let (stamps, failure) = (topic.stamps.clone(), None);
@@ -260,104 +320,7 @@ impl Publisher {
         } else if topic.lane.join(publish) {
             self.tasks.spawn(store::send_all(Arc::clone(self), topic));
         }
-        outcome.await.unwrap_or_else(|_| {
-            Err(PublishError::Unknown("sending failed by a fault of this program".to_owned()))
-        })
-    }
-
-    /// The topic, created on every broker if it is new.
-    ///
-    /// # Errors
-    /// Why it cannot be had.
-    pub async fn ensure_topic(self: &Arc<Self>, name: &TopicName) -> Result<Arc<Topic>, PublishError> {
-        #[cfg(test)]
-        if let Some(script) = &self.script {
-            return script.ask_for_topic(name).await;
-        }
-        self.find(name, self.config.create_topics).await
-    }
-
-    /// The topic, if it exists in RocketMQ.
-    ///
-    /// # Errors
-    /// [`PublishError::NoSuchTopic`], or why that cannot be said.
-    pub async fn existing_topic(self: &Arc<Self>, name: &TopicName) -> Result<Arc<Topic>, PublishError> {
-        #[cfg(test)]
-        if let Some(script) = &self.script {
-            return script.ask_for_topic(name).await;
-        }
-        self.find(name, false).await
-    }
-
-    async fn find(self: &Arc<Self>, name: &TopicName, create: bool) -> Result<Arc<Topic>, PublishError> {
-        if let Some(topic) = self.known_topic(name) {
-            return Ok(topic);
-        }
-        if create && name.is_ephemeral() && !self.config.ephemeral_topics {
-            return Err(PublishError::Ephemeral(name.clone()));
-        }
-        // In a task of its own: a producer that hangs up must not leave a topic on half of the brokers.
-        let (publisher, name) = (Arc::clone(self), name.clone());
-        let ensuring = self.tasks.spawn(async move {
-            let topic = publisher.topic(&name);
-            let spools = create && topic.spool.is_some();
-            let budget = if spools { publisher.spool_after() } else { publisher.config.budget };
-            match publisher.ensure(&topic, create, Instant::now() + budget).await {
-                // It is created when what is spooled gets to RocketMQ.
-                Err(PublishError::Unavailable(_)) if spools => Ok(topic),
-                Err(error) => {
-                    publisher.forget(&topic);
-                    Err(error)
-                }
-                Ok(()) => Ok(topic),
-            }
-        });
-        ensuring.await.unwrap_or_else(|error| Err(PublishError::Unavailable(error.to_string())))
-    }
-
-    /// Looks for the topic, and creates it on every broker if it may, until `deadline`.
-    pub(super) async fn ensure(
-        &self,
-        topic: &Topic,
-        create: bool,
-        deadline: Instant,
-    ) -> Result<(), PublishError> {
-        let mut last = None;
-        let ensure = async {
-            let _one_at_a_time = topic.ensuring.lock().await;
-            let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
-            while !topic.exists() {
-                match self.look_for_or_create(topic, create).await {
-                    Ok(()) => topic.seen(&self.metrics),
-                    Err(ClusterError::UnknownTopic(_)) => {
-                        return Err(PublishError::NoSuchTopic(topic.name.clone()));
-                    }
-                    Err(error) => {
-                        last = Some(error);
-                        backoff.wait().await;
-                    }
-                }
-            }
-            Ok(())
-        };
-        let ensured = tokio::time::timeout_at(deadline, ensure).await;
-        ensured.unwrap_or_else(|_| {
-            let reason = last.map_or_else(|| "no answer in time".to_owned(), |error| error.to_string());
-            Err(PublishError::Unavailable(format!("topic {}: {reason}", topic.rocketmq_topic)))
-        })
-    }
-
-    async fn look_for_or_create(&self, topic: &Topic, create: bool) -> Result<(), ClusterError> {
-        let name = &topic.rocketmq_topic;
-        if !(create && topic.missed()) {
-            match self.cluster.route(name).await {
-                Err(ClusterError::UnknownTopic(_)) if create => {}
-                found => return found.map(drop),
-            }
-        }
-        self.cluster.create_topic(name, self.config.topic_queues).await?;
-        info!(topic = %topic.name, rocketmq_topic = name, "topic created");
-        Ok(())
+        Ok(Begun(outcome))
     }
 
     /// The topic, if it was seen to exist.
@@ -386,15 +349,25 @@ impl Publisher {
         let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
         let make = || {
             let rocketmq_topic = self.config.names.rocketmq_topic(name);
-            let spool = self.spool.as_ref().and_then(|spool| spool.topic(name));
+            let spools = self.spool.as_ref().is_some_and(|spool| spool.takes(name));
+            let left = self.spool.as_ref().and_then(|spool| spool.left_of(name));
             let stamps = self.config.shares.of(name);
-            Arc::new(Topic::new(name.clone(), rocketmq_topic, stamps, spool))
+            Arc::new(Topic::new(name.clone(), rocketmq_topic, stamps, spools, left))
         };
         Arc::clone(topics.entry(name.clone()).or_insert_with(make))
     }
 
+    /// Where the topic's publishes go while RocketMQ does not take them; `None` for nowhere.
+    pub(super) fn spool_of<'a>(&self, topic: &'a Topic) -> Option<&'a Arc<TopicSpool>> {
+        match &self.spool {
+            Some(spool) if topic.spools => Some(topic.spool.get_or_init(|| spool.topic(&topic.name))),
+            // What is left from before goes first, and nothing follows it there.
+            _ => topic.spool.get().filter(|left| left.is_spooling()),
+        }
+    }
+
     /// Names nobody could use are not kept: there may be very many.
-    fn forget(&self, topic: &Arc<Topic>) {
+    pub(super) fn forget(&self, topic: &Arc<Topic>) {
         let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
         let unused = |known: &Topic| !known.exists() && !known.is_spooling();
         if topics.get(&topic.name).is_some_and(|known| Arc::ptr_eq(known, topic) && unused(known)) {
@@ -418,8 +391,11 @@ impl Publisher {
     }
 
     /// Runs something to its end, whether somebody waits for it or not.
-    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(task);
+    pub(super) fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.tasks.spawn(task)
     }
 
     /// How long a publish may be tried.
@@ -435,6 +411,11 @@ impl Publisher {
     /// Cancelled when what is spooled is to be left for the next start.
     pub(super) fn stopping(&self) -> &CancellationToken {
         &self.stopping
+    }
+
+    #[cfg(test)]
+    pub(super) fn spool(&self) -> Option<&Arc<Spool>> {
+        self.spool.as_ref()
     }
 
     pub(super) fn creates_topics(&self) -> bool {
@@ -463,7 +444,7 @@ impl Publisher {
         let queues = self.cluster.consume_stats(&group, &topic.rocketmq_topic).await.ok()?;
         let behind = queues.values().map(|queue| queue.broker_offset - queue.consumer_offset);
         let stored: u64 = behind.map(|behind| u64::try_from(behind).unwrap_or(0)).sum();
-        Some(stored + topic.spool.as_ref().map_or(0, |spool| spool.messages()))
+        Some(stored + topic.spool.get().map_or(0, |spool| spool.messages()))
     }
 
     /// What is stored through this publisher: its cluster and how topics and groups are named there.
@@ -484,7 +465,7 @@ impl Publisher {
         }
     }
 
-    /// The publishes and topic creations under way.
+    /// The HTTP requests under way.
     pub(super) fn under_way(&self) -> usize {
         self.admission.held().1
     }
@@ -495,6 +476,11 @@ impl Publisher {
     /// The reason, in words.
     pub fn health(&self) -> Result<(), String> {
         self.health.state()
+    }
+
+    /// See [`Health::answers`].
+    pub(super) fn answers(&self, brokers: &BTreeSet<String>) -> bool {
+        self.health.answers(brokers)
     }
 
     /// What publishing depends on.

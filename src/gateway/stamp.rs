@@ -9,8 +9,8 @@
 //! | `KEYS` | the request's header `X-Nsqbridge-Keys`: search keys, separated by blanks |
 //! | `TAGS` | the request's header `X-Nsqbridge-Tag`: what RocketMQ consumers filter by |
 //!
-//! All messages of one request carry the same; on some, [`super::share`] writes more. Names come from here alone, so nothing a producer sends can set a property
-//! that steers RocketMQ.
+//! All messages of one request carry the same; on some, [`super::share`] writes more. Names come from here alone, so nothing a
+//! producer sends can set a property that steers RocketMQ.
 
 use hyper::{
     HeaderMap,
@@ -18,7 +18,11 @@ use hyper::{
 };
 
 use super::replies::Error;
-use crate::{mapping::ACCEPTED_MS, nsq::names::TopicName, rocketmq::properties::PropertiesBuilder};
+use crate::{
+    mapping::{ACCEPTED_MS, NSQ_TOPIC},
+    nsq::names::TopicName,
+    rocketmq::properties::PropertiesBuilder,
+};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const KEYS: HeaderName = HeaderName::from_static("x-nsqbridge-keys");
@@ -38,7 +42,7 @@ pub(super) fn properties(
 ) -> Result<PropertiesBuilder, Error> {
     let refused = |_| Error::InvalidRequest;
     let mut properties = PropertiesBuilder::new()
-        .user("nsq_topic", topic.as_str())
+        .user(NSQ_TOPIC, topic.as_str())
         .and_then(|properties| properties.user(ACCEPTED_MS, &accepted_ms.to_string()))
         .and_then(|properties| properties.user("nsq_gateway", gateway))
         .map_err(refused)?;

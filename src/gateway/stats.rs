@@ -2,7 +2,7 @@
 //!
 //! Listed are the topics published to, or created, through this gateway. Counts are this gateway's own since it started, as
 //! nsqd's are. `depth` is RocketMQ's: the messages the topic's relay has still to relay, whichever gateway took them; 0
-//! where nothing relays the topic. There are no channels and no TCP producers here.
+//! where nothing relays the topic. There are no channels here.
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 
@@ -13,15 +13,18 @@ use serde_json::json;
 use super::{
     handlers::Gateway,
     replies::{Error, Reply},
+    tcp::producers::ProducerStats,
     topic::Topic,
 };
 use crate::nsq::query::Query;
 
 /// The nsqd that is imitated.
-const VERSION: &str = "1.3.0";
+pub(super) const VERSION: &str = "1.3.0";
 /// Brokers are asked for this many topics' depths at once, and for this long in all; then the last known ones count.
 const ASKED_AT_ONCE: usize = 16;
 const ASKED_FOR: Duration = Duration::from_secs(1);
+/// A depth is good for so long.
+const GOOD_FOR: Duration = Duration::from_secs(1);
 
 /// Answers `/info`.
 pub(super) fn info(gateway: &Gateway) -> Reply {
@@ -44,7 +47,7 @@ pub(super) fn info(gateway: &Gateway) -> Reply {
         broadcast_address: &gateway.config.broadcast_address,
         hostname: &gateway.config.hostname,
         http_port: gateway.http_address.port(),
-        tcp_port: -1,
+        tcp_port: gateway.tcp_address.map_or(-1, |address| i32::from(address.port())),
         start_time: gateway.started_at,
         max_heartbeat_interval: 60_000_000_000,
         max_output_buffer_size: 65_536,
@@ -62,6 +65,8 @@ pub(super) async fn stats(gateway: &Gateway, query: &Query<'_>) -> Result<Reply,
     if query.get("channel").is_some_and(|channel| !channel.is_empty()) {
         topics.clear();
     }
+    let clients = wanted(query, "include_clients") && !unknown;
+    let producers = if clients { gateway.producers.stats(filter.as_deref()) } else { Vec::new() };
     ask_depths(gateway, &topics).await;
     let memory = wanted(query, "include_mem").then(Memory::now);
     let health = match gateway.publisher.health() {
@@ -69,7 +74,7 @@ pub(super) async fn stats(gateway: &Gateway, query: &Query<'_>) -> Result<Reply,
         Err(reason) => format!("NOK - {reason}"),
     };
     if query.get("format").as_deref() != Some("json") {
-        return Ok(Reply::Text(text(gateway, &topics, &health, memory.as_ref())));
+        return Ok(Reply::Text(text(gateway, &topics, &health, memory.as_ref(), &producers)));
     }
     let listed: Vec<_> = topics.iter().map(|topic| TopicStats::of(topic)).collect();
     Ok(Reply::json(&Stats {
@@ -79,7 +84,7 @@ pub(super) async fn stats(gateway: &Gateway, query: &Query<'_>) -> Result<Reply,
         // nsqd writes an empty list where nothing is, and null for a topic it does not know.
         topics: (!unknown).then_some(listed),
         memory,
-        producers: (),
+        producers: Some(producers).filter(|producers| !producers.is_empty()),
     }))
 }
 
@@ -91,7 +96,7 @@ struct Stats {
     topics: Option<Vec<TopicStats>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<Memory>,
-    producers: (),
+    producers: Option<Vec<ProducerStats>>,
 }
 
 #[derive(Serialize)]
@@ -165,22 +170,39 @@ fn wanted(query: &Query<'_>, name: &str) -> bool {
 async fn ask_depths(gateway: &Gateway, topics: &[Arc<Topic>]) {
     let (cluster, _) = gateway.publisher.cluster();
     let asking = async {
-        let Ok(groups) = cluster.groups().await else { return };
+        // One at a time, and who has waited takes what the one before has heard: each asks every master for all of its groups.
+        let _one = gateway.asking_depths.lock().await;
+        let topics: Vec<_> = topics.iter().filter(|topic| !topic.knows_depth_for(GOOD_FOR)).collect();
+        if topics.is_empty() {
+            return;
+        }
+        // Also what is not answered is not asked again at once.
+        let Ok(groups) = cluster.groups().await else {
+            return topics.iter().for_each(|topic| topic.asked_for_depth());
+        };
         let groups = &groups;
         stream::iter(topics)
             .for_each_concurrent(ASKED_AT_ONCE, |topic| async move {
-                if let Some(depth) = gateway.publisher.depth(topic, groups).await {
+                let depth = gateway.publisher.depth(topic, groups).await;
+                topic.asked_for_depth();
+                if let Some(depth) = depth {
                     topic.set_depth(depth);
                 }
             })
             .await;
     };
-    if !topics.is_empty() {
-        let _ = tokio::time::timeout(ASKED_FOR, asking).await;
+    if !topics.is_empty() && tokio::time::timeout(ASKED_FOR, asking).await.is_err() {
+        topics.iter().for_each(|topic| topic.asked_for_depth());
     }
 }
 
-fn text(gateway: &Gateway, topics: &[Arc<Topic>], health: &str, memory: Option<&Memory>) -> String {
+fn text(
+    gateway: &Gateway,
+    topics: &[Arc<Topic>],
+    health: &str,
+    memory: Option<&Memory>,
+    producers: &[ProducerStats],
+) -> String {
     let started = std::time::UNIX_EPOCH + Duration::from_secs(gateway.started_at.unsigned_abs());
     let uptime = started.elapsed().unwrap_or_default();
     let mut text = format!(
@@ -207,6 +229,9 @@ fn text(gateway: &Gateway, topics: &[Arc<Topic>], health: &str, memory: Option<&
             );
         }
     }
-    text.push_str("\nProducers: None\n");
+    text.push_str(if producers.is_empty() { "\nProducers: None\n" } else { "\nProducers:\n" });
+    for producer in producers {
+        let _ = writeln!(text, "   {producer}");
+    }
     text
 }

@@ -8,9 +8,15 @@
 //!
 //! An unknown outcome stays one: what may be stored is never put back.
 //!
-//! Publishes of a topic that may be spooled go through [`spool::enter`] instead, and come here only when they were refused together.
+//! Publishes of a topic that may be spooled go through [`spool::enter`] instead, and come here only when they were refused together, or
+//! when nothing is left there of a topic that is not spooled any more.
 
-use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -40,7 +46,7 @@ pub(super) async fn send_all(publisher: Arc<Publisher>, topic: Arc<Topic>) {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
     let sending = async {
         while let Some(group) = topic.lane.take() {
-            let again = match &topic.spool {
+            let again = match publisher.spool_of(&topic) {
                 Some(spool) => {
                     let refused = spool::enter(&publisher, &topic, spool, group, None).await;
                     each(&publisher, &topic, refused).await
@@ -71,8 +77,9 @@ async fn send_group(publisher: &Publisher, topic: &Topic, mut group: Vec<Publish
     };
     let messages: Vec<Message> =
         group.iter().flat_map(|publish| publisher.messages(publish, &publish.bodies)).collect();
+    let late = || PublishError::Unknown("RocketMQ did not answer in time".to_owned());
     let delivering = deliver(publisher, topic, &messages, None, deadline);
-    match outcome_for(&mut group, delivering).await {
+    match in_time(&mut group, late, delivering).await {
         Outcome::Delivered(receipt) => {
             count(publisher, topic, &messages, &receipt);
             acknowledge(group, &messages);
@@ -108,18 +115,22 @@ pub(super) fn queue_of(topic: &Topic, receipt: Receipt) -> Queue {
     Queue { topic: topic.rocketmq_topic.clone(), broker: receipt.broker, id: receipt.queue_id }
 }
 
-/// Waits for a batch's outcome. Whose time is up meanwhile hears that it is unknown; the batch goes on for the others.
-async fn outcome_for(group: &mut [Publish], delivering: impl Future<Output = Outcome>) -> Outcome {
-    tokio::pin!(delivering);
+/// Waits for what a batch waits for. Whose time is up meanwhile hears that it is late; the batch waits on for the others.
+pub(super) async fn in_time<T>(
+    group: &mut [Publish],
+    late: impl Fn() -> PublishError,
+    awaited: impl Future<Output = T>,
+) -> T {
+    tokio::pin!(awaited);
     loop {
         let waiting = group.iter().filter(|publish| publish.answer.is_some());
-        let Some(next) = waiting.map(|publish| publish.deadline).min() else { return delivering.await };
+        let Some(next) = waiting.map(|publish| publish.deadline).min() else { return awaited.await };
         tokio::select! {
             biased;
-            outcome = &mut delivering => return outcome,
+            done = &mut awaited => return done,
             () = tokio::time::sleep_until(next) => {
                 let up = group.iter_mut().filter(|publish| publish.deadline <= next);
-                up.for_each(Publish::settle_early);
+                up.for_each(|publish| publish.settle_early(&late));
             }
         }
     }
@@ -191,7 +202,7 @@ pub(super) async fn send_deferred(
     publish: Publish,
     deliver_at: i64,
 ) {
-    let publish = match &topic.spool {
+    let publish = match publisher.spool_of(&topic) {
         Some(spool) => {
             match spool::enter(&publisher, &topic, spool, vec![publish], Some(deliver_at)).await.pop() {
                 Some(refused) => refused,
@@ -238,34 +249,55 @@ pub(super) async fn deliver(
     queue: Option<&Queue>,
     deadline: Instant,
 ) -> Outcome {
-    let outcome = send(publisher, topic, messages, queue, deadline).await;
+    let producer = publisher.producer();
+    let name = &topic.rocketmq_topic;
+    let mut outcome = producer.deliver(name, messages, queue, left(deadline)).await;
+    if created_again(publisher, topic, &mut outcome, deadline).await {
+        outcome = producer.deliver(name, messages, None, left(deadline)).await;
+    }
     // Before anybody hears of it, so that what was answered is counted.
     audited::count(publisher, topic, messages, &outcome);
     outcome
 }
 
-/// As [`deliver`], for what is counted as accepted already.
-pub(super) async fn send(
+/// Sends what is counted as accepted already, to none of the brokers left out; ends with the first outcome that is not known.
+pub(super) async fn send_again(
     publisher: &Publisher,
     topic: &Topic,
     messages: &[Message],
-    queue: Option<&Queue>,
-    deadline: Instant,
+    left_out: &BTreeSet<String>,
 ) -> Outcome {
-    let left = || deadline.saturating_duration_since(Instant::now());
+    let deadline = Instant::now() + publisher.budget();
     let producer = publisher.producer();
-    let mut outcome = producer.deliver(&topic.rocketmq_topic, messages, queue, left()).await;
-    if matches!(&outcome, Outcome::NotSent(Failure { hint: Hint::UnknownTopic, .. })) {
-        // Deleted since it was seen: nsqd would create it again, and so does this.
-        topic.gone();
-        outcome = match publisher.ensure(topic, publisher.creates_topics(), deadline).await {
-            Ok(()) => producer.deliver(&topic.rocketmq_topic, messages, None, left()).await,
-            Err(error) => Outcome::NotSent(Failure {
-                broker: "-".to_owned(),
-                reason: error.to_string(),
-                hint: Hint::None,
-            }),
-        };
+    let name = &topic.rocketmq_topic;
+    let mut outcome = producer.deliver_without(name, messages, left_out, left(deadline)).await;
+    if created_again(publisher, topic, &mut outcome, deadline).await {
+        outcome = producer.deliver_without(name, messages, left_out, left(deadline)).await;
     }
     outcome
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+/// Whether the topic was deleted since it was seen, and is there again: nsqd would create it, and so does this.
+async fn created_again(
+    publisher: &Publisher,
+    topic: &Topic,
+    outcome: &mut Outcome,
+    deadline: Instant,
+) -> bool {
+    if !matches!(outcome, Outcome::NotSent(Failure { hint: Hint::UnknownTopic, .. })) {
+        return false;
+    }
+    topic.gone();
+    match publisher.ensure(topic, publisher.creates_topics(), deadline).await {
+        Ok(()) => true,
+        Err(error) => {
+            let (broker, reason) = ("-".to_owned(), error.to_string());
+            *outcome = Outcome::NotSent(Failure { broker, reason, hint: Hint::None });
+            false
+        }
+    }
 }

@@ -1,8 +1,11 @@
 //! One topic as this gateway knows it.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use super::{lane::Lane, metrics::Metrics, share::Stamps, spool::TopicSpool};
@@ -20,8 +23,10 @@ pub struct Topic {
     pub(super) stamps: Stamps,
     /// What waits to be sent.
     pub(super) lane: Lane,
-    /// Where its messages go while RocketMQ does not take them; `None` for nowhere.
-    pub(super) spool: Option<Arc<TopicSpool>>,
+    /// Whether its messages may be spooled while RocketMQ does not take them.
+    pub(super) spools: bool,
+    /// Where they are then; none before the first is to be sent, unless some are left there from before.
+    pub(super) spool: OnceLock<Arc<TopicSpool>>,
     /// Serialises looking for it and creating it.
     pub(super) ensuring: tokio::sync::Mutex<()>,
     /// Its name in metrics, or what stands for all beyond their bound; none before it is seen to exist.
@@ -35,6 +40,8 @@ pub struct Topic {
     messages: AtomicU64,
     bytes: AtomicU64,
     depth: AtomicU64,
+    /// When that was asked.
+    depth_at: Mutex<Option<Instant>>,
 }
 
 impl Topic {
@@ -42,15 +49,17 @@ impl Topic {
         name: TopicName,
         rocketmq_topic: String,
         stamps: Stamps,
-        spool: Option<Arc<TopicSpool>>,
+        spools: bool,
+        left: Option<Arc<TopicSpool>>,
     ) -> Self {
         Self {
             name,
             rocketmq_topic,
             stamps,
             // A publish must not overtake one that is about to be spooled.
-            lane: Lane::new(spool.is_some()),
-            spool,
+            lane: Lane::new(spools || left.is_some()),
+            spools,
+            spool: left.map_or_else(OnceLock::new, OnceLock::from),
             ensuring: tokio::sync::Mutex::default(),
             label: OnceLock::new(),
             exists: AtomicBool::default(),
@@ -60,6 +69,7 @@ impl Topic {
             messages: AtomicU64::default(),
             bytes: AtomicU64::default(),
             depth: AtomicU64::default(),
+            depth_at: Mutex::default(),
         }
     }
 
@@ -82,7 +92,7 @@ impl Topic {
 
     /// Whether its publishes go to the spool.
     pub(super) fn is_spooling(&self) -> bool {
-        self.spool.as_ref().is_some_and(|spool| spool.is_spooling())
+        self.spool.get().is_some_and(|spool| spool.is_spooling())
     }
 
     /// RocketMQ does not know it any more.
@@ -127,5 +137,15 @@ impl Topic {
 
     pub(super) fn set_depth(&self, depth: u64) {
         self.depth.store(depth, Ordering::Relaxed);
+    }
+
+    pub(super) fn asked_for_depth(&self) {
+        *self.depth_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether the depth was asked so lately.
+    pub(super) fn knows_depth_for(&self, time: Duration) -> bool {
+        let asked = *self.depth_at.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.is_some_and(|at| at.elapsed() < time)
     }
 }

@@ -94,7 +94,11 @@ pub async fn hold(cluster: &Cluster, names: &Names, topic: &TopicName, nsqd: &Ns
     // Without it nobody would let the topic go.
     match is_written(cluster, &mark).await? {
         true => Ok(()),
-        false => Err(HoldError::LetGo(nsqd.address().to_string())),
+        false => {
+            // It was let go before this pause came: nobody else knows of it.
+            unpause(topic, nsqd).await?;
+            Err(HoldError::LetGo(nsqd.address().to_string()))
+        }
     }
 }
 

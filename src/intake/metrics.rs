@@ -88,7 +88,7 @@ impl Metrics {
         registry.register("in_hand_messages", "Messages delivered and not finished", self.in_hand.clone());
         registry.register(
             "held",
-            "1 while nothing is taken in; the log and /readyz say why",
+            "1 while an intake may not take in, for a relay writes there or it is not known whether one does; of RocketMQ or nsqd being away tell /readyz and the log",
             self.held.clone(),
         );
     }

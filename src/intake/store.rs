@@ -13,7 +13,7 @@ use super::{
     metrics::Standing,
 };
 use crate::{
-    mapping::{ACCEPTED_MS, TAKEN_IN, taken_in_mark},
+    mapping::{ACCEPTED_MS, NSQ_TOPIC, TAKEN_IN, taken_in_mark},
     nsq::{deliveries::Delivered, names::TopicName},
     retry::Backoff,
     rocketmq::{
@@ -104,7 +104,7 @@ impl Store {
         key: &UniqueKey,
     ) -> Result<PropertiesBuilder, PropertyError> {
         let properties = PropertiesBuilder::new()
-            .user("nsq_topic", self.topic.as_str())?
+            .user(NSQ_TOPIC, self.topic.as_str())?
             .user(ACCEPTED_MS, &born_at.to_string())?
             .user(TAKEN_IN, &taken_in_mark(self.standing.nsqd.as_str(), key.as_str()))?;
         match delivered.attempts {

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     driver::{Done, with_lock},
+    lock::Lock,
     nsqds::Nsqds,
     progress::{Progress, Step},
     refusal::{Left, Reason, Refusal, Trouble},
@@ -30,14 +31,14 @@ pub async fn complete(
 ) -> Result<Done, Refusal> {
     let world = subject.read().await.map_err(Refusal::untouched)?;
     may_begin(subject, &world).await.map_err(Refusal::untouched)?;
-    with_lock(subject, progress, stop, async |_| {
+    with_lock(subject, progress, stop, async |lock| {
         let world = subject.read().await.map_err(Refusal::untouched)?;
         may_begin(subject, &world).await.map_err(Refusal::untouched)?;
         tell_relays(subject, None).await.map_err(Refusal::untouched)?;
         let left =
             "it is done with, and may be deleted on some nsqds: there is no way back any more; run it again";
         let left = Left::InForce(left.to_owned());
-        match delete(subject, &world, progress).await {
+        match delete(subject, lock, &world, progress).await {
             Ok(()) => Ok(Done::at_once(format!("{} is completed: {}", subject.path(), what_is_left(&world)))),
             Err(trouble) => Err(Refusal { trouble, left }),
         }
@@ -64,17 +65,22 @@ async fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble> {
     rest::is_had(subject, world).await
 }
 
-async fn delete(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
+async fn delete(subject: &Subject, lock: &Lock, world: &World, progress: &Progress) -> Result<(), Trouble> {
+    lock.keep().await?;
     record(subject).await?;
     progress.step(Step::Recorded, "every relay knows that the channel is done with")?;
-    rest::close(subject, world, progress).await?;
-    delete_channel(subject, &world.nsqds).await?;
+    rest::close(subject, lock, world, progress).await?;
+    delete_channel(subject, Some(lock), &world.nsqds).await?;
     if let Some((nsqd, _)) = world.nsqds.look().await?.channels().next() {
         let detail = format!("{nsqd} has the channel again: a consumer of it is still connected");
         return Err(Trouble::new(Reason::NsqdUnavailable, detail));
     }
-    progress.step(Step::Deleted, "no nsqd and no nsqlookupd has the channel any more")?;
-    subject.forget_marks().await
+    let deleted = match subject.nsqlookupds.is_empty() {
+        true => "no nsqd has the channel any more; no nsqlookupd was told (--lookupd-http-address)",
+        false => "no nsqd and no nsqlookupd has the channel any more",
+    };
+    progress.step(Step::Deleted, deleted)?;
+    subject.forget_marks(Some(lock)).await
 }
 
 /// Writes down that the channel is done with, and sees that every running relay knows.
@@ -84,9 +90,13 @@ pub(super) async fn record(subject: &Subject) -> Result<(), Trouble> {
     tell_relays(subject, Some(Change::Completed(subject.channel.clone()))).await
 }
 
-/// Deletes the channel on these nsqds and in nsqlookupd.
-pub(super) async fn delete_channel(subject: &Subject, nsqds: &Nsqds) -> Result<(), Trouble> {
-    nsqds.delete_everywhere().await?;
+/// Deletes the channel on these nsqds and in nsqlookupd; without a lock where nobody else moves it.
+pub(super) async fn delete_channel(
+    subject: &Subject,
+    lock: Option<&Lock>,
+    nsqds: &Nsqds,
+) -> Result<(), Trouble> {
+    nsqds.delete_everywhere(lock).await?;
     for nsqlookupd in &subject.nsqlookupds {
         let deleted = nsqlookupd.delete_channel(&subject.topic, &subject.channel).await;
         deleted.map_err(|error| Trouble::new(Reason::NsqlookupdUnavailable, error.to_string()))?;
@@ -130,10 +140,11 @@ pub async fn preview(subject: &Subject) -> Result<Vec<String>, Refusal> {
     may_begin(subject, &world).await.map_err(Refusal::untouched)?;
     let [waiting, ..] = world.look.messages();
     let nsqds = world.look.channels().count();
+    let nsqlookupds = subject.nsqlookupds.len();
     Ok(vec![
         format!("{} is {:?}, its consumer group is {}", subject.path(), world.stage(), subject.group),
         format!(
-            "the channel would be deleted on {nsqds} nsqds and in nsqlookupd, with the {waiting} messages it collected"
+            "the channel would be deleted on {nsqds} nsqds and in {nsqlookupds} nsqlookupds, with the {waiting} messages it collected"
         ),
         "relays would never create it again, and there would be no way back".to_owned(),
     ])

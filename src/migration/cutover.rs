@@ -54,7 +54,7 @@ pub async fn cut_over(
         until_delivered(subject, progress, stop).await.map_err(Refusal::untouched)?;
     }
     with_lock(subject, progress, stop, async |lock| {
-        let world = recover(subject, progress).await?;
+        let world = recover(subject, lock, progress).await?;
         if world.stage() == Stage::CutOver {
             if options.by_share {
                 world.is_by_share().map_err(Refusal::untouched)?;
@@ -66,7 +66,7 @@ pub async fn cut_over(
         is_free(subject, options, &world).await.map_err(Refusal::untouched)?;
         let before = subject.group_now(&world).await.map_err(Refusal::untouched)?;
         let mut rest = match options.by_share {
-            true => Some(Prepared::new(subject, &world).await.map_err(Refusal::untouched)?),
+            true => Some(Prepared::new(subject, lock, &world).await.map_err(Refusal::untouched)?),
             false => None,
         };
         let began = Instant::now();
@@ -182,10 +182,10 @@ pub(super) fn may_begin(subject: &Subject, world: &World) -> Result<(), Trouble>
 
 /// The protocol, up to the last step that can be undone.
 async fn up_to_the_same(driver: &mut Driver<'_>, rest: Option<&mut Prepared>) -> Result<Proof, Trouble> {
-    let Driver { subject, progress, .. } = *driver;
+    let Driver { subject, progress, lock, .. } = *driver;
     // Open it would consume as soon as it has offsets.
-    subject.cluster.set_consuming(&subject.group, false).await?;
-    driver.fence.renew().await?;
+    lock.set_consuming(&subject.group, false).await?;
+    driver.renew().await?;
     progress.step(Step::Fenced, "the relay sends nothing new; producers notice nothing")?;
 
     let empty = |look: &super::nsqds::Look, _: &_| look.is_complete().and_then(|()| look.is_empty());
@@ -194,9 +194,9 @@ async fn up_to_the_same(driver: &mut Driver<'_>, rest: Option<&mut Prepared>) ->
     // The relay stands still now, and may have passed one on its way here.
     subject.has_nothing_parked(&driver.main.feed).await?;
 
-    subject.claim_barrier().await?;
+    subject.claim_barrier(lock).await?;
     driver.renew().await?;
-    subject.place(&subject.barrier_group(), &proof.places).await?;
+    subject.place(lock, &subject.barrier_group(), &proof.places).await?;
     let end: i64 = proof.places.values().sum();
     progress.step(
         Step::BarrierWritten,
@@ -205,19 +205,19 @@ async fn up_to_the_same(driver: &mut Driver<'_>, rest: Option<&mut Prepared>) ->
 
     subject.has_no_members().await?;
     driver.renew().await?;
-    subject.place(&subject.group, &proof.places).await?;
+    subject.place(lock, &subject.group, &proof.places).await?;
     driver.renew().await?;
     match rest {
-        Some(rest) => rest.place(subject, &proof.places).await?,
-        None => subject.forget_share().await?,
+        Some(rest) => rest.place(subject, lock, &proof.places).await?,
+        None => subject.forget_share(lock).await?,
     }
-    subject.forget_retries().await?;
-    subject.forget_returning().await?;
+    subject.forget_retries(lock).await?;
+    subject.forget_returning(lock).await?;
     subject.has_no_members().await?;
     driver.renew().await?;
     progress.step(Step::OffsetsSet, "the group stands at the barrier on every queue, and is closed")?;
 
-    driver.main.nsqds.pause(&proof.look).await?;
+    driver.main.nsqds.pause(lock, &proof.look).await?;
     progress.step(Step::Paused, "the channel is paused on every nsqd")?;
 
     driver.is_same(&proof).await?;
@@ -232,18 +232,18 @@ async fn open(
     proof: &Proof,
     rest: Option<&Prepared>,
 ) -> Result<Done, Refusal> {
-    let Driver { subject, progress, .. } = driver;
+    let Driver { subject, progress, lock, .. } = driver;
     let opened = async {
-        see_through(progress, async || Ok(subject.cluster.set_consuming(&subject.group, true).await?))
-            .await?;
+        see_through(lock, progress, async || lock.set_consuming(&subject.group, true).await).await?;
         progress.step(Step::Opened, &format!("{} may consume", subject.group))?;
         if let Some(rest) = rest {
             // Only now: what is left is the old consumer's as soon as the other side is the group's.
-            see_through(progress, async || subject.open_rest().await).await?;
+            see_through(lock, progress, async || subject.open_rest(lock).await).await?;
             progress
                 .step(Step::RestOpened, &format!("what is not stamped is relayed to {}", rest.topic()))?;
         }
-        Ok::<_, Trouble>(())
+        // Told is only what nobody may have undone meanwhile.
+        lock.keep().await
     };
     let opened = opened.await;
     driver.let_go_after(&opened).await;
@@ -281,14 +281,18 @@ async fn undo(driver: &Driver<'_>, before: &Before, trouble: Trouble) -> Refusal
         // Killed, or no longer in charge: whoever comes next reads how things stand.
         return Refusal { trouble, left: half_done() };
     }
-    let undone = see_through(driver.progress, async || {
-        driver.subject.unpause(&driver.main.nsqds).await?;
-        driver.subject.restore(before).await
+    let Driver { subject, lock, .. } = driver;
+    let undone = see_through(lock, driver.progress, async || {
+        subject.unpause(lock, &driver.main.nsqds).await?;
+        subject.restore(lock, before).await
     });
-    let undone = undone.await.and(driver.let_go().await);
+    let undone = match undone.await {
+        Err(lost) if lost.is_over() => return Refusal { trouble: lost, left: half_done() },
+        undone => undone.and(driver.let_go().await),
+    };
     let left = match undone {
         Ok(()) => {
-            forget(driver.subject).await;
+            forget(subject, lock).await;
             let _ =
                 driver.progress.step(Step::Undone, "the relay goes on, and the channel delivers as before");
             Left::Undone

@@ -276,7 +276,7 @@ pub(super) async fn with_lock<T>(
     let lock = Lock::take(subject, progress, stop).await.map_err(Refusal::untouched)?;
     let step = progress.step(Step::Locked, "no other driver moves a channel of this topic");
     let done = match step {
-        Ok(()) => act(&lock).await,
+        Ok(()) => act(&lock).await.map_err(Refusal::of_a_lost_lock),
         Err(trouble) => Err(Refusal::untouched(trouble)),
     };
     // A driver that is killed does not give it back either.
@@ -289,15 +289,20 @@ pub(super) async fn with_lock<T>(
 /// Tries what must not be left half done until it is done.
 ///
 /// # Errors
-/// What went wrong last, after a while.
+/// What went wrong last, after a while; at once when the lock is lost.
 pub(super) async fn see_through(
+    lock: &Lock,
     progress: &Progress,
     act: impl AsyncFn() -> Result<(), Trouble>,
 ) -> Result<(), Trouble> {
     let until = Instant::now() + FINISH_WITHIN;
     loop {
-        let Err(trouble) = act().await else { return Ok(()) };
-        if Instant::now() > until {
+        let done = async {
+            lock.keep().await?;
+            act().await
+        };
+        let Err(trouble) = done.await else { return Ok(()) };
+        if trouble.is_over() || Instant::now() > until {
             return Err(trouble);
         }
         progress.waiting(&trouble);

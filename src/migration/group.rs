@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use futures_util::future::try_join_all;
 
 use super::{
+    lock::Lock,
     refusal::{Reason, Trouble},
     subject::{Places, Subject, World},
 };
-use crate::rocketmq::{ClusterError, Queue, offsets::Commit};
+use crate::rocketmq::{ClusterError, Queue};
 
 /// Where consumers of a group send what they want to have again.
 fn retry_topic(group: &str) -> String {
@@ -20,11 +21,11 @@ impl Subject {
     ///
     /// # Errors
     /// When a broker does not do it, or holds another offset; repeating is safe.
-    pub(super) async fn place(&self, group: &str, places: &Places) -> Result<(), Trouble> {
-        self.cluster.set_consuming(group, false).await?;
+    pub(super) async fn place(&self, lock: &Lock, group: &str, places: &Places) -> Result<(), Trouble> {
+        lock.set_consuming(group, false).await?;
         // One after the other: of a group's first offsets, set at once, a broker may lose all but the last.
         for (queue, offset) in places {
-            self.set_offset(group, queue, *offset).await?;
+            self.set_offset(lock, group, queue, *offset).await?;
         }
         if self.queues().await? != places.keys().cloned().collect() {
             return Err(Trouble::new(Reason::QueuesChanged, "while the offsets were set"));
@@ -32,14 +33,9 @@ impl Subject {
         Ok(())
     }
 
-    async fn set_offset(&self, group: &str, queue: &Queue, offset: i64) -> Result<(), Trouble> {
-        match self.cluster.commit_offset(group, queue, offset).await? {
-            Commit::Taken => Ok(()),
-            Commit::Ignored { holds } => {
-                let detail = format!("{queue} was set to {offset} for {group}, and holds {holds:?}");
-                Err(Trouble::new(Reason::RocketmqUnavailable, detail))
-            }
-        }
+    async fn set_offset(&self, lock: &Lock, group: &str, queue: &Queue, offset: i64) -> Result<(), Trouble> {
+        lock.keep().await?;
+        Ok(self.cluster.commit_offset(group, queue, offset).await?)
     }
 
     /// Whether nobody consumes with the group. A consumer that is connected keeps offsets of its own, and may write them over those that
@@ -107,52 +103,56 @@ impl Subject {
         Ok(())
     }
 
-    /// No cutover and no rollback has happened. The barrier goes first: without it the others mean nothing.
-    pub(super) async fn forget_marks(&self) -> Result<(), Trouble> {
+    /// No cutover and no rollback has happened; without a lock where nobody else moves the channel. The barrier goes first: without it the
+    /// others mean nothing.
+    pub(super) async fn forget_marks(&self, lock: Option<&Lock>) -> Result<(), Trouble> {
         let groups = self.cluster.groups().await?;
         let barrier = [self.barrier_group(), self.returning_group()];
         let share = self.share_group();
         let there = |group: &&String| groups.contains(*group);
         let marks = barrier.iter().filter(there).chain(self.became_of(&groups));
         for group in marks.chain(Some(&share).filter(there)) {
-            self.cluster.delete_group(group).await?;
+            match lock {
+                Some(lock) => lock.delete_group(group).await?,
+                None => self.cluster.delete_group(group).await?,
+            }
         }
         Ok(())
     }
 
     /// The barrier that is written next is this group's, and nobody else's.
-    pub(super) async fn claim_barrier(&self) -> Result<(), Trouble> {
+    pub(super) async fn claim_barrier(&self, lock: &Lock) -> Result<(), Trouble> {
         let ours = self.became_group();
-        self.cluster.set_consuming(&ours, false).await?;
+        lock.set_consuming(&ours, false).await?;
         let groups = self.cluster.groups().await?;
         for group in self.became_of(&groups).into_iter().filter(|group| **group != ours) {
-            self.cluster.delete_group(group).await?;
+            lock.delete_group(group).await?;
         }
         Ok(())
     }
 
     /// No rollback has begun.
-    pub(super) async fn forget_returning(&self) -> Result<(), Trouble> {
-        self.forget(&self.returning_group()).await
+    pub(super) async fn forget_returning(&self, lock: &Lock) -> Result<(), Trouble> {
+        self.forget(lock, &self.returning_group()).await
     }
 
     /// What comes is no share, whatever an earlier cutover was.
-    pub(super) async fn forget_share(&self) -> Result<(), Trouble> {
-        self.forget(&self.share_group()).await
+    pub(super) async fn forget_share(&self, lock: &Lock) -> Result<(), Trouble> {
+        self.forget(lock, &self.share_group()).await
     }
 
-    async fn forget(&self, mark: &str) -> Result<(), Trouble> {
+    async fn forget(&self, lock: &Lock, mark: &str) -> Result<(), Trouble> {
         if self.cluster.groups().await?.contains(mark) {
-            self.cluster.delete_group(mark).await?;
+            lock.delete_group(mark).await?;
         }
         Ok(())
     }
 
     /// Leaves out what an earlier life of the group wanted to try again: the channel had it.
-    pub(super) async fn forget_retries(&self) -> Result<(), Trouble> {
+    pub(super) async fn forget_retries(&self, lock: &Lock) -> Result<(), Trouble> {
         for (queue, at, end) in self.retries().await? {
             if at != end {
-                self.set_offset(&self.group, &queue, end).await?;
+                self.set_offset(lock, &self.group, &queue, end).await?;
             }
         }
         Ok(())
@@ -183,14 +183,14 @@ impl Subject {
     }
 
     /// Sets the group to what it was; one that could not consume stays closed.
-    pub(super) async fn restore(&self, before: &Before) -> Result<(), Trouble> {
+    pub(super) async fn restore(&self, lock: &Lock, before: &Before) -> Result<(), Trouble> {
         if !before.is_open {
             return Ok(());
         }
         for (queue, offset) in &before.offsets {
-            self.set_offset(&self.group, queue, *offset).await?;
+            self.set_offset(lock, &self.group, queue, *offset).await?;
         }
-        Ok(self.cluster.set_consuming(&self.group, true).await?)
+        lock.set_consuming(&self.group, true).await
     }
 }
 

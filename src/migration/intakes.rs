@@ -70,7 +70,7 @@ impl Driver<'_> {
         let intakes = subject.intakes().await?;
         for (nsqd, _) in self.main.nsqds.taken_in(&before) {
             // Before anything is paused: an intake lets go what nobody has fenced.
-            self.fence.renew().await?;
+            self.renew().await?;
             hold::may_begin(&subject.cluster, &subject.names, &subject.topic, nsqd).await?;
             self.holds.push(nsqd.clone());
             self.pause_unanswered = true;
@@ -99,10 +99,10 @@ impl Driver<'_> {
     /// # Errors
     /// When an nsqd does not answer for a while. Its intake lets the topic go when it finds the fence gone.
     pub(super) async fn let_go(&self) -> Result<(), Trouble> {
-        let Driver { subject, progress, .. } = self;
+        let Driver { subject, progress, lock, .. } = self;
         let unpaused = self.holds.iter().map(async |nsqd| {
             let unpause = async || Ok(hold::unpause(&subject.topic, nsqd).await?);
-            see_through(progress, unpause).await.map_err(|Trouble { reason, detail }| {
+            see_through(lock, progress, unpause).await.map_err(|Trouble { reason, detail }| {
                 let until =
                     format!("until its intake lets it go the topic may be paused on {}", nsqd.address());
                 Trouble::new(reason, format!("{detail}; {until}"))
@@ -115,6 +115,9 @@ impl Driver<'_> {
             return unpaused.into_iter().collect();
         }
         for (nsqd, _) in self.holds.iter().zip(&unpaused).filter(|(_, unpaused)| unpaused.is_ok()) {
+            if lock.keep().await.is_err() {
+                break;
+            }
             if let Err(error) = hold::forget(&subject.cluster, &subject.names, &subject.topic, nsqd).await {
                 tracing::debug!(%error, "the intake finds what is still written down of the pause");
             }
@@ -129,7 +132,7 @@ impl Driver<'_> {
             return;
         }
         if let Err(trouble) = self.let_go().await {
-            tracing::warn!(%trouble, "done, but for this");
+            tracing::warn!(%trouble, "the command has ended, but a topic or fence could not be released");
         }
     }
 }

@@ -28,6 +28,7 @@
 //! - At the end of a cutover every message of the topic was finished by the channel's old consumer, or will be given to the group, and to
 //!   one of them only. A rollback of healthy consumers does the same in the other direction.
 //! - Wherever a driver dies, nothing is lost, the relay goes on by itself, and running the command once more finishes or undoes it.
+//! - A driver that was frozen for longer than its lock lasts changes nothing more.
 //! - By share, the same holds for what is stamped: the group gets it, and what is not stamped the old consumer, through a topic of its own.
 //! - Nothing waits for longer than the pause allowed; then what was begun is undone.
 //! - Only [`complete`] cannot be taken back.

@@ -14,7 +14,10 @@ use std::{
 
 use futures_util::future::{join_all, try_join_all};
 
-use super::refusal::{Reason, Trouble};
+use super::{
+    lock::Lock,
+    refusal::{Reason, Trouble},
+};
 use crate::{
     mapping::is_intake,
     nsq::{
@@ -130,7 +133,7 @@ impl Published {
                         _ => (Reason::NsqdsChanged, format!("an intake of {nsqd} began or was ended")),
                     }
                 }
-                _ => (Reason::NsqdRestarted, format!("{nsqd} started anew")),
+                _ => (Reason::NsqdRestarted, format!("{nsqd} restarted")),
             };
             return Err(Trouble::new(reason, detail));
         }
@@ -435,7 +438,7 @@ impl Nsqds {
 
     /// Creates the topic and the channel on every one of them.
     pub(super) async fn create(&self) -> Result<(), Trouble> {
-        self.on_each(&Look(BTreeMap::new()), async |nsqd| {
+        self.on_each(None, &Look(BTreeMap::new()), async |nsqd| {
             nsqd.create_topic(&self.topic).await?;
             nsqd.create_channel(&self.topic, &self.channel).await
         })
@@ -443,24 +446,25 @@ impl Nsqds {
     }
 
     /// Pauses the channel wherever it is.
-    pub(super) async fn pause(&self, at: &Look) -> Result<(), Trouble> {
-        self.on_each(at, async |nsqd| nsqd.pause_channel(&self.topic, &self.channel).await).await
+    pub(super) async fn pause(&self, lock: &Lock, at: &Look) -> Result<(), Trouble> {
+        self.on_each(Some(lock), at, async |nsqd| nsqd.pause_channel(&self.topic, &self.channel).await).await
     }
 
     /// Lets it deliver again wherever it is.
-    pub(super) async fn unpause(&self, at: &Look) -> Result<(), Trouble> {
-        self.on_each(at, async |nsqd| nsqd.unpause_channel(&self.topic, &self.channel).await).await
+    pub(super) async fn unpause(&self, lock: &Lock, at: &Look) -> Result<(), Trouble> {
+        self.on_each(Some(lock), at, async |nsqd| nsqd.unpause_channel(&self.topic, &self.channel).await)
+            .await
     }
 
     /// Drops what it has wherever it is.
-    pub(super) async fn empty(&self, at: &Look) -> Result<(), Trouble> {
-        self.on_each(at, async |nsqd| nsqd.empty_channel(&self.topic, &self.channel).await).await
+    pub(super) async fn empty(&self, lock: &Lock, at: &Look) -> Result<(), Trouble> {
+        self.on_each(Some(lock), at, async |nsqd| nsqd.empty_channel(&self.topic, &self.channel).await).await
     }
 
-    /// Deletes it on every one of them.
-    pub(super) async fn delete_everywhere(&self) -> Result<(), Trouble> {
+    /// Deletes it on every one of them; without a lock where nobody else moves it.
+    pub(super) async fn delete_everywhere(&self, lock: Option<&Lock>) -> Result<(), Trouble> {
         let all = Look(BTreeMap::new());
-        self.on_each(&all, async |nsqd| nsqd.delete_channel(&self.topic, &self.channel).await).await
+        self.on_each(lock, &all, async |nsqd| nsqd.delete_channel(&self.topic, &self.channel).await).await
     }
 
     /// All of them.
@@ -468,28 +472,33 @@ impl Nsqds {
         &self.all
     }
 
-    /// Does it on every nsqd that has the channel by `at`, or on all when that is empty; each is tried a few times.
+    /// Does it on every nsqd that has the channel by `at`, or on all when that is empty; each is tried a few times, for as long as the lock
+    /// is held.
     async fn on_each(
         &self,
+        lock: Option<&Lock>,
         at: &Look,
         act: impl AsyncFn(&Nsqd) -> Result<(), HttpError>,
     ) -> Result<(), Trouble> {
+        let act = async |nsqd: &Nsqd| {
+            if let Some(lock) = lock {
+                lock.keep().await?;
+            }
+            Ok::<_, Trouble>(act(nsqd).await?)
+        };
         let has =
             |nsqd: &&Nsqd| at.0.is_empty() || at.channels().any(|(address, _)| address == nsqd.address());
         let acts = self.all.iter().filter(has).map(async |nsqd| {
             let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
             for _ in 1..TRIES {
                 match act(nsqd).await {
-                    Ok(()) => return Ok(()),
-                    Err(_) => backoff.wait().await,
+                    Err(trouble) if !trouble.is_over() => backoff.wait().await,
+                    done => return done,
                 }
             }
             act(nsqd).await
         });
         // All of them, even when one fails: the fewer are left half done, the better.
-        for done in join_all(acts).await {
-            done?;
-        }
-        Ok(())
+        join_all(acts).await.into_iter().collect()
     }
 }

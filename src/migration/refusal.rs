@@ -6,8 +6,9 @@ use crate::{nsq::nsqd::HttpError, rocketmq::ClusterError, transfer::NotPlaced};
 
 /// What stands in the way. The names are stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub enum Reason {
-    /// Somebody else moves a channel of this topic now.
+    /// Somebody else moves a channel of this topic now, or may have done so while this driver was frozen.
     AnotherDriver,
     /// The channel became another consumer group than the one that is named.
     AnotherGroup,
@@ -23,8 +24,8 @@ pub enum Reason {
     ChannelNotCutOver,
     /// Somebody paused the channel, and no cutover did.
     ChannelPaused,
-    /// The channel holds more than came since the cutover, and an nsqd was started anew or had no intake for a while: messages were published
-    /// straight to it, or relayed twice.
+    /// The channel holds more than came since the cutover, and an nsqd was restarted or had no intake for a while: messages were
+    /// published straight to it, or relayed twice.
     ChannelHoldsMore,
     /// The channel holds less than was relayed since the cutover: an nsqd lost some, somebody emptied it, or an intake stored some twice.
     ChannelIncomplete,
@@ -60,7 +61,7 @@ pub enum Reason {
     NsqdUnavailable,
     /// An nsqd came or went meanwhile, or delivers the channel.
     NsqdsChanged,
-    /// An nsqd started anew meanwhile.
+    /// An nsqd restarted meanwhile.
     NsqdRestarted,
     /// nsqlookupd does not answer.
     NsqlookupdUnavailable,
@@ -97,7 +98,10 @@ impl Reason {
     #[must_use]
     pub fn advice(self) -> &'static str {
         match self {
-            Reason::AnotherDriver => "wait for it to end; the lock of one that died ends within a minute",
+            Reason::AnotherDriver => {
+                "wait for it to end, look with `nsqbridge status TOPIC/CHANNEL`, and run it again where that is needed; the lock of one that \
+                 died ends within a minute"
+            }
             Reason::AnotherGroup => "name the group it became, with --group or a plan (-f)",
             Reason::BypassProducerDetected => {
                 "point every producer of the topic at the gateway, then try again"
@@ -247,6 +251,15 @@ impl Refusal {
         Self { trouble, left: Left::Untouched }
     }
 
+    /// What is left by a driver that was frozen or cut off for too long: whatever whoever came after it has made of it.
+    pub(super) fn of_a_lost_lock(self) -> Self {
+        if self.trouble.reason != Reason::AnotherDriver {
+            return self;
+        }
+        let left = "what was begun is not undone, nor anything else changed: another driver may have finished or undone it";
+        Self { left: Left::InForce(left.to_owned()), ..self }
+    }
+
     /// Whether nothing was begun.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
@@ -263,5 +276,49 @@ impl fmt::Display for Refusal {
             Left::InForce(what) => what,
         };
         write!(f, "{reason}: {detail}\n  left: {left}\n  do: {}", reason.advice())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The names and what is said of them, as they stand above.
+    fn documented() -> Vec<(String, String)> {
+        let (_, reasons) = include_str!("refusal.rs").split_once("pub enum Reason {\n").unwrap();
+        let (reasons, _) = reasons.split_once("\n}").unwrap();
+        let (mut documented, mut said) = (Vec::new(), Vec::new());
+        for line in reasons.lines().map(str::trim) {
+            match line.strip_prefix("/// ") {
+                Some(part) => said.push(part),
+                None => {
+                    let what = std::mem::take(&mut said).join(" ");
+                    documented
+                        .push((line.trim_matches(',').to_owned(), what.trim_end_matches('.').to_owned()));
+                }
+            }
+        }
+        documented
+    }
+
+    #[test]
+    fn the_playbook_lists_every_reason_with_its_advice() {
+        let playbook = include_str!("../../docs/playbook.md");
+        let (_, table) = playbook.split_once("| name | what | what to do |\n|---|---|---|\n").unwrap();
+        let rows: Vec<String> =
+            table.lines().take_while(|line| line.starts_with('|')).map(str::to_lowercase).collect();
+        // Only `--stop-after`, which the help does not show, has that.
+        let shown = documented().into_iter().filter(|(name, _)| name != "Stopped");
+        let expected = shown.map(|(name, what)| {
+            let reason: Reason = serde_json::from_str(&format!("\"{name}\"")).unwrap();
+            format!("| `{name}` | {what} | {} |", reason.advice()).to_lowercase()
+        });
+        let (rows, expected): (BTreeSet<_>, BTreeSet<_>) = (rows.into_iter().collect(), expected.collect());
+        let missing: Vec<_> = expected.difference(&rows).collect();
+        let unknown: Vec<_> = rows.difference(&expected).collect();
+        assert!(missing.is_empty() && unknown.is_empty(), "missing {missing:#?}\nunknown {unknown:#?}");
+        assert!(rows.len() > 30);
     }
 }

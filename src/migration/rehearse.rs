@@ -213,9 +213,9 @@ async fn sweep(subject: &Subject, progress: &Progress) -> Result<(), Trouble> {
 /// nsqlookupd.
 async fn clean_up(subject: &Subject) -> Result<(), Trouble> {
     record(subject).await?;
-    delete_channel(subject, &subject.read().await?.nsqds).await?;
+    delete_channel(subject, None, &subject.read().await?.nsqds).await?;
     subject.cluster.delete_group(&subject.group).await?;
-    subject.forget_marks().await
+    subject.forget_marks(None).await
 }
 
 /// A consumer of the group: counts and commits, and leaves when the group is closed.

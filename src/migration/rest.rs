@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::{
     driver::{Driver, Proof, Side, see_through},
     fence::has_nothing_to_repeat,
+    lock::Lock,
     nsqds::{Look, Nsqds, Published},
     progress::{Progress, Step},
     refusal::{Reason, Trouble},
@@ -72,16 +73,14 @@ impl Subject {
     }
 
     /// Lets the group consume, and what is left be relayed if there is such a thing.
-    pub(super) async fn open(&self, by_share: bool) -> Result<(), Trouble> {
-        self.cluster.set_consuming(&self.group, true).await?;
-        if by_share { self.open_rest().await } else { Ok(()) }
+    pub(super) async fn open(&self, lock: &Lock, by_share: bool) -> Result<(), Trouble> {
+        lock.set_consuming(&self.group, true).await?;
+        if by_share { self.open_rest(lock).await } else { Ok(()) }
     }
 
-    pub(super) async fn open_rest(&self) -> Result<(), Trouble> {
-        match self.rest_group() {
-            Some(group) => Ok(self.cluster.set_consuming(&group, true).await?),
-            None => Ok(()),
-        }
+    pub(super) async fn open_rest(&self, lock: &Lock) -> Result<(), Trouble> {
+        let Some(group) = self.rest_group() else { return Ok(()) };
+        lock.set_consuming(&group, true).await
     }
 
     /// Whether nobody relays what is left, now that its group is closed.
@@ -220,12 +219,12 @@ impl Prepared {
     ///
     /// # Errors
     /// When somebody does not do it, or such a relay still runs.
-    pub(super) async fn new(subject: &Subject, world: &World) -> Result<Self, Trouble> {
+    pub(super) async fn new(subject: &Subject, lock: &Lock, world: &World) -> Result<Self, Trouble> {
         let share = subject.share()?;
         let feed = Feed::Share(share.clone());
         let group = subject.feed_group(&feed);
         // Open it would be relayed as soon as there is a barrier.
-        subject.cluster.set_consuming(&group, false).await?;
+        lock.set_consuming(&group, false).await?;
         subject.rest_is_idle(&group).await?;
         world.nsqds.of(share.topic()).create().await?;
         let queues = subject.queues().await?;
@@ -234,11 +233,17 @@ impl Prepared {
     }
 
     /// Gives the relay its place, and leaves its group closed.
-    pub(super) async fn place(&mut self, subject: &Subject, places: &Places) -> Result<(), Trouble> {
+    pub(super) async fn place(
+        &mut self,
+        subject: &Subject,
+        lock: &Lock,
+        places: &Places,
+    ) -> Result<(), Trouble> {
         let group = subject.feed_group(&self.feed);
         subject.rest_is_idle(&group).await?;
-        subject.cluster.set_consuming(&subject.share_group(), false).await?;
-        subject.place(&group, places).await?;
+        lock.set_consuming(&subject.share_group(), false).await?;
+        subject.place(lock, &group, places).await?;
+        lock.keep().await?;
         self.record.write(places).await?;
         subject.rest_is_idle(&group).await
     }
@@ -281,7 +286,7 @@ impl Driver<'_> {
         let (Some(rest), Some(proof)) = (&self.rest, proof) else { return Ok(()) };
         let Driver { subject, progress, .. } = self;
         let group = subject.feed_group(&rest.feed);
-        subject.cluster.set_consuming(&group, false).await?;
+        self.lock.set_consuming(&group, false).await?;
         self.until(async || subject.rest_is_idle(&group).await).await?;
         let (stands, look) = subject.rest_stands(rest).await?;
         if stands != proof.places {
@@ -326,21 +331,29 @@ pub(super) async fn is_had(subject: &Subject, world: &World) -> Result<(), Troub
 }
 
 /// Closes the group of the relay of what is left; whoever relays with it leaves within seconds.
-pub(super) async fn shut(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
+pub(super) async fn shut(
+    subject: &Subject,
+    lock: &Lock,
+    world: &World,
+    progress: &Progress,
+) -> Result<(), Trouble> {
     match subject.rest_group_in(world) {
-        Some(group) => {
-            see_through(progress, async || Ok(subject.cluster.set_consuming(&group, false).await?)).await
-        }
+        Some(group) => see_through(lock, progress, async || lock.set_consuming(&group, false).await).await,
         None => Ok(()),
     }
 }
 
 /// The same for good: nobody relays with it any more.
-pub(super) async fn close(subject: &Subject, world: &World, progress: &Progress) -> Result<(), Trouble> {
-    shut(subject, world, progress).await?;
+pub(super) async fn close(
+    subject: &Subject,
+    lock: &Lock,
+    world: &World,
+    progress: &Progress,
+) -> Result<(), Trouble> {
+    shut(subject, lock, world, progress).await?;
     match subject.rest_group_in(world) {
         Some(group) => {
-            see_through(progress, async || subject.rest_is_idle(&group).await).await?;
+            see_through(lock, progress, async || subject.rest_is_idle(&group).await).await?;
             progress.step(Step::RestEnded, "what was left is relayed no more")
         }
         None => Ok(()),

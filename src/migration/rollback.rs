@@ -11,7 +11,8 @@
 //! While a channel is cut over it goes on collecting everything relayed since the barrier. *Healthy* is for new consumers that work: they
 //! consume up to a place S, the relay follows up to the same place, what the channel collected is dropped, and it goes on from S:
 //! nothing is lost or doubled. *Broken* is for new consumers that do not: the channel delivers all it collected, and
-//! whatever the group had consumed since the barrier comes again; nothing is lost, and how much is doubled is told beforehand.
+//! whatever the group had consumed since the barrier comes again; nothing is lost, and how much is doubled is told beforehand. What it
+//! collected the relay has forgotten, though: an nsqd that crashes before the old consumer has it takes along what it had in memory.
 
 use std::time::Duration;
 
@@ -96,7 +97,7 @@ pub async fn roll_back(
     may_begin(subject, &world).map_err(Refusal::untouched)?;
     subject.is_not_paused(&world).await.map_err(Refusal::untouched)?;
     with_lock(subject, progress, stop, async |lock| {
-        let world = recover(subject, progress).await?;
+        let world = recover(subject, lock, progress).await?;
         if world.stage() != Stage::CutOver {
             return Ok(Done::at_once(format!("the consumers of {} are NSQ's", subject.path())));
         }
@@ -141,20 +142,20 @@ async fn up_to_the_same(
     accept_more: bool,
     emptied: &mut bool,
 ) -> Result<Option<String>, Trouble> {
-    let Driver { subject, progress, .. } = *driver;
+    let Driver { subject, progress, lock, .. } = *driver;
     subject.has_no_retries().await?;
     until_reached(driver).await?;
 
-    subject.cluster.set_consuming(&subject.returning_group(), false).await?;
+    lock.set_consuming(&subject.returning_group(), false).await?;
     progress.step(Step::Returning, "it is written down that a rollback has begun")?;
 
-    subject.cluster.set_consuming(&subject.group, false).await?;
+    lock.set_consuming(&subject.group, false).await?;
     progress.step(Step::Closed, "the group is closed; its consumers finish what they have in hand")?;
     let stands = driver.until_put_down().await?;
     subject.has_no_retries().await?;
 
     driver.fence.follow(&stands);
-    driver.fence.renew().await?;
+    driver.renew().await?;
     let had = driver.until_rest_is_had(|places| follows(places, &stands)).await?;
     driver.end_rest(had).await?;
     // Seen twice with everything copied: what is relayed by now is in the channel, and not on its way there.
@@ -168,12 +169,13 @@ async fn up_to_the_same(
         Err(trouble) => return Err(trouble),
     };
 
+    lock.keep().await?;
     *emptied = true;
-    driver.main.nsqds.empty(&proof.look).await?;
+    driver.main.nsqds.empty(lock, &proof.look).await?;
     progress.step(Step::Emptied, "the channel has nothing of what the group consumed")?;
     driver.renew().await?;
     // From here on the channel collects.
-    subject.place(&subject.barrier_group(), &stands).await?;
+    subject.place(lock, &subject.barrier_group(), &stands).await?;
 
     driver.is_same(&proof).await?;
     progress.step(Step::Same, "nothing was published meanwhile")?;
@@ -183,7 +185,7 @@ async fn up_to_the_same(
 /// Waits until the group has all that was ever relayed; up to where that is.
 async fn until_reached(driver: &mut Driver<'_>) -> Result<Places, Trouble> {
     let Driver { subject, progress, .. } = *driver;
-    driver.fence.renew().await?;
+    driver.renew().await?;
     progress.step(Step::Fenced, "the relay sends nothing new; producers notice nothing")?;
     let reached = driver.until_level(Look::is_copied_at).await?.places;
     let reached = driver.or_rest(reached).await?;
@@ -195,15 +197,15 @@ async fn until_reached(driver: &mut Driver<'_>) -> Result<Places, Trouble> {
 }
 
 async fn unpause(driver: &Driver<'_>, began: Instant, accepted: Option<String>) -> Result<Done, Refusal> {
-    let Driver { subject, progress, .. } = driver;
+    let Driver { subject, progress, lock, .. } = driver;
     let unpaused = async {
-        see_through(progress, async || subject.unpause(&driver.main.nsqds).await).await?;
+        see_through(lock, progress, async || subject.unpause(lock, &driver.main.nsqds).await).await?;
         progress.step(Step::Unpaused, "the channel delivers again")
     };
     let unpaused: Result<(), Trouble> = unpaused.await;
     driver.let_go_after(&unpaused).await;
     unpaused.map_err(|trouble| Refusal { trouble, left: half_done() })?;
-    forget(subject).await;
+    forget(subject, lock).await;
     let lost = match accepted {
         Some(detail) => format!("what only the channel had is dropped ({detail})"),
         None => "nothing was lost".to_owned(),
@@ -222,12 +224,16 @@ async fn undo(driver: &Driver<'_>, emptied: bool, trouble: Trouble) -> Refusal {
     if trouble.is_over() {
         return Refusal { trouble, left: half_done() };
     }
+    let Driver { subject, lock, .. } = *driver;
     let reopened = async {
-        reopen(driver.subject, driver.rest.is_some(), driver.progress).await?;
+        reopen(subject, lock, driver.rest.is_some(), driver.progress).await?;
         // What was dropped from the channel only the group has: it stays written down.
-        if emptied { Ok(()) } else { driver.subject.forget_returning().await }
+        if emptied { Ok(()) } else { subject.forget_returning(lock).await }
     };
-    let undone = reopened.await.and(driver.let_go().await);
+    let undone = match reopened.await {
+        Err(lost) if lost.is_over() => return Refusal { trouble: lost, left: half_done() },
+        undone => undone.and(driver.let_go().await),
+    };
     let left = match undone {
         Ok(()) => Left::Undone,
         Err(failed) => Left::InForce(format!(
@@ -283,7 +289,7 @@ async fn is_complete(driver: &Driver<'_>) -> Result<(), Trouble> {
 
 /// Closes the group where it stands, and lets the channel deliver all it collected.
 async fn give_up_group(driver: &mut Driver<'_>, world: &World) -> Result<Done, Refusal> {
-    let Driver { subject, progress, .. } = *driver;
+    let Driver { subject, progress, lock, .. } = *driver;
     if world.returning {
         // An earlier rollback may have dropped messages from the channel that only the group has, or the topic of a share: first they
         // must have been consumed.
@@ -298,13 +304,12 @@ async fn give_up_group(driver: &mut Driver<'_>, world: &World) -> Result<Done, R
         consumed.map_err(|trouble| Refusal { trouble, left: Left::Undone })?;
     }
     let given_up = async {
-        let cluster = &subject.cluster;
-        see_through(progress, async || Ok(cluster.set_consuming(&subject.group, false).await?)).await?;
+        see_through(lock, progress, async || lock.set_consuming(&subject.group, false).await).await?;
         progress.step(Step::Closed, "the group is closed where it stands")?;
         // Whoever relays what was left has a moment to leave: here a few messages may come twice, and nobody is to wait.
-        rest::shut(subject, world, progress).await?;
+        rest::shut(subject, lock, world, progress).await?;
         let doubled = doubled(subject, world.rest.is_some()).await?;
-        see_through(progress, async || subject.unpause(&driver.main.nsqds).await).await?;
+        see_through(lock, progress, async || subject.unpause(lock, &driver.main.nsqds).await).await?;
         progress.step(Step::Unpaused, "the channel delivers all it has collected")?;
         Ok(doubled)
     };
@@ -313,7 +318,7 @@ async fn give_up_group(driver: &mut Driver<'_>, world: &World) -> Result<Done, R
         driver.let_go_after(&given_up).await;
     }
     let doubled = given_up.map_err(|trouble| Refusal { trouble, left: half_done() })?;
-    forget(subject).await;
+    forget(subject, lock).await;
     let unknown = match world.intakes_answer() {
         Ok(()) => "",
         Err(_) => {
@@ -366,8 +371,15 @@ pub async fn preview(subject: &Subject, mode: Mode, options: Options) -> Result<
                 lines.extend(world.held_meanwhile());
             }
             lines.push(format!("{group} is closed where it stands, and the channel delivers the {waiting} messages it collected"));
+            if waiting > 0 {
+                lines.push(
+                    "until its consumer has these, keep the nsqds up: what one that crashes had of them in memory is lost, for it is not \
+                     relayed again"
+                        .to_owned(),
+                );
+            }
             lines.push(format!(
-                "nothing is lost; {} messages that the group has consumed since the barrier come again:",
+                "otherwise nothing is lost; {} messages that the group has consumed since the barrier come again:",
                 doubled.total()
             ));
             let queues = doubled.since_barrier.iter().filter(|(_, messages)| **messages > 0);

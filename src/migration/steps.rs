@@ -62,6 +62,7 @@ pub(super) fn steps(plan: &Plan, world: &World) -> Vec<Step> {
         let group = world.topics.get(topic).and_then(|topic| topic.groups.get(&planned.group));
         let group = group.and_then(|group| group.as_ref().ok()).cloned().unwrap_or_default();
         steps.extend(match (planned.goal, stands) {
+            (Goal::Cutover, _) if channel.is_ephemeral() => vec![by_hand(topic, channel, planned)],
             (Goal::Cutover, _) => cut_over(plan, world, topic, channel, planned, &group),
             (Goal::Rollback, Stands::Group | Stands::Between) => {
                 roll_back(plan, world, topic, channel, planned, true)
@@ -111,6 +112,15 @@ fn prepare(plan: &Plan, world: &World, topic: &TopicName, phase: u32) -> Vec<Ste
         }
     }
     steps
+}
+
+/// A channel that ends with its last consumer has no place to begin at, and `cutover` refuses it.
+fn by_hand(topic: &TopicName, channel: &ChannelName, planned: &ChannelPlan) -> Step {
+    let ChannelPlan { group, phase, .. } = planned;
+    let change = format!(
+        "stop its consumer and start the new one, in group {group}: no command moves an ephemeral channel"
+    );
+    Step::new(*phase, &format!("channel {topic}/{channel}"), change)
 }
 
 fn cut_over(

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::{
+    lock::Lock,
     nsqds::{Look, Nsqds},
     refusal::{Reason, Trouble},
 };
@@ -187,8 +188,8 @@ impl Subject {
         let reports = instances.iter().filter_map(|instance| instance.report.as_ref().ok());
         let relayed: BTreeSet<(&str, i32)> =
             reports.flat_map(|report| &report.queues).map(|queue| (&*queue.broker, queue.queue)).collect();
-        let unrelayed =
-            self.queues().await?.into_iter().find(|queue| !relayed.contains(&(&*queue.broker, queue.id)));
+        let queues = self.queues().await?;
+        let unrelayed = queues.iter().find(|queue| !relayed.contains(&(&*queue.broker, queue.id))).cloned();
         let intakes = self.intakes().await?;
         let nsqds = self.nsqds_known_to(&instances, &intakes).await?;
         let look = nsqds.look().await?;
@@ -198,7 +199,7 @@ impl Subject {
             false => None,
         };
         let rest = match self.rest_group().filter(|_| groups.contains(&self.share_group())) {
-            Some(group) => Some(cluster.consuming(&group).await?),
+            Some(group) => Some(cluster.consuming_from(&group, &queues).await?),
             None => None,
         };
         let became = self.became_of(&groups);
@@ -210,7 +211,7 @@ impl Subject {
             instances,
             intakes,
             taken_in: groups.contains(&self.names.intake_group(&self.topic)),
-            group: cluster.consuming(&self.group).await?,
+            group: cluster.consuming_from(&self.group, &queues).await?,
             members: cluster.members_of(&self.group).await?.into_keys().collect(),
             barrier,
             elsewhere,
@@ -252,9 +253,9 @@ impl Subject {
 
     /// Lets the channel deliver wherever it is paused, and sees that it does: on the nsqds there are now, and on those where it was
     /// paused, which may be known to nobody by now.
-    pub(super) async fn unpause(&self, paused: &Nsqds) -> Result<(), Trouble> {
+    pub(super) async fn unpause(&self, lock: &Lock, paused: &Nsqds) -> Result<(), Trouble> {
         let nsqds = self.nsqds_now().await?.and(paused);
-        nsqds.unpause(&nsqds.look().await?).await?;
+        nsqds.unpause(lock, &nsqds.look().await?).await?;
         let look = nsqds.look().await?;
         match look.channels().find(|(_, channel)| channel.paused) {
             Some((nsqd, _)) => {

@@ -21,7 +21,7 @@ use crate::{
         verify::{self, Question},
     },
     doctor::{self, DoctorConfig},
-    mapping::Names,
+    mapping::{NSQ_TOPIC, Names},
     nsq::{
         names::{ChannelName, TopicName},
         nsqd::Nsqd,
@@ -38,8 +38,6 @@ use crate::{
 
 /// Group for looking at messages.
 const LOOKER: &str = "TOOLS_CONSUMER";
-/// The property in which a gateway keeps the name a producer published to.
-const NSQ_TOPIC: &str = "nsq_topic";
 /// What the doctor holds brokers against, where no gateway says otherwise: its own defaults.
 const MAX_MSG_SIZE: usize = 1_048_576;
 const MAX_REQ_TIMEOUT: Duration = Duration::from_secs(3_600);
@@ -366,7 +364,10 @@ async fn group(
         members: members.into_keys().collect(),
         has_barrier: known.contains(&names.barrier_group(topic, channel))
             && known.contains(&names.became_group(topic, channel, group)),
-        is_open: exists && cluster.consuming(group).await.map_err(|error| error.to_string())?.is_open(),
+        is_open: exists && {
+            let queues = bounds.iter().flatten().flat_map(BTreeMap::keys);
+            cluster.consuming_from(group, queues).await.map_err(|error| error.to_string())?.is_open()
+        },
         is_completed: known.contains(&names.completed_group(topic, channel)),
         ..Group::default()
     };

@@ -18,8 +18,6 @@ pub struct ClientStats {
     pub user_agent: String,
     /// Messages it has been given.
     pub message_count: u64,
-    /// Messages it has finished.
-    pub finish_count: u64,
     /// Messages it has put back.
     pub requeue_count: u64,
     /// Messages it has now.

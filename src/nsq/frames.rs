@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 
 /// The longest frame a publisher reads. Answers to publishes are short; whatever is longer is no answer to one.
 pub const MAX_FRAME_BYTES: usize = 64 * 1024;
@@ -48,6 +48,14 @@ impl fmt::Display for BadSize {
 }
 
 impl std::error::Error for BadSize {}
+
+/// Appends a frame.
+pub fn encode(kind: i32, data: &[u8], buffer: &mut BytesMut) {
+    buffer.reserve(4 + TYPE_BYTES + data.len());
+    buffer.put_u32((TYPE_BYTES + data.len()) as u32);
+    buffer.put_i32(kind);
+    buffer.put_slice(data);
+}
 
 /// Takes one whole frame from the front of `buffer`; `None` when more bytes are needed.
 ///

@@ -40,6 +40,13 @@ pub fn encode_binary<'a>(bodies: impl ExactSizeIterator<Item = &'a [u8]> + Clone
     payload.freeze()
 }
 
+/// A count nsqd takes: one message at least, and no more than a body of this size can hold with a byte each.
+#[must_use]
+pub fn legal_count(count: i32, max_body_size: usize) -> Option<usize> {
+    let most = max_body_size.saturating_sub(COUNT_BYTES) / (SIZE_BYTES + 1);
+    usize::try_from(count).ok().filter(|count| (1..=most).contains(count))
+}
+
 /// Reads a binary body. Bytes after the last message are ignored, as nsqd ignores them.
 ///
 /// # Errors
@@ -50,10 +57,7 @@ pub fn decode_binary(
     max_body_size: usize,
 ) -> Result<Vec<Bytes>, BodyError> {
     let count = body.try_get_i32().map_err(|_| BodyError::BadBody)?;
-    // nsqd's bound: each message takes a size and at least one byte.
-    let most = max_body_size.saturating_sub(COUNT_BYTES) / (SIZE_BYTES + 1);
-    let count =
-        usize::try_from(count).ok().filter(|count| (1..=most).contains(count)).ok_or(BodyError::BadBody)?;
+    let count = legal_count(count, max_body_size).ok_or(BodyError::BadBody)?;
     // The count is only a claim: memory is taken as messages are found.
     let mut messages = Vec::with_capacity(count.min(body.len() / (SIZE_BYTES + 1)));
     for _ in 0..count {

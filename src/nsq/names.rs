@@ -5,6 +5,8 @@
 
 use std::{fmt, str::FromStr};
 
+use regex_lite::{Regex, RegexBuilder};
+
 /// The longest name in bytes, `#ephemeral` included.
 pub const MAX_NAME_BYTES: usize = 64;
 
@@ -95,6 +97,33 @@ fn is_valid(name: &str) -> bool {
     name.len() <= MAX_NAME_BYTES && !stem.is_empty() && stem.bytes().all(legal)
 }
 
+/// A regular expression for NSQ names, which matches a name as a whole or not at all.
+#[derive(Debug, Clone)]
+pub struct TopicPattern(Regex);
+
+impl TopicPattern {
+    /// Bytes a compiled pattern may take: repetitions of repetitions would take as many as one lets them.
+    const SIZE_MAX: usize = 1 << 20;
+
+    /// Whether this is one of the names meant.
+    #[must_use]
+    pub fn matches(&self, name: &TopicName) -> bool {
+        self.0.is_match(name.as_str())
+    }
+}
+
+impl FromStr for TopicPattern {
+    type Err = regex_lite::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let compile = |pattern: &str| RegexBuilder::new(pattern).size_limit(Self::SIZE_MAX).build();
+        // By itself first, for `a)|(b` is none.
+        compile(text)?;
+        // Anchored, for what is found first is not the longest: `a|ab` finds no more than the `a` of `ab`.
+        compile(&format!("^(?:{text})$")).map(Self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +152,28 @@ mod tests {
             &too_long_ephemeral,
         ] {
             assert!(name.parse::<ChannelName>().is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_matches_a_name_as_a_whole_or_not_at_all() {
+        let matches = |pattern: &str, name: &str| {
+            let pattern: TopicPattern = pattern.parse().expect("a pattern");
+            pattern.matches(&name.parse().expect("a name"))
+        };
+        assert!(matches(".*", "orders"));
+        assert!(matches("billing[.].*", "billing.eu"));
+        assert!(matches("orders|orders[.]v2", "orders.v2"), "although its beginning matches as well");
+        assert!(matches("(?i)ORDERS", "orders"));
+        assert!(!matches("orders|billing", "orders.v2"));
+        assert!(!matches("rders", "orders"));
+        assert!(!matches("", "orders"));
+    }
+
+    #[test]
+    fn a_pattern_that_is_none_or_takes_much_memory_is_refused() {
+        for pattern in ["(", "a)|(b", "((((a{4}){99}){91}){9}-)", "((x{1000}){1000}){1000}"] {
+            assert!(pattern.parse::<TopicPattern>().is_err(), "{pattern}");
         }
     }
 }

@@ -94,8 +94,6 @@ fn advice(status: u16) -> &'static str {
 /// `GET /info`, the part every nsqd 1.x gives.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Info {
-    /// nsqd's version.
-    pub version: String,
     /// The host it tells others to reach it at.
     pub broadcast_address: String,
     /// The name of its machine.
@@ -145,8 +143,6 @@ pub struct TopicStats {
     pub channels: Vec<ChannelStats>,
     /// Messages not yet copied to channels, in memory and on disk.
     pub depth: u64,
-    /// The part of `depth` that is on disk.
-    pub backend_depth: u64,
     /// Messages published since the process started.
     pub message_count: u64,
     /// Whether copying to channels is stopped.
@@ -160,8 +156,6 @@ pub struct ChannelStats {
     pub channel_name: String,
     /// Messages waiting, in memory and on disk.
     pub depth: u64,
-    /// The part of `depth` that is on disk.
-    pub backend_depth: u64,
     /// Messages delivered and not finished.
     pub in_flight_count: u64,
     /// Messages waiting for their time.
@@ -378,15 +372,6 @@ impl Nsqd {
         let url = format!("http://{}/info", self.address);
         let answer = exchange(self.http.get(url).timeout(TIMEOUT), &self.address, ASKED).await?;
         decode(&self.address, ASKED, || serde_json::from_slice(&answer))
-    }
-
-    /// Whether it is well; when its disk fails it answers 500 and `NOK - ` with the reason.
-    ///
-    /// # Errors
-    /// See [`HttpError`]; repeating is safe.
-    pub async fn ping(&self) -> Result<(), HttpError> {
-        let url = format!("http://{}/ping", self.address);
-        exchange(self.http.get(url).timeout(TIMEOUT), &self.address, "GET /ping").await.map(drop)
     }
 
     /// Its clock, in milliseconds since 1970, cut off to the second; `None` when it does not say.

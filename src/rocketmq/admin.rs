@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     cluster::{Cluster, ClusterError, malformed, refused, those_that_answer},
@@ -18,7 +18,7 @@ use super::{
     reader::Bounds,
     record::{self, StoredMessage},
     route::Queue,
-    subscription,
+    subscription::{begun_group, is_begun, new_group},
 };
 
 /// How long a new topic may take to reach the name servers; brokers register it at once.
@@ -54,22 +54,65 @@ impl Cluster {
     /// # Errors
     /// When a master cannot be asked or refuses; the topic may then exist on others, and repeating is safe.
     pub async fn create_topic(&self, topic: &str, queues: u32) -> Result<(), ClusterError> {
-        for (broker, address) in self.masters().await? {
-            if self.has_topic(&address, topic).await? {
-                continue;
-            }
-            self.put_topic(&address, topic, queues).await?;
-            info!(topic, broker, queues, "topic created");
+        let mut missing = self.create_topic_where_it_can(topic, queues).await?;
+        for (broker, error) in &missing {
+            warn!(topic, broker, %error, "topic not created on this broker");
+        }
+        missing.pop().map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// As [`Self::create_topic`], where one master is enough; the names of those that do not have the topic, and why.
+    ///
+    /// # Errors
+    /// When no master has it; repeating is safe.
+    pub async fn create_topic_where_it_can(
+        &self,
+        topic: &str,
+        queues: u32,
+    ) -> Result<Vec<(String, ClusterError)>, ClusterError> {
+        let masters = self.masters().await?;
+        let mut having: BTreeSet<String> = masters.iter().map(|(broker, _)| broker.clone()).collect();
+        // Side by side: one that is frozen must not keep it from the others.
+        let creating = masters.into_iter().map(async |(broker, address)| {
+            let created = self.create_topic_on(&broker, &address, topic, queues).await;
+            created.err().map(|error| (broker, error))
+        });
+        let mut missing: Vec<_> = join_all(creating).await.into_iter().flatten().collect();
+        for (broker, _) in &missing {
+            having.remove(broker);
+        }
+        if having.is_empty()
+            && let Some((_, error)) = missing.pop()
+        {
+            return Err(error);
         }
         let deadline = Instant::now() + ROUTE_APPEARS_WITHIN;
         loop {
+            // Each broker tells the name servers by itself: a route that lacked one would be kept for a while, and that one get nothing.
             match self.fresh_route(topic).await {
-                Err(ClusterError::UnknownTopic(_)) if Instant::now() < deadline => {
+                Ok(route) if having.iter().all(|broker| route.brokers.contains_key(broker)) => {
+                    return Ok(missing);
+                }
+                Ok(_) | Err(ClusterError::UnknownTopic(_)) if Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                result => return result.map(drop),
+                result => return result.map(|_| missing),
             }
         }
+    }
+
+    async fn create_topic_on(
+        &self,
+        broker: &str,
+        address: &str,
+        topic: &str,
+        queues: u32,
+    ) -> Result<(), ClusterError> {
+        if !self.has_topic(address, topic).await? {
+            self.put_topic(address, topic, queues).await?;
+            info!(topic, broker, queues, "topic created");
+        }
+        Ok(())
     }
 
     /// Creates the topic where it is missing, and gives it more queues where it has fewer than `queues`.
@@ -115,28 +158,41 @@ impl Cluster {
     /// Creates the consumer group on every master that does not have it, to read the topic from its end: what is
     /// stored from now on, and nothing of what is there.
     ///
-    /// A group that exists keeps its place.
+    /// It is closed until its place is set, so no consumer can begin elsewhere. A group that exists keeps its place, and stays
+    /// closed if it is, unless it is one that was begun so and not finished.
     ///
     /// # Errors
-    /// When a master cannot be asked or refuses. Repeating is safe, but a group that was created without its place reads
-    /// the topic from its beginning there.
+    /// When a master cannot be asked, refuses, or holds another offset. The group is then closed there, and repeating
+    /// finishes it.
     pub async fn create_group_at_end(&self, group: &str, topic: &str) -> Result<(), ClusterError> {
         let route = self.fresh_route(topic).await?;
         for (broker, address) in self.masters().await? {
-            if self.groups_on(&address).await?.contains(group) {
-                continue;
+            match self.group_settings_on(&address).await?.get(group) {
+                None => self.put_group_on(&address, group, begun_group(group)).await?,
+                Some(settings) if is_begun(settings) => {}
+                Some(_) => continue,
             }
-            self.create_group_on(&address, group).await?;
             for queue in route.read_queues.iter().filter(|queue| queue.broker == broker) {
                 let end = self.queue_bounds(queue).await?.max;
+                // Somebody may have opened or closed it meanwhile, and its place is no more to be changed.
+                if !self.is_begun_on(&address, group).await? {
+                    break;
+                }
                 self.commit_offset(group, queue, end).await?;
+            }
+            if self.is_begun_on(&address, group).await? {
+                self.create_group_on(&address, group).await?;
             }
         }
         Ok(())
     }
 
+    async fn is_begun_on(&self, address: &str, group: &str) -> Result<bool, ClusterError> {
+        Ok(self.group_settings_on(address).await?.get(group).is_some_and(is_begun))
+    }
+
     async fn create_group_on(&self, address: &str, group: &str) -> Result<(), ClusterError> {
-        self.put_group_on(address, group, subscription::new_group(group)).await
+        self.put_group_on(address, group, new_group(group)).await
     }
 
     /// The consumer groups the masters know.

@@ -25,7 +25,7 @@ use super::{
     connection::{Connection, Inbound, RequestError},
     credentials::Credentials,
     inbound::{self, Describe, Descriptions},
-    route::Routes,
+    route::{Queue, Routes},
     tls::Tls,
 };
 use crate::{excerpt::excerpt, retry::Backoff};
@@ -113,6 +113,22 @@ pub enum ClusterError {
     /// The route names no master for the broker.
     #[error("broker {0} has no master in the route now")]
     NoMaster(String),
+    /// The broker answered success to a commit, and has not done it.
+    #[error("{group} was set to offset {offset} in {queue}, and the broker holds {}", held(*holds))]
+    NotCommitted {
+        /// For whom.
+        group: String,
+        /// Where.
+        queue: Queue,
+        /// What the broker was told.
+        offset: i64,
+        /// What it holds; `None` for nothing.
+        holds: Option<i64>,
+    },
+}
+
+fn held(offset: Option<i64>) -> String {
+    offset.map_or_else(|| "none".to_owned(), |offset| offset.to_string())
 }
 
 /// A handle on one cluster; clones share its connections and routes.

@@ -115,11 +115,14 @@ impl Member {
     /// Everybody in the group now, as all masters that answer know it together; sorted.
     ///
     /// # Errors
-    /// When no master answers.
+    /// When no master answers, or the route has none.
     pub async fn members(&self) -> Result<Vec<String>, ClusterError> {
         let route = self.cluster.route(&self.topic).await?;
         let asking = route.masters().map(|(_, address)| self.members_known_to(address));
         let known = those_that_answer(join_all(asking).await)?;
+        if known.is_empty() {
+            return Err(ClusterError::NoBroker);
+        }
         let members: BTreeSet<String> = known.into_iter().flatten().collect();
         Ok(members.into_iter().collect())
     }

@@ -49,19 +49,28 @@ impl Cluster {
         }
     }
 
-    /// Commits `offset` for `group` and reads it back.
+    /// As [`Self::try_commit`], where a broker that holds another offset than it was told has failed.
+    ///
+    /// # Errors
+    /// [`ClusterError::NotCommitted`], and as [`Self::try_commit`]. Repeating is safe.
+    pub async fn commit_offset(&self, group: &str, queue: &Queue, offset: i64) -> Result<(), ClusterError> {
+        match self.try_commit(group, queue, offset).await? {
+            Commit::Taken => Ok(()),
+            Commit::Ignored { holds } => {
+                let (group, queue) = (group.to_owned(), queue.clone());
+                Err(ClusterError::NotCommitted { group, queue, offset, holds })
+            }
+        }
+    }
+
+    /// Commits `offset` for `group`, reads it back, and leaves it to the caller what a broker that holds another one means.
     ///
     /// A group's first commits in a topic are better not made at once: a broker (`ConsumerOffsetManager.commitOffset`) makes the
     /// table that holds them without a lock, and one made at the same moment takes its place.
     ///
     /// # Errors
     /// When the broker cannot be asked or refuses; the offset may have been taken all the same. Repeating is safe.
-    pub async fn commit_offset(
-        &self,
-        group: &str,
-        queue: &Queue,
-        offset: i64,
-    ) -> Result<Commit, ClusterError> {
+    pub async fn try_commit(&self, group: &str, queue: &Queue, offset: i64) -> Result<Commit, ClusterError> {
         let address = self.master_of(queue).await?;
         let command = Command::request(request::UPDATE_CONSUMER_OFFSET)
             .field("consumerGroup", group)

@@ -40,6 +40,13 @@ const ROUTE_PATIENCE: Duration = Duration::from_millis(500);
 /// A broker that is left alone is asked after this many failures of the others.
 const PATIENCE: usize = 3;
 
+/// What follows a try whose outcome is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnUnknown {
+    GoOn,
+    End,
+}
+
 /// What one request to a broker came to.
 #[derive(Debug)]
 pub struct Try<'a> {
@@ -112,18 +119,44 @@ impl Producer {
         first: Option<&Queue>,
         budget: Duration,
     ) -> Outcome {
+        self.tries(topic, messages, first.cloned(), BTreeSet::new(), OnUnknown::GoOn, budget).await
+    }
+
+    /// As [`Self::deliver`], but leaves out some brokers, and ends with the first outcome that is not known: for who sends the same again
+    /// and again, and must know how often it is perhaps stored. Without another broker nothing is sent.
+    ///
+    /// # Cancellation
+    /// As [`Self::deliver`].
+    pub async fn deliver_without(
+        &self,
+        topic: &str,
+        messages: &[Message],
+        left_out: &BTreeSet<String>,
+        budget: Duration,
+    ) -> Outcome {
+        self.tries(topic, messages, None, left_out.clone(), OnUnknown::End, budget).await
+    }
+
+    async fn tries(
+        &self,
+        topic: &str,
+        messages: &[Message],
+        mut preferred: Option<Queue>,
+        mut left_out: BTreeSet<String>,
+        on_unknown: OnUnknown,
+        budget: Duration,
+    ) -> Outcome {
         let deadline = Instant::now() + budget;
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
-        let mut preferred = first.cloned();
         let mut last_broker = None;
         let mut unknown: Option<Failure> = None;
-        let (mut without, mut stored_weakly) = (BTreeSet::new(), BTreeSet::new());
+        let mut without = BTreeSet::new();
         let mut failures = 0;
         loop {
             let mut asking_until = deadline;
             let failed = match in_time(deadline, self.cluster.route(topic)).await {
                 Ok(route) => match self.choose(
-                    &without_brokers(&route, &stored_weakly),
+                    &without_brokers(&route, &left_out),
                     preferred.take(),
                     last_broker.as_deref(),
                     failures,
@@ -138,8 +171,8 @@ impl Producer {
                         }
                         sent
                     }
-                    // Nobody is left who has not stored it.
-                    None if !stored_weakly.is_empty() => {
+                    // Nobody is left who may be asked.
+                    None if !left_out.is_empty() => {
                         return settle(unknown, not_sent("no other broker".to_owned(), Hint::None));
                     }
                     None => {
@@ -157,6 +190,7 @@ impl Producer {
             let hint = match &failed {
                 Outcome::Delivered(_) | Outcome::Rejected(_) => return settle(unknown, failed),
                 Outcome::NotSent(failure) => failure.hint,
+                Outcome::Unknown(_) if on_unknown == OnUnknown::End => return failed,
                 Outcome::Unknown(failure) => {
                     unknown = Some(failure.clone());
                     failure.hint
@@ -171,7 +205,7 @@ impl Producer {
             tokio::time::sleep(delay).await;
             match hint {
                 Hint::None => {}
-                Hint::StoredWeakly => stored_weakly.extend(last_broker.clone()),
+                Hint::StoredWeakly => left_out.extend(last_broker.clone()),
                 Hint::StaleRoute => drop(in_time(asking_until, self.cluster.fresh_route(topic)).await),
                 Hint::UnknownTopic => {
                     // Brokers are the judges: let the name servers say whether it lives elsewhere now.

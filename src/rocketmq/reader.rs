@@ -20,6 +20,9 @@ use super::{
 /// A broker may answer a long poll this much after the time it was asked to hold it.
 const LONG_POLL_OVERRUN: Duration = Duration::from_secs(6);
 
+/// Messages a broker hands out for one pull at most, by default (`maxTransferCountOnMessageInMemory`).
+pub const PULL_MAX: u32 = 32;
+
 /// Message bytes one pull hands out, if there is more than one message: a small record may be compressed from a body of 64 MiB, and
 /// an answer holds many.
 const MAX_PULL_BYTES: usize = 32 * 1024 * 1024;
@@ -185,7 +188,8 @@ fn check(
     max: u32,
     records: impl Iterator<Item = Result<StoredMessage, RecordError>>,
 ) -> (Vec<StoredMessage>, Option<Problem>) {
-    let mut messages = Vec::new();
+    // What a caller asks for may be any number.
+    let mut messages = Vec::with_capacity(max.min(PULL_MAX) as usize);
     let mut place = offset;
     let mut bytes = 0;
     for record in records {
@@ -199,7 +203,7 @@ fn check(
                 return (messages, Some(Problem::Record { queue: queue.clone(), offset: place, error }));
             }
         };
-        if message.queue_id != queue.id || message.topic != queue.topic {
+        if message.queue_id != queue.id || *message.topic != *queue.topic {
             let found = format!("{}/{}", message.topic, message.queue_id);
             return (messages, Some(Problem::Stray { queue: queue.clone(), offset: place, found }));
         }

@@ -16,6 +16,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut, TryGetError};
 
@@ -44,8 +45,8 @@ const INNER_BATCH: i32 = 1 << 7;
 /// A message as the broker holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredMessage {
-    /// The topic.
-    pub topic: String,
+    /// The topic; the messages of one answer share it.
+    pub topic: Arc<str>,
     /// The queue within topic and broker.
     pub queue_id: i32,
     /// The message's place in its queue.
@@ -179,13 +180,15 @@ impl fmt::Display for Place<'_> {
 /// before.
 #[must_use]
 pub fn decode_records(body: Bytes) -> Records {
-    Records { rest: body }
+    Records { rest: body, topic: Arc::from("") }
 }
 
 /// See [`decode_records`].
 #[derive(Debug, Clone)]
 pub struct Records {
     rest: Bytes,
+    /// The last record's: mostly the next one's as well.
+    topic: Arc<str>,
 }
 
 impl Iterator for Records {
@@ -196,7 +199,7 @@ impl Iterator for Records {
             return None;
         }
         let start = self.rest.clone();
-        let decoded = decode_next(&mut self.rest).map_err(|problem| {
+        let decoded = decode_next(&mut self.rest, &mut self.topic).map_err(|problem| {
             self.rest.clear();
             locate(start, problem)
         });
@@ -223,7 +226,7 @@ fn locate(record: Bytes, problem: RecordProblem) -> RecordError {
     }
 }
 
-fn decode_next(rest: &mut Bytes) -> Result<StoredMessage, RecordProblem> {
+fn decode_next(rest: &mut Bytes, topic: &mut Arc<str>) -> Result<StoredMessage, RecordProblem> {
     let total = length("total size", rest.clone().try_get_i32()?)?;
     let mut record = take(rest, total)?;
     record.try_get_i32()?;
@@ -252,7 +255,7 @@ fn decode_next(rest: &mut Bytes) -> Result<StoredMessage, RecordProblem> {
     let stored_body = take(&mut record, body_len)?;
     let topic_len =
         if wide_topic { length("topic", record.try_get_i16()?)? } else { record.try_get_u8()?.into() };
-    let topic = take(&mut record, topic_len)?;
+    let topic_name = take(&mut record, topic_len)?;
     let properties_len = length("properties", record.try_get_i16()?)?;
     let properties = take(&mut record, properties_len)?;
     if !record.is_empty() {
@@ -262,8 +265,11 @@ fn decode_next(rest: &mut Bytes) -> Result<StoredMessage, RecordProblem> {
     if computed != stored_crc {
         return Err(RecordProblem::Crc { stored: stored_crc, computed });
     }
+    if topic.as_bytes() != &topic_name[..] {
+        *topic = Arc::from(str::from_utf8(&topic_name).map_err(|_| RecordProblem::Topic)?);
+    }
     Ok(StoredMessage {
-        topic: str::from_utf8(&topic).map_err(|_| RecordProblem::Topic)?.to_owned(),
+        topic: Arc::clone(topic),
         queue_id,
         queue_offset,
         physical_offset,

@@ -1,8 +1,9 @@
 //! Routes: which brokers hold a topic's queues, as the name servers tell it.
 //!
-//! Known routes are asked for again every 30 s, and at once when a broker's answer shows one to be stale. A name server that cannot
-//! be reached, or that has just started and knows no topic yet, never takes a known route away: brokers are the
-//! judges of what exists, and they refuse what does not.
+//! Known routes are asked for again every 30 s, and at once when a broker's answer shows one to be stale. One that has lost a broker
+//! is asked for every 2 s until it is back, for nobody else tells; but not for ever. A name server that cannot be reached, or that
+//! has just started and knows no topic yet, never takes a known route away: brokers are the judges of what exists, and they
+//! refuse what does not.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
 use super::{
@@ -21,6 +22,10 @@ use super::{
 };
 
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
+/// A route that has lost a broker, or a broker's master, is asked for this often.
+const SHRUNK_REFRESH_EVERY: Duration = Duration::from_secs(2);
+/// After this long nobody waits for the broker any more.
+const SHRUNK_FOR: Duration = Duration::from_secs(180);
 
 /// Where one name server has refused, the others are asked too, but nobody waits long for them.
 const SECOND_OPINION_WITHIN: Duration = Duration::from_millis(500);
@@ -67,6 +72,14 @@ impl Route {
         self.brokers.get(broker)?.get(&0).map(String::as_str)
     }
 
+    /// Whether all these brokers are in it, and every master.
+    fn covers(&self, brokers: &BTreeMap<String, BrokerAddresses>) -> bool {
+        let covers = |name: &String, ids: &BrokerAddresses| {
+            self.brokers.get(name).is_some_and(|mine| mine.contains_key(&0) || !ids.contains_key(&0))
+        };
+        brokers.iter().all(|(name, ids)| covers(name, ids))
+    }
+
     /// Every master's name and address.
     pub fn masters(&self) -> impl Iterator<Item = (&str, &str)> {
         self.brokers.iter().filter_map(|(name, ids)| Some((name.as_str(), ids.get(&0)?.as_str())))
@@ -75,12 +88,56 @@ impl Route {
 
 #[derive(Debug, Default)]
 pub(super) struct Routes {
-    known: Mutex<HashMap<String, Arc<Route>>>,
+    known: Mutex<HashMap<String, Known>>,
+}
+
+/// What is known of one topic.
+#[derive(Debug)]
+struct Known {
+    route: Arc<Route>,
+    /// When it lost a broker or a master last, and all it had before.
+    shrunk: Option<(Instant, BTreeMap<String, BrokerAddresses>)>,
 }
 
 impl Routes {
-    fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Route>>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn of(&self, topic: &str) -> Option<Arc<Route>> {
+        self.known().get(topic).map(|known| Arc::clone(&known.route))
+    }
+
+    /// Takes note of what a name server says.
+    fn learn(&self, topic: &str, route: Route) -> Arc<Route> {
+        let route = Arc::new(route);
+        let mut all = self.known();
+        let before = all.get(topic);
+        if before.is_none_or(|before| before.route != route) {
+            debug!(topic, brokers = ?route.brokers, queues = route.write_queues.len(), "route learned");
+        }
+        let shrunk = before.and_then(|Known { route: last, shrunk }| {
+            let (mut since, mut whole) = match shrunk {
+                Some((since, whole)) if since.elapsed() < SHRUNK_FOR => (*since, whole.clone()),
+                _ => (Instant::now(), BTreeMap::new()),
+            };
+            if !route.covers(&last.brokers) {
+                since = Instant::now();
+                for (name, ids) in &last.brokers {
+                    whole.entry(name.clone()).or_default().extend(ids.clone());
+                }
+            }
+            (!route.covers(&whole)).then_some((since, whole))
+        });
+        all.insert(topic.to_owned(), Known { route: Arc::clone(&route), shrunk });
+        route
+    }
+
+    /// The topics whose routes are to be asked for: all, or those that have shrunk of late.
+    fn due(&self, all: bool) -> Vec<String> {
+        let shrunk = |known: &Known| known.shrunk.as_ref().is_some_and(|(at, _)| at.elapsed() < SHRUNK_FOR);
+        let known = self.known();
+        known.iter().filter(|(_, known)| all || shrunk(known)).map(|(topic, _)| topic.clone()).collect()
     }
 }
 
@@ -90,8 +147,7 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError::UnknownTopic`] when the name servers know no such topic.
     pub async fn route(&self, topic: &str) -> Result<Arc<Route>, ClusterError> {
-        let known = self.routes().known().get(topic).cloned();
-        match known {
+        match self.routes().of(topic) {
             Some(route) => Ok(route),
             None => self.fresh_route(topic).await,
         }
@@ -117,11 +173,7 @@ impl Cluster {
                 Err(unknown)
             }
             Err(_) => self.route(topic).await,
-            Ok(route) => {
-                let route = Arc::new(route);
-                self.routes().known().insert(topic.to_owned(), Arc::clone(&route));
-                Ok(route)
-            }
+            Ok(route) => Ok(self.routes().learn(topic, route)),
         }
     }
 
@@ -246,17 +298,9 @@ async fn ask_name_servers(
 }
 
 async fn refresh(routes: &Routes, shared: &Shared, topic: &str) -> Result<Arc<Route>, ClusterError> {
-    let known = routes.known().get(topic).cloned();
     match fetch(shared, topic).await {
-        Ok(route) => {
-            let route = Arc::new(route);
-            if known.as_ref() != Some(&route) {
-                debug!(topic, brokers = ?route.brokers, queues = route.write_queues.len(), "route learned");
-            }
-            routes.known().insert(topic.to_owned(), Arc::clone(&route));
-            Ok(route)
-        }
-        Err(error) => match known {
+        Ok(route) => Ok(routes.learn(topic, route)),
+        Err(error) => match routes.of(topic) {
             Some(route) => {
                 debug!(topic, %error, "keeping the known route");
                 Ok(route)
@@ -327,17 +371,21 @@ fn broker(data: &Value) -> Option<(String, BrokerAddresses)> {
 
 /// Asks again for every known route, for as long as the cluster's handle lives.
 pub(super) async fn keep_fresh(routes: Arc<Routes>, shared: Arc<Shared>) {
-    let mut ticks = tokio::time::interval(REFRESH_EVERY);
+    let mut ticks = tokio::time::interval(SHRUNK_REFRESH_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = HashSet::new();
+    let mut all_at = Instant::now();
     loop {
         ticks.tick().await;
-        let topics: Vec<String> = routes.known().keys().cloned().collect();
-        for topic in topics {
+        let all = Instant::now() >= all_at;
+        if all {
+            all_at = Instant::now() + REFRESH_EVERY;
+        }
+        for topic in routes.due(all) {
             match fetch(&shared, &topic).await {
                 Ok(route) => {
                     failing.remove(&topic);
-                    routes.known().insert(topic, Arc::new(route));
+                    routes.learn(&topic, route);
                 }
                 Err(error) => {
                     if failing.insert(topic.clone()) {
@@ -386,6 +434,45 @@ mod tests {
             br#"{"brokerDatas":[{"brokerAddrs":{0:"127.0.0.1:10911",1:"127.0.0.1:10921"},"brokerName":"a"}],
             "queueDatas":[{"brokerName":"a","perm":6,"readQueueNums":1,"writeQueueNums":1}]}"#;
         assert_eq!(decode("t", body).unwrap().master("a"), Some("127.0.0.1:10911"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_route_that_has_lost_a_broker_or_a_master_is_asked_for_more_often_for_a_while() {
+        let route = |brokers: &[(&str, &[i64])]| {
+            let of = |ids: &[i64]| ids.iter().map(|id| (*id, "127.0.0.1:1".to_owned())).collect();
+            let brokers = brokers.iter().map(|(name, ids)| ((*name).to_owned(), of(ids)));
+            Route { brokers: brokers.collect(), ..Route::default() }
+        };
+        let whole: &[(&str, &[i64])] = &[("a", &[0, 1]), ("b", &[0])];
+        let lacking: [&[(&str, &[i64])]; 3] = [&[("a", &[0, 1])], &[("a", &[1]), ("b", &[0])], &[]];
+        for lacking in lacking {
+            let routes = Routes::default();
+            routes.learn("t", route(whole));
+            routes.learn("t", route(&[("a", &[0]), ("b", &[0]), ("c", &[0])]));
+            assert_eq!(routes.due(false), [""; 0], "nobody needs the slave");
+            routes.learn("t", route(lacking));
+            assert_eq!(routes.due(false), ["t"]);
+            routes.learn("t", route(&[("a", &[0]), ("b", &[0]), ("c", &[0])]));
+            assert_eq!(routes.due(false), [""; 0], "all are back");
+            routes.learn("t", route(lacking));
+            tokio::time::advance(SHRUNK_FOR).await;
+            assert_eq!((routes.due(false), routes.due(true)), (vec![], vec!["t".to_owned()]));
+            routes.learn("t", route(lacking));
+            assert_eq!(routes.due(false), [""; 0], "nobody waits for it any more");
+            routes.learn("t", route(&[]));
+            assert_eq!(
+                routes.due(false).len(),
+                usize::from(!lacking.is_empty()),
+                "more is lost, if there was more"
+            );
+        }
+        // One that came while another was away, and went, is waited for as well.
+        let routes = Routes::default();
+        for brokers in ["ab", "a", "ac", "a", "ab"] {
+            let brokers = brokers.split("").filter(|name| !name.is_empty());
+            routes.learn("t", route(&brokers.map(|name| (name, &[0][..])).collect::<Vec<_>>()));
+        }
+        assert_eq!(routes.due(false), ["t"], "c is still away");
     }
 
     #[test]

@@ -47,8 +47,8 @@ pub(super) struct Sent {
 
 impl Sent {
     /// Takes note of a batch that begins at `start`.
-    pub(super) fn batch(&mut self, start: i64, batch: &Batch) {
-        self.runs.insert(start, batch.entries().collect());
+    pub(super) fn batch(&mut self, start: i64, batch: &mut Batch) {
+        self.runs.insert(start, batch.take_entries());
     }
 
     /// Takes note of where messages went.
@@ -104,7 +104,7 @@ impl Audited {
     }
 
     /// Takes note of a batch that is on its way.
-    pub(super) fn sent(&mut self, start: i64, batch: &Batch) {
+    pub(super) fn sent(&mut self, start: i64, batch: &mut Batch) {
         if self.ledger.is_some() {
             self.sent.batch(start, batch);
         }

@@ -38,16 +38,9 @@ pub struct Limits {
 pub(super) struct Batch {
     messages: Vec<StoredMessage>,
     /// Which of them nsqd is to be given: asked once of each, for it means reading the properties.
-    given: Vec<Given>,
-}
-
-/// Whether nsqd is to be given a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Given {
-    No,
-    Yes,
-    /// And what the audit counts it as.
-    Counted(Entry),
+    goes: Vec<bool>,
+    /// See [`Batch::take_entries`].
+    entries: Vec<Option<Entry>>,
 }
 
 /// What is cut.
@@ -62,11 +55,14 @@ pub(super) struct Cut<'a> {
 }
 
 impl Cut<'_> {
-    fn gives(&self, message: &StoredMessage) -> Given {
+    /// Whether nsqd is to be given a message, and what the audit counts it as.
+    fn gives(&self, message: &StoredMessage) -> (bool, Option<Entry>) {
         match (self.audited, self.feed) {
-            (true, Feed::Topic(_)) => Entry::of(message).map_or(Given::No, Given::Counted),
-            _ if self.feed.has(&message.properties) => Given::Yes,
-            _ => Given::No,
+            (true, Feed::Topic(_)) => {
+                let entry = Entry::of(message);
+                (entry.is_some(), entry)
+            }
+            _ => (self.feed.has(&message.properties), None),
         }
     }
 }
@@ -78,11 +74,14 @@ impl Batch {
         let room = TARGET_BYTES.min(limits.max_body_size);
         let alone = |message: &StoredMessage| !(1..=limits.max_msg_size).contains(&message.body.len());
         let mut payload = mpub::COUNT_BYTES;
-        let mut given = Vec::new();
-        let fits = waiting.iter().take_while(|message| {
-            let gives = cut.gives(message);
-            given.push(gives);
-            if gives == Given::No {
+        let (mut goes, mut entries) = (Vec::new(), Vec::new());
+        let fits = waiting.iter().take(most).take_while(|message| {
+            let (given, entry) = cut.gives(message);
+            goes.push(given);
+            if cut.audited {
+                entries.push(entry);
+            }
+            if !given {
                 return true;
             }
             payload += mpub::SIZE_BYTES + message.body.len();
@@ -90,8 +89,9 @@ impl Batch {
         });
         let count = fits.count().max(1).min(most);
         let messages: Vec<_> = waiting.drain(..count.min(waiting.len())).collect();
-        given.truncate(messages.len());
-        (!messages.is_empty()).then_some(Self { messages, given })
+        goes.truncate(messages.len());
+        entries.truncate(messages.len());
+        (!messages.is_empty()).then_some(Self { messages, goes, entries })
     }
 
     /// The messages nsqd is to be given.
@@ -121,20 +121,18 @@ impl Batch {
 
     /// The messages, in order, and whether nsqd is to be given each.
     pub(super) fn each(&self) -> impl Iterator<Item = (&StoredMessage, bool)> {
-        self.messages.iter().zip(self.given.iter().map(|given| *given != Given::No))
+        self.messages.iter().zip(self.goes.iter().copied())
     }
 
-    /// What the audit counts each of its messages as; nothing of what nsqd is not given.
-    pub(super) fn entries(&self) -> impl Iterator<Item = Option<Entry>> {
-        self.given.iter().map(|given| match given {
-            Given::Counted(entry) => Some(*entry),
-            Given::Yes | Given::No => None,
-        })
+    /// What the audit counts each of its messages as: nothing of what nsqd is not given, or of a share. They are there once, and only
+    /// where the batch was cut for the audit.
+    pub(super) fn take_entries(&mut self) -> Vec<Option<Entry>> {
+        std::mem::take(&mut self.entries)
     }
 
     /// Why nsqd is bound to refuse the batch, which then is a single message.
     pub(super) fn unfit(&self, limits: Limits) -> Option<String> {
-        let ([message], [Given::Yes | Given::Counted(_)]) = (&self.messages[..], &self.given[..]) else {
+        let ([message], [true]) = (&self.messages[..], &self.goes[..]) else {
             return None;
         };
         match message.body.len() {

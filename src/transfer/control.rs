@@ -52,11 +52,11 @@ pub struct Instance {
 /// Does what is asked, and tells how the relay stands.
 pub(super) fn answer(state: &TopicState, asked: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     if let Some(paused) = asked.get(PAUSE).and_then(|text| text.parse().ok()) {
-        info!(topic = %state.topic, paused, "told to");
+        info!(topic = %state.topic, paused, "paused or resumed by an operator");
         state.pace.change(|wish| wish.paused = paused);
     }
     if let Some(rate) = asked.get(RATE).and_then(|text| text.parse().ok()) {
-        info!(topic = %state.topic, rate, "told to");
+        info!(topic = %state.topic, rate, "rate limit changed by an operator");
         state.pace.change(|wish| wish.rate = rate);
     }
     if let Some(order) = asked.get(FENCE).and_then(|text| serde_json::from_str(text).ok()) {

@@ -44,6 +44,8 @@ pub(super) struct Delivery {
     pub(super) metrics: Arc<TopicMetrics>,
     /// Keep each queue's order as far as NSQ can: always the same nsqd.
     pub(super) ordered: bool,
+    /// The audit counts the messages.
+    pub(super) audited: bool,
 }
 
 impl Delivery {

@@ -27,6 +27,7 @@ use tracing::{debug, info, warn};
 use super::{
     completed::Completed,
     fleet::{Fleet, Seen, TopicSeen, View},
+    homes::Homes,
     state::NsqdReport,
     undrained::Process,
     watched::{Fate, Watched},
@@ -78,6 +79,7 @@ pub(super) struct Destinations {
 
 #[derive(Debug)]
 struct State {
+    homes: Homes,
     nodes: BTreeMap<HttpAddress, Node>,
     /// Every channel seen anywhere since the start, but for those that are done with.
     channels: BTreeSet<ChannelName>,
@@ -167,6 +169,7 @@ impl Destinations {
             Feed::Share(share) => BTreeSet::from([share.channel().channel.clone()]),
         };
         let state = Mutex::new(State {
+            homes: Homes::new(fleet.nsqlookupds().is_empty()),
             nodes: BTreeMap::new(),
             channels,
             watched: Watched::new(choice.longest_in_flight, choice.gone_after),
@@ -209,6 +212,18 @@ impl Destinations {
         &self.topic
     }
 
+    /// Takes note of the nsqds that a queue's record names.
+    pub(super) fn told<'a>(&self, nsqds: impl Iterator<Item = &'a HttpAddress>) {
+        if self.state().homes.told(nsqds) {
+            self.fleet.look_soon();
+        }
+    }
+
+    /// The nsqds that have had the topic, for a queue's record.
+    pub(super) fn homes(&self) -> BTreeSet<HttpAddress> {
+        self.state().homes.had()
+    }
+
     /// How many looks at the nsqds have begun.
     pub(super) fn looks(&self) -> u64 {
         self.fleet.looks()
@@ -231,7 +246,10 @@ impl Destinations {
             if let Some(destination) = self.try_choose(messages, key) {
                 return destination;
             }
-            self.fleet.look_soon();
+            // Who is away comes back no sooner for being looked for ten times a second.
+            if !self.state().homes.are_away() {
+                self.fleet.look_soon();
+            }
             changed.await;
         }
     }
@@ -268,7 +286,7 @@ impl Destinations {
         if waiting != state.waiting {
             match &waiting {
                 Some(reason) => info!(topic = %self.topic, "waiting: {reason}"),
-                None => info!(topic = %self.topic, "going on"),
+                None => info!(topic = %self.topic, "sending again"),
             }
             state.waiting = waiting;
         }
@@ -294,7 +312,7 @@ impl Destinations {
             format!("{}: {}", node.nsqd.address(), trouble.unwrap_or_else(|| "not ready yet".to_owned()))
         };
         let reasons: Vec<String> = state.nodes.values().map(reason).collect();
-        if reasons.is_empty() { "no nsqd is known".to_owned() } else { reasons.join("; ") }
+        if reasons.is_empty() { state.homes.why_none() } else { reasons.join("; ") }
     }
 
     /// Why nothing can be sent now; `None` while it can.
@@ -438,7 +456,7 @@ impl Destinations {
     /// Takes over a view; returns what has to be done to make nsqds ready.
     fn merge(&self, view: &View) -> Vec<Todo> {
         let mut state = self.state();
-        let listed = view.destinations_of(&self.topic);
+        let listed = state.homes.of(view, &self.topic);
         let addresses: BTreeSet<&HttpAddress> = listed.iter().map(|seen| seen.nsqd.address()).collect();
         state.nodes.retain(|address, _| {
             let keep = addresses.contains(address);

@@ -57,8 +57,8 @@ pub(super) struct View {
 pub(super) struct Seen {
     pub(super) nsqd: Nsqd,
     /// The topics it has registered, and those it is tombstoned for; of a given nsqd nothing is known.
-    registered: BTreeSet<TopicName>,
-    tombstoned: BTreeSet<TopicName>,
+    pub(super) registered: BTreeSet<TopicName>,
+    pub(super) tombstoned: BTreeSet<TopicName>,
     /// What it said, or why it said nothing.
     pub(super) process: Result<Arc<Process>, String>,
 }
@@ -97,15 +97,6 @@ impl TopicSeen {
     pub(super) fn waiting(&self, parked: &BTreeSet<ChannelName>) -> u64 {
         let running = self.depths.iter().filter(|(name, _)| !parked.contains(*name));
         self.depth + running.map(|(_, depth)| *depth).max().unwrap_or(0)
-    }
-}
-
-impl View {
-    /// The nsqds a topic's messages may go to: those that have it, and all while none has.
-    pub(super) fn destinations_of(&self, topic: &TopicName) -> Vec<&Seen> {
-        let may = || self.nsqds.values().filter(|seen| !seen.tombstoned.contains(topic));
-        let having: Vec<&Seen> = may().filter(|seen| seen.registered.contains(topic)).collect();
-        if having.is_empty() { may().collect() } else { having }
     }
 }
 

@@ -61,7 +61,7 @@ pub(super) enum Held {
     },
     /// Other messages stand where the relay's record says.
     #[error(
-        "{queue}: other messages stand where those below {relayed} were relayed: the topic was made anew, or the broker lost its newest \
+        "{queue}: other messages stand where those below {relayed} were relayed: the topic was recreated, or the broker lost its newest \
          messages and has others in their place. The committed offset is {committed}, and the queue holds {} to {}. Start the relay once \
          with --on-gap replay to relay all of them, or with --on-gap continue to go on at the committed offset",
         bounds.min, bounds.max
@@ -107,8 +107,10 @@ pub(super) enum Held {
         /// The next offset to be read.
         offset: i64,
     },
-    /// A delivery ended without an outcome: a defect of this program. What it had is relayed again.
-    #[error("{queue}: a delivery task failed: {error}")]
+    /// A delivery, or the queue's loop, ended without an outcome: a defect of this program. What it had is relayed again.
+    #[error(
+        "{queue}: a task of this program failed, which is a defect; what it had is relayed again: {error}"
+    )]
     DeliveryFailed {
         /// The queue.
         queue: Queue,
@@ -148,7 +150,7 @@ fn out_of_range(offset: i64, bounds: Bounds) -> String {
             bounds.min - 1
         )
     } else {
-        "the broker lost its newest messages, the topic was made anew, or the offset was set by hand. To go on, start the relay once \
+        "the broker lost its newest messages, the topic was recreated, or the offset was set by hand. To go on, start the relay once \
          with --on-gap continue (at the end) or replay (with the oldest)"
             .to_owned()
     }

@@ -81,7 +81,7 @@ impl Metrics {
         );
         registry.register(
             "missed_messages",
-            "Messages that expired in RocketMQ before they were relayed, or were left out as --on-gap says",
+            "Messages nobody relays: expired before they were, left out as --on-gap says, or lost by an nsqd and expired in RocketMQ",
             self.missed.clone(),
         );
         registry.register(

@@ -13,7 +13,8 @@
 //!           ├ batch         what nsqd takes in one request
 //!           └ deliver       until nsqd has answered OK, at the pace allowed
 //!               ├ watched        which nsqd processes there are, and what has become of them
-//!               ├ destinations   which nsqd is ready: topic and every channel exist, with room
+//!               ├ homes          which nsqds are the topic's
+//!               ├ destinations   which of them is ready: topic and every channel exist, with room
 //!               └ parking        what nsqd will never take
 //! fleet   the nsqds, looked at for all topics at once
 //! committed   what the brokers hold as committed, looked at for all queues of a topic at once
@@ -50,6 +51,7 @@ pub mod fence;
 mod fleet;
 mod gate;
 mod held;
+mod homes;
 mod memory;
 pub mod metrics;
 mod pace;

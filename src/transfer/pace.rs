@@ -1,7 +1,7 @@
 //! How fast one topic may be relayed: a rate, and a pause, both of which may change while it runs.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -37,7 +37,18 @@ impl Pace {
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut Wish)) {
-        self.wish.send_modify(change);
+        self.wish.send_modify(|wish| {
+            let before = wish.rate;
+            change(wish);
+            // A batch that was large for the old rate would hold up the new one for as long as the old asks.
+            if wish.rate != before {
+                *self.next() = Instant::now();
+            }
+        });
+    }
+
+    fn next(&self) -> MutexGuard<'_, Instant> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until this many messages may go on their way.
@@ -71,7 +82,7 @@ impl Pace {
             return Ok(());
         }
         let now = Instant::now();
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.next();
         if *next > now {
             return Err(*next);
         }
@@ -98,6 +109,24 @@ mod tests {
         let started = Instant::now();
         pace.admit(1_000_000).await;
         assert_eq!(started.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_raised_rate_does_not_wait_for_what_the_old_one_asked() {
+        let pace = std::sync::Arc::new(Pace::new(10));
+        pace.admit(2_500).await;
+        let waiting = tokio::spawn({
+            let pace = std::sync::Arc::clone(&pace);
+            async move { pace.admit(1_000).await }
+        });
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!waiting.is_finished(), "250 s for the first batch");
+        let raised = Instant::now();
+        pace.change(|wish| wish.rate = 10_000);
+        waiting.await.unwrap();
+        pace.admit(1).await;
+        let took = raised.elapsed();
+        assert!((0.1..0.2).contains(&took.as_secs_f64()), "{took:?} for a thousand");
     }
 
     #[tokio::test(start_paused = true)]

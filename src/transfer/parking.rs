@@ -3,6 +3,9 @@
 //! It is stored in a parking topic in RocketMQ, one for each feed, before the relay goes on behind it: the proof is the
 //! broker's `SEND_OK`. With it go the reason and the place it came from. [`Parking`] is also how `nsqbridge parked`
 //! finds what is there; what was dealt with is below the committed offset of [`GROUP`].
+//!
+//! Nothing that a producer can have stored may stop the relay here: what of a message RocketMQ does not take a second time is left
+//! out, properties first and then the body, and that is said.
 
 use std::time::Duration;
 
@@ -15,9 +18,9 @@ use crate::{
     rocketmq::{
         Cluster, ClusterError, Message, Outcome, Producer, Queue, QueueReader,
         producer::unix_millis,
-        properties::{PropertiesBuilder, PropertyError, is_reserved},
+        properties::{PropertiesBuilder, is_reserved},
         reader::Pull,
-        record::{RecordError, StoredMessage},
+        record::{MAX_BODY_BYTES, RecordError, StoredMessage},
         unique_key::UniqueKeys,
     },
 };
@@ -26,13 +29,21 @@ use crate::{
 pub const GROUP: &str = "nsqbridge-parked";
 /// RocketMQ 5 stores no empty body.
 const EMPTY: &[u8] = b"(empty)";
+/// The body of what is parked without its own.
+const LEFT: &[u8] = b"(left at its place)";
 const BUDGET: Duration = Duration::from_secs(5);
+/// All properties together take no more: what RocketMQ takes has to do for the message's id, too.
+const MOST_PROPERTIES: usize = 12 * 1024;
 
 const REASON: &str = "park_reason";
 const PLACE: &str = "park_place";
 const ID: &str = "park_id";
 const WAS_EMPTY: &str = "park_empty";
 const UNREADABLE: &str = "park_unreadable";
+/// How many of the message's properties could not be carried.
+const LEFT_OUT: &str = "park_left_out";
+/// How long the body is that was left at its place.
+const LEFT_BYTES: &str = "park_left_bytes";
 
 /// Proof that a message is in the parking topic.
 #[derive(Debug)]
@@ -70,6 +81,8 @@ pub struct ParkedMessage {
     pub bytes: usize,
     /// It could not be read: the body is the whole record as it came, and no message.
     pub unreadable: bool,
+    /// RocketMQ does not take the body a second time: it is only at its place.
+    pub left_at_place: bool,
 }
 
 impl Parking {
@@ -87,9 +100,10 @@ impl Parking {
     /// # Cancellation
     /// Dropping the future leaves it perhaps parked; it is parked again later, and found twice.
     pub(super) async fn park(&self, queue: &Queue, message: &StoredMessage, reason: &str) -> Parked {
-        let place = format!("{}:{}:{}", queue.broker, queue.id, message.queue_offset);
+        let origin = Origin::new(queue, message.queue_offset, reason);
         let body = if message.body.is_empty() { Bytes::from_static(EMPTY) } else { message.body.clone() };
-        self.put(&place, body, properties(message, &place, reason), reason).await
+        let properties = properties(message, &origin);
+        self.put(&origin, body, properties).await
     }
 
     /// Parks a record that cannot be read, as it came.
@@ -97,88 +111,139 @@ impl Parking {
     /// # Cancellation
     /// As [`Self::park`].
     pub(super) async fn park_record(&self, queue: &Queue, offset: i64, error: &RecordError) -> Parked {
-        let place = format!("{}:{}:{offset}", queue.broker, queue.id);
-        let reason = error.to_string();
-        let properties = origin(PropertiesBuilder::new(), &place, &reason)
-            .and_then(|properties| properties.user(UNREADABLE, "true"));
-        self.put(&place, error.bytes.clone(), properties, &reason).await
+        let mut origin = Origin::new(queue, offset, &error.to_string());
+        add(&mut origin.properties, UNREADABLE, "true");
+        let properties = origin.properties.clone();
+        self.put(&origin, error.bytes.clone(), properties).await
     }
 
-    async fn put(
-        &self,
-        place: &str,
-        body: Bytes,
-        properties: Result<PropertiesBuilder, PropertyError>,
-        reason: &str,
-    ) -> Parked {
+    async fn put(&self, origin: &Origin, body: Bytes, properties: PropertiesBuilder) -> Parked {
+        let Origin { place, reason, .. } = origin;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        // Once: whatever is tried again carries the same id.
-        let unique_key = self.keys.mint();
-        let message = properties.map(|properties| Message {
+        let bytes = body.len();
+        let mut whole = bytes <= MAX_BODY_BYTES;
+        let mut message = Message {
             body,
             properties,
-            unique_key,
+            // Once: whatever is tried again carries the same id.
+            unique_key: self.keys.mint(),
             born_at: unix_millis(),
             deliver_at: None,
-        });
+        };
+        if !whole {
+            leave_body(&mut message, origin, bytes);
+        }
         loop {
-            match &message {
-                Ok(message) => match self.store(message).await {
-                    Ok(()) => {
-                        error!(place, reason, parking_topic = self.parking_topic, "parked");
-                        return Parked(());
-                    }
-                    Err(error) => warn!(place, error, "cannot park; trying again"),
-                },
-                Err(error) => error!(place, %error, "cannot park; the queue waits"),
+            match self.store(&message).await {
+                Ok(()) => {
+                    error!(place, reason, whole, parking_topic = self.parking_topic, "parked");
+                    return Parked(());
+                }
+                Err(Refusal { error, of_the_message: true }) if whole => {
+                    warn!(place, error, "cannot be parked as it is; parking only where it lies");
+                    whole = false;
+                    leave_body(&mut message, origin, bytes);
+                }
+                Err(Refusal { error, .. }) => {
+                    warn!(place, error, "cannot park; trying again");
+                    backoff.wait().await;
+                }
             }
-            backoff.wait().await;
         }
     }
 
-    async fn store(&self, message: &Message) -> Result<(), String> {
+    async fn store(&self, message: &Message) -> Result<(), Refusal> {
         match self.cluster.route(&self.parking_topic).await {
             Ok(_) => {}
             Err(ClusterError::UnknownTopic(_)) => {
-                self.cluster.create_topic(&self.parking_topic, 1).await.map_err(|error| error.to_string())?;
+                self.cluster.create_topic(&self.parking_topic, 1).await.map_err(Refusal::of_the_moment)?;
             }
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(Refusal::of_the_moment(error)),
         }
         match self.producer.deliver(&self.parking_topic, std::slice::from_ref(message), None, BUDGET).await {
             Outcome::Delivered(_) => Ok(()),
-            Outcome::Rejected(failure) | Outcome::NotSent(failure) | Outcome::Unknown(failure) => {
-                Err(failure.to_string())
-            }
+            Outcome::Rejected(failure) => Err(Refusal { error: failure.to_string(), of_the_message: true }),
+            Outcome::NotSent(failure) | Outcome::Unknown(failure) => Err(Refusal::of_the_moment(failure)),
         }
     }
 }
 
-/// What the message had, as far as RocketMQ means nothing by it, and where it came from.
-fn properties(
-    message: &StoredMessage,
-    place: &str,
-    reason: &str,
-) -> Result<PropertiesBuilder, PropertyError> {
-    let mut properties = PropertiesBuilder::new();
-    for (name, value) in message.properties.iter() {
-        if !is_reserved(&name) && !name.starts_with("park_") && properties.len() < 8 * 1024 {
-            properties = properties.user(&name, &value)?;
-        }
-    }
-    properties = origin(properties, place, reason)?;
-    if let Some(id) = message.properties.get("UNIQ_KEY") {
-        properties = properties.user(ID, id)?;
-    }
-    if message.body.is_empty() { properties.user(WAS_EMPTY, "true") } else { Ok(properties) }
+/// Why a message is not in the parking topic.
+struct Refusal {
+    error: String,
+    /// Repeating it as it is cannot help.
+    of_the_message: bool,
 }
 
-fn origin(
+impl Refusal {
+    fn of_the_moment(error: impl ToString) -> Self {
+        Self { error: error.to_string(), of_the_message: false }
+    }
+}
+
+/// Where a message was, and why nsqd does not have it.
+struct Origin {
+    place: String,
+    reason: String,
+    /// Both, as they go with it.
     properties: PropertiesBuilder,
-    place: &str,
-    reason: &str,
-) -> Result<PropertiesBuilder, PropertyError> {
-    let reason: String = reason.chars().filter(|c| !c.is_control()).take(512).collect();
-    properties.user(REASON, &reason)?.user(PLACE, place)
+}
+
+impl Origin {
+    fn new(queue: &Queue, offset: i64, reason: &str) -> Self {
+        let place = format!("{}:{}:{offset}", queue.broker, queue.id);
+        let reason: String = reason.chars().filter(|c| !c.is_control()).take(512).collect();
+        let mut properties = PropertiesBuilder::new();
+        add(&mut properties, REASON, &reason);
+        add(&mut properties, PLACE, &place);
+        Self { place, reason, properties }
+    }
+}
+
+/// Adds a property, if RocketMQ can carry it beside those there are.
+fn add(properties: &mut PropertiesBuilder, name: &str, value: &str) -> bool {
+    if properties.len() + name.len() + value.len() > MOST_PROPERTIES {
+        return false;
+    }
+    match properties.clone().user(name, value) {
+        Ok(more) => *properties = more,
+        Err(_) => return false,
+    }
+    true
+}
+
+/// Where it came from, and what the message had, as far as RocketMQ means nothing by it and carries it once more: a producer may have
+/// stored what no client of this kind would send.
+fn properties(message: &StoredMessage, origin: &Origin) -> PropertiesBuilder {
+    let mut properties = origin.properties.clone();
+    if let Some(id) = message.properties.get("UNIQ_KEY") {
+        add(&mut properties, ID, id);
+    }
+    if message.body.is_empty() {
+        add(&mut properties, WAS_EMPTY, "true");
+    }
+    let mut left_out = 0;
+    for (name, value) in message.properties.iter() {
+        if !is_reserved(&name) && !name.starts_with("park_") && !add(&mut properties, &name, &value) {
+            left_out += 1;
+        }
+    }
+    if left_out > 0 {
+        warn!(place = origin.place, left_out, "parked without some of its properties");
+        properties = properties.and(&noted(LEFT_OUT, left_out));
+    }
+    properties
+}
+
+/// Leaves of a message only where it lies, and how long it is.
+fn leave_body(message: &mut Message, origin: &Origin, bytes: usize) {
+    message.body = Bytes::from_static(LEFT);
+    message.properties = origin.properties.clone().and(&noted(LEFT_BYTES, bytes));
+}
+
+/// A number of the relay's own: there is always room for it.
+fn noted(name: &str, number: usize) -> PropertiesBuilder {
+    PropertiesBuilder::new().user(name, &number.to_string()).unwrap_or_default()
 }
 
 /// The messages of a feed that were parked and not dealt with, oldest first in each queue.
@@ -216,7 +281,9 @@ pub async fn parked(
 
 fn of(queue: &Queue, message: StoredMessage) -> ParkedMessage {
     let property = |name| message.properties.get(name).unwrap_or_default().to_owned();
-    let body = if message.properties.get(WAS_EMPTY).is_some() { Bytes::new() } else { message.body.clone() };
+    let left_bytes = message.properties.get(LEFT_BYTES).and_then(|bytes| bytes.parse().ok());
+    let bodyless = left_bytes.is_some() || message.properties.get(WAS_EMPTY).is_some();
+    let body = if bodyless { Bytes::new() } else { message.body.clone() };
     ParkedMessage {
         queue: queue.clone(),
         offset: message.queue_offset,
@@ -225,7 +292,8 @@ fn of(queue: &Queue, message: StoredMessage) -> ParkedMessage {
         place: property(PLACE),
         parked_ms: message.store_timestamp,
         unreadable: message.properties.get(UNREADABLE).is_some(),
-        bytes: body.len(),
+        left_at_place: left_bytes.is_some(),
+        bytes: left_bytes.unwrap_or(body.len()),
         body,
     }
 }
@@ -236,5 +304,86 @@ fn of(queue: &Queue, message: StoredMessage) -> ParkedMessage {
 /// When the broker cannot be asked or refuses; repeating is safe.
 pub async fn settled(cluster: &Cluster, message: &ParkedMessage) -> Result<(), ClusterError> {
     cluster.create_group(GROUP).await?;
-    cluster.commit_offset(GROUP, &message.queue, message.offset + 1).await.map(drop)
+    cluster.commit_offset(GROUP, &message.queue, message.offset + 1).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use super::*;
+    use crate::rocketmq::properties::{MAX_PROPERTIES_BYTES, Properties};
+
+    fn queue() -> Queue {
+        Queue { topic: "t".to_owned(), broker: "b".to_owned(), id: 3 }
+    }
+
+    fn stored(body: Bytes, properties: &[u8]) -> StoredMessage {
+        let host = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        StoredMessage {
+            topic: "t".into(),
+            queue_id: 3,
+            queue_offset: 7,
+            physical_offset: 0,
+            flag: 0,
+            sys_flag: 0,
+            born_timestamp: 0,
+            born_host: host,
+            store_timestamp: 0,
+            store_host: host,
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body,
+            properties: Properties::from_encoded(Bytes::copy_from_slice(properties)),
+        }
+    }
+
+    /// What the parking topic would hold of a message that carries these properties.
+    fn as_parked(body: Bytes, properties: PropertiesBuilder) -> ParkedMessage {
+        let built = properties.build().expect("RocketMQ takes them");
+        of(&queue(), stored(body, built.encoded()))
+    }
+
+    #[test]
+    fn whatever_properties_a_message_has_it_can_be_parked() {
+        let long = format!("UNIQ_KEY\x01ID\x02a\x011\x02long\x01{}\x02b\x012\x02", "v".repeat(15 * 1024));
+        let many: String = (0..2_000).map(|n| format!("name{n}\x01value\x02")).collect();
+        let endless_id = format!("UNIQ_KEY\x01{}\x02a\x011\x02", "i".repeat(30_000));
+        for text in
+            [long.as_str(), "a\x011\x02odd\x01p\x01q\x02b\x012\x02UNIQ_KEY\x01ID\x02", &many, &endless_id]
+        {
+            let message = stored(Bytes::new(), text.as_bytes());
+            let origin = Origin::new(&queue(), 7, "empty\x01\x02\n");
+            let kept = properties(&message, &origin);
+            assert!(kept.len() < MAX_PROPERTIES_BYTES - 1024, "there is room for the message's own id");
+            let parked = as_parked(Bytes::from_static(EMPTY), kept.clone());
+            assert_eq!((parked.place.as_str(), parked.reason.as_str()), ("b:3:7", "empty"));
+            assert_eq!((parked.bytes, parked.left_at_place), (0, false));
+            let kept = kept.build().unwrap();
+            assert!(kept.get(LEFT_OUT).is_some() || text == endless_id, "it is said that some are left out");
+            if !text.starts_with("name") {
+                assert_eq!(kept.get("a"), Some("1"), "one that cannot be carried costs no other");
+            }
+            if text.contains("\x02b\x012") {
+                assert_eq!((kept.get("b"), parked.id.as_str()), (Some("2"), "ID"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_that_cannot_be_parked_stays_at_its_place_and_says_how_long_it_is() {
+        let origin = Origin::new(&queue(), 7, "5000000 bytes, nsqd takes 1048576");
+        let mut message = Message {
+            body: vec![b'x'; 5_000_000].into(),
+            properties: properties(&stored(Bytes::from_static(b"x"), b"a\x011\x02"), &origin),
+            unique_key: UniqueKeys::new().mint(),
+            born_at: 1,
+            deliver_at: None,
+        };
+        leave_body(&mut message, &origin, 5_000_000);
+        let parked = as_parked(message.body, message.properties);
+        assert!(parked.left_at_place);
+        assert_eq!((parked.bytes, parked.body.len()), (5_000_000, 0));
+        assert_eq!((parked.place.as_str(), parked.reason.as_str()), ("b:3:7", origin.reason.as_str()));
+    }
 }

@@ -71,9 +71,14 @@ impl Record {
     pub async fn write(&mut self, places: &BTreeMap<Queue, i64>) -> Result<(), NotPlaced> {
         for (queue, &relayed) in places {
             let page = self.0.get_mut(queue).ok_or_else(|| Cause::New(queue.clone()))?;
-            page.write(Entry { relayed, stored_ms: None, undrained: Snapshot::default() })
-                .await
-                .map_err(Cause::from)?;
+            page.write(Entry {
+                relayed,
+                stored_ms: None,
+                undrained: Snapshot::default(),
+                homes: BTreeSet::new(),
+            })
+            .await
+            .map_err(Cause::from)?;
         }
         Ok(())
     }

@@ -30,7 +30,7 @@ use super::{
     state::{QueueState, TopicState},
     undrained::{
         Process, Undrained,
-        journal::{Entry, Journal, JournalError, Page},
+        journal::{self, Entry, Journal, JournalError, Page},
     },
     watched::Fate,
     window::{Confirmed, Proof, Window},
@@ -59,8 +59,8 @@ const UNREADABLE_TRIES: usize = 3;
 const LEAST_BYTES: usize = 64 * 1024;
 /// What has left the nsqds, and what they may have lost, is looked after this often.
 const TEND_EVERY: Duration = Duration::from_secs(1);
-/// A record that has not changed is written again after this long: brokers keep it no longer than messages.
-const RECORD_AGAIN_AFTER: Duration = Duration::from_secs(3600);
+/// What has left the nsqds is written down this often, where no commit does it sooner.
+const DRAINED_EVERY: Duration = Duration::from_secs(5);
 /// Batches of one queue on their way to nsqd at a time.
 const BATCHES_IN_FLIGHT: usize = 2;
 
@@ -121,8 +121,7 @@ impl QueueRelay {
             work.audited.hand_over(work.window.committable());
             return ended;
         }
-        let ours = !matches!(ended, Err(Held::Moved { .. } | Held::Reset { .. } | Held::Journal(_)));
-        self.finish(work, ours).await;
+        self.finish(work, &ended).await;
         ended
     }
 
@@ -159,6 +158,7 @@ impl QueueRelay {
             share.set(work.held_bytes() + if work.replaying.is_empty() { 0 } else { replay::PIECE_BYTES });
             let wanted = held.is_none() && work.held_bytes() < self.max_bytes && Instant::now() < until;
             let room = wanted && (share.held < LEAST_BYTES || share.memory.has_room());
+            let due = commit_at.max(work.commit_due());
             tokio::select! {
                 biased;
                 () = drain.cancelled() => return Ok(Ended::Drained),
@@ -172,7 +172,7 @@ impl QueueRelay {
                     self.tend(work, reads);
                     tend_at = Instant::now() + TEND_EVERY;
                 }
-                () = tokio::time::sleep_until(commit_at), if work.commit_due() && Instant::now() < until => {
+                () = tokio::time::sleep_until(due), if Instant::now() < until => {
                     let pause = match self.commit(work).await? {
                         Ok(()) => {
                             committing.works(&self.queue);
@@ -252,15 +252,20 @@ impl QueueRelay {
     fn compare(&mut self, work: &Work) -> Result<(), Held> {
         let look = self.looks.borrow_and_update();
         match look.holds(&self.queue) {
-            // A commit without an answer may have been taken.
-            Some(holds)
-                if look.began() > work.committed_at && !(work.committed..=work.recorded).contains(&holds) =>
-            {
+            Some(holds) if look.began() > work.committed_at && !work.left(holds) => {
                 let (queue, committed) = (self.queue.clone(), work.committed);
                 Err(Held::Moved { queue, committed, holds: Some(holds) })
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether the broker still holds what this relay has committed, and has not lost what it has relayed since.
+    async fn is_as_left(&self, work: &Work) -> bool {
+        let holds = self.cluster.committed_offset(&self.group, &self.queue).await;
+        let bounds = self.cluster.queue_bounds(&self.queue).await;
+        holds.is_ok_and(|holds| holds.is_some_and(|holds| work.left(holds)))
+            && bounds.is_ok_and(|bounds| work.window.committable() <= bounds.max)
     }
 
     /// Queues what was read for nsqd; what stops the queue is returned, to be raised once everything before it is done.
@@ -307,6 +312,8 @@ impl QueueRelay {
             work.audited.replayed(&sent);
             work.undrained.replayed(&process, from, to);
             landings.into_iter().for_each(|landing| work.undrained.landed(landing));
+            // A relay that dies repeats what of it is not written down.
+            work.drained_after = Instant::now();
             to > from
         }))
     }
@@ -349,7 +356,7 @@ impl QueueRelay {
         if offset <= work.committed {
             return Ok(Ok(()));
         }
-        match self.cluster.commit_offset(&self.group, &self.queue, offset).await {
+        match self.cluster.try_commit(&self.group, &self.queue, offset).await {
             Ok(Commit::Taken) => {
                 work.committed = offset;
                 work.committed_at = Instant::now();
@@ -364,23 +371,25 @@ impl QueueRelay {
 
     /// Writes down that everything below `offset` is relayed, and what the nsqds may still lose of it.
     async fn record(&self, work: &mut Work, offset: i64) -> Result<(), JournalError> {
-        if work.record_due(offset) {
+        self.state.undrained(&self.queue, work.undrained.messages());
+        if work.record_due(offset) <= Instant::now() {
             let (stored_ms, undrained) = (work.window.stored_before(offset), work.undrained.snapshot());
-            work.page.write(Entry { relayed: offset, stored_ms, undrained }).await?;
+            let homes = self.delivery.destinations.homes();
+            work.page.write(Entry { relayed: offset, stored_ms, undrained, homes }).await?;
             (work.recorded, work.recorded_at) = (offset, Instant::now());
+            work.drained_after = work.recorded_at + DRAINED_EVERY;
             work.undrained.written();
-            self.state.undrained(&self.queue, work.undrained.messages());
         }
         Ok(())
     }
 
-    /// Waits for what is in flight, then commits it. An offset that is not `ours` stays as it is until somebody's choice is known, and what
-    /// was relayed is only written down.
-    async fn finish(&mut self, mut work: Work, ours: bool) {
+    /// Waits for what is in flight, then commits it. An offset that somebody else has set stays as it is until somebody's choice is known,
+    /// and what was relayed is only written down.
+    async fn finish(&mut self, mut work: Work, ended: &Result<Ended, Held>) {
         let waiting = async {
             while let Some(confirmed) = work.in_flight.join_next().await {
                 if let Err(error) = self.settle(confirmed, &mut work) {
-                    warn!(%error, "while draining");
+                    warn!(%error, "a batch failed while draining");
                 }
             }
             while let Some(replayed) = work.replaying.join_next().await {
@@ -395,6 +404,14 @@ impl QueueRelay {
         work.in_flight.abort_all();
         work.replaying.abort_all();
         work.audited.finish(work.window.committable()).await;
+        // A stop leaves nothing to be relayed again that need not be.
+        work.drained_after = Instant::now();
+        let ours = match ended {
+            Err(Held::Moved { .. } | Held::Journal(_)) => false,
+            // The broker may only have nothing at that offset. Left uncommitted, what was relayed would look like an offset that went back.
+            Err(Held::Reset { .. }) => self.is_as_left(&work).await,
+            Ok(_) | Err(_) => true,
+        };
         let owned = self.lease.borrow().is_some_and(|until| Instant::now() < until);
         if !ours {
             let offset = work.window.committable();
@@ -405,7 +422,7 @@ impl QueueRelay {
         }
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
         for _ in 0..LAST_COMMIT_TRIES {
-            if !(work.commit_due() && owned) {
+            if work.commit_due() > Instant::now() || !owned {
                 break;
             }
             match self.commit(&mut work).await {
@@ -460,6 +477,8 @@ struct Work {
     /// Up to where the record says that everything is relayed.
     recorded: i64,
     recorded_at: Instant,
+    /// What has left the nsqds is written down no earlier.
+    drained_after: Instant,
     committed: i64,
     committed_at: Instant,
     /// Read, and not yet on its way to nsqd.
@@ -486,6 +505,7 @@ impl Work {
             page,
             recorded: offset,
             recorded_at: Instant::now(),
+            drained_after: Instant::now() + DRAINED_EVERY,
             committed: offset,
             committed_at: Instant::now(),
             waiting: VecDeque::new(),
@@ -507,13 +527,26 @@ impl Work {
         self.waiting_bytes + self.window.in_flight_bytes()
     }
 
-    fn commit_due(&self) -> bool {
+    /// When there is something to commit, or to write down.
+    fn commit_due(&self) -> Instant {
         let offset = self.window.committable();
-        offset > self.committed || self.record_due(offset)
+        if offset > self.committed { self.recorded_at } else { self.record_due(offset) }
     }
 
-    fn record_due(&self, offset: i64) -> bool {
-        offset > self.recorded || self.undrained.changed() || self.recorded_at.elapsed() > RECORD_AGAIN_AFTER
+    /// When the record is to be written: with each commit before it, and else rarely, for it lies among the messages.
+    fn record_due(&self, offset: i64) -> Instant {
+        if offset > self.recorded {
+            self.recorded_at
+        } else if self.undrained.outdated() {
+            self.drained_after
+        } else {
+            self.recorded_at + journal::AGAIN_AFTER
+        }
+    }
+
+    /// Whether this relay has left the committed offset there: a commit without an answer may have been taken.
+    fn left(&self, committed: i64) -> bool {
+        (self.committed..=self.recorded).contains(&committed)
     }
 
     fn read_to(&self) -> i64 {
@@ -530,13 +563,12 @@ impl Work {
     fn send(&mut self, relay: &QueueRelay) {
         let at_a_time = if relay.delivery.ordered { 1 } else { BATCHES_IN_FLIGHT };
         while self.in_flight.len() < at_a_time {
-            let Delivery { limits, feed, .. } = &*relay.delivery;
-            let audited = relay.ledger.is_some();
-            let cut = Cut { feed, limits: *limits, audited, most: self.may_send() };
-            let Some(batch) = Batch::cut(&mut self.waiting, cut) else { return };
+            let Delivery { limits, feed, audited, .. } = &*relay.delivery;
+            let cut = Cut { feed, limits: *limits, audited: *audited, most: self.may_send() };
+            let Some(mut batch) = Batch::cut(&mut self.waiting, cut) else { return };
             self.waiting_bytes -= batch.held_bytes();
             let claim = self.window.claim(batch.messages(), batch.held_bytes(), batch.stored_ms());
-            self.audited.sent(claim.start(), &batch);
+            self.audited.sent(claim.start(), &mut batch);
             self.window.ends_with(&claim, batch.last_stored_ms());
             let delivery = Arc::clone(&relay.delivery);
             let queue = relay.queue.clone();

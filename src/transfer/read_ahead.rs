@@ -10,12 +10,10 @@ use futures_util::{StreamExt, stream::FuturesOrdered};
 
 use crate::rocketmq::{
     ClusterError, Queue, QueueReader,
-    reader::{Problem, Pull},
+    reader::{PULL_MAX, Problem, Pull},
     record::StoredMessage,
 };
 
-/// What a default broker gives at most.
-const PULL_MAX: u32 = 32;
 /// Pulls under way for one queue, at most.
 pub(super) const LANES: usize = 4;
 /// How long a broker may hold a pull when there is nothing to read.

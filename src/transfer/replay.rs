@@ -15,11 +15,14 @@ use super::{
     undrained::{Landing, Process},
     window::Window,
 };
-use crate::rocketmq::{ClusterError, Queue, QueueReader, reader::Pull, record::StoredMessage};
+use crate::rocketmq::{
+    ClusterError, Queue, QueueReader,
+    reader::{PULL_MAX, Pull},
+    record::StoredMessage,
+};
 
 /// What is read for one piece, as far as single messages allow.
 pub(super) const PIECE_BYTES: usize = 256 * 1024;
-const PULL_MAX: i64 = 32;
 /// What cannot be read is asked for so many times before it is left out: bytes may be damaged on their way.
 const UNREADABLE_TRIES: usize = 3;
 
@@ -61,7 +64,7 @@ pub(super) async fn replay(
     let Piece { process, from, to } = piece;
     let mut read = Reading { waiting: VecDeque::new(), next: from, bytes: 0, unreadable: 0 };
     while read.next < to && read.bytes < PIECE_BYTES {
-        let most = PULL_MAX.min(to - read.next) as u32;
+        let most = i64::from(PULL_MAX).min(to - read.next) as u32;
         match read.take(reader.pull(queue, read.next, most, Duration::ZERO).await?, to) {
             Step::More => {}
             Step::Enough => break,
@@ -78,14 +81,20 @@ pub(super) async fn replay(
     let mut window = Window::new(from);
     let mut sent = Sent::default();
     let mut landings = Vec::new();
-    let messages = waiting.iter().filter(|message| delivery.feed.has(&message.properties)).count();
-    let cut = Cut { feed: &delivery.feed, limits: delivery.limits, audited: true, most: usize::MAX };
-    while let Some(batch) = Batch::cut(&mut waiting, cut) {
+    let mut messages = 0;
+    let Delivery { feed, limits, audited, .. } = delivery;
+    let cut = Cut { feed, limits: *limits, audited: *audited, most: usize::MAX };
+    while let Some(mut batch) = Batch::cut(&mut waiting, cut) {
         let claim = window.claim(batch.messages(), batch.held_bytes(), batch.stored_ms());
-        sent.batch(claim.start(), &batch);
+        if *audited {
+            sent.batch(claim.start(), &mut batch);
+        }
+        messages += batch.relayed().count();
         let confirmed = delivery.until_confirmed(queue, lease.clone(), claim, batch).await;
         let landed = window.confirm(confirmed);
-        landed.iter().for_each(|landing| sent.landed(landing));
+        if *audited {
+            landed.iter().for_each(|landing| sent.landed(landing));
+        }
         landings.extend(landed);
     }
     delivery.metrics.replayed(process.nsqd.as_str(), messages);

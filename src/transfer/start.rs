@@ -19,11 +19,11 @@
 //! says `hold`.
 //!
 //! To go on from the record is exact: nothing below it is relayed twice, and nothing behind it is missed. It holds as long as the messages
-//! are those the record was written about: the last of them is looked at, for a topic may have been deleted and made anew.
+//! are those the record was written about: the last of them is looked at, for a topic may have been deleted and recreated.
 
 use std::time::Duration;
 
-use tracing::error;
+use tracing::{error, warn};
 
 use super::{
     held::{Held, OnGap},
@@ -91,6 +91,17 @@ enum Undecided {
     Ahead { relayed: i64, committed: i64 },
     Renewed { relayed: i64, committed: i64 },
     OutOfRange { offset: i64 },
+}
+
+impl Undecided {
+    fn held(self, queue: &Queue, bounds: Bounds) -> Held {
+        let queue = queue.clone();
+        match self {
+            Self::Ahead { relayed, committed } => Held::Ahead { queue, relayed, committed },
+            Self::Renewed { relayed, committed } => Held::Renewed { queue, relayed, committed, bounds },
+            Self::OutOfRange { offset } => Held::OutOfRange { queue, offset, bounds },
+        }
+    }
 }
 
 /// Where to begin, by the table above.
@@ -188,12 +199,12 @@ impl Jump {
             ),
             Self::Renewed { relayed } => error!(
                 %queue, relayed, oldest = bounds.min, end = bounds.max,
-                "other messages stand where these were relayed: the topic was made anew, or the broker lost its newest messages and has \
+                "other messages stand where these were relayed: the topic was recreated, or the broker lost its newest messages and has \
                  others in their place; going on as with a new queue"
             ),
             Self::BeyondEnd { offset } => error!(
                 %queue, offset, oldest = bounds.min, end = bounds.max,
-                "where to go on lies beyond the queue's end: the broker lost its newest messages, the topic was made anew, or the \
+                "where to go on lies beyond the queue's end: the broker lost its newest messages, the topic was recreated, or the \
                  offset was set; going on as --on-gap says"
             ),
         }
@@ -205,12 +216,23 @@ impl QueueRelay {
     pub(super) async fn begin(&self) -> Result<Begun, Held> {
         // Asked before the record is read: the landings of others are seen by the next look at the earliest.
         let look = self.delivery.destinations.looks();
-        let (mut page, entry) = self.journal.open(&self.queue).await?;
+        let (mut page, mut entry) = self.journal.open(&self.queue).await?;
+        let mut committed = self.cluster.committed_offset(&self.group, &self.queue).await?;
+        while committed > entry.as_ref().map(|entry| entry.relayed) {
+            // A relay writes its record before it commits: that of a commit a former owner made meanwhile is there by now, and perhaps the
+            // next one's.
+            (page, entry) = self.journal.open(&self.queue).await?;
+            let now = self.cluster.committed_offset(&self.group, &self.queue).await?;
+            if std::mem::replace(&mut committed, now) == now {
+                break;
+            }
+        }
+        let named = entry.iter().flat_map(|entry| entry.undrained.nsqds().chain(&entry.homes));
+        self.delivery.destinations.told(named);
         if entry.is_none() && self.on_gap == OnGap::Hold && matches!(self.delivery.feed, Feed::Share(_)) {
             return Err(Held::NoPlace { queue: self.queue.clone() });
         }
         let bounds = self.cluster.queue_bounds(&self.queue).await?;
-        let committed = self.cluster.committed_offset(&self.group, &self.queue).await?;
         let renewed = match &entry {
             Some(entry) => self.is_renewed(entry, bounds).await?,
             None => false,
@@ -218,16 +240,13 @@ impl QueueRelay {
         let found = Found { relayed: entry.as_ref().map(|entry| entry.relayed), committed, bounds, renewed };
         let relayed = found.relayed.or(committed).unwrap_or(bounds.min);
         self.state.update(&self.queue, QueueState { relayed, end: bounds.max, ..QueueState::default() });
-        let Beginning { offset, jumps } = decide(found, self.on_gap).map_err(|undecided| {
-            let queue = self.queue.clone();
-            match undecided {
-                Undecided::Ahead { relayed, committed } => Held::Ahead { queue, relayed, committed },
-                Undecided::Renewed { relayed, committed } => {
-                    Held::Renewed { queue, relayed, committed, bounds }
-                }
-                Undecided::OutOfRange { offset } => Held::OutOfRange { queue, offset, bounds },
+        let Beginning { offset, jumps } = match decide(found, self.on_gap) {
+            Ok(beginning) => beginning,
+            Err(undecided) => {
+                self.keep(&mut page, entry).await;
+                return Err(undecided.held(&self.queue, bounds));
             }
-        })?;
+        };
         let entry = entry.filter(|_| !renewed);
         let stored_ms =
             entry.as_ref().filter(|entry| entry.relayed == offset).and_then(|entry| entry.stored_ms);
@@ -236,7 +255,8 @@ impl QueueRelay {
             _ => Undrained::default(),
         };
         // From here on no former owner's record counts, and what was decided is decided once.
-        page.write(Entry { relayed: offset, stored_ms, undrained: undrained.snapshot() }).await?;
+        let homes = self.delivery.destinations.homes();
+        page.write(Entry { relayed: offset, stored_ms, undrained: undrained.snapshot(), homes }).await?;
         for jump in jumps {
             jump.log(&self.queue, bounds);
             let (from, to) = jump.missed(bounds);
@@ -246,6 +266,16 @@ impl QueueRelay {
             self.put_back(offset).await?;
         }
         Ok(Begun { offset, stored_ms, page, undrained })
+    }
+
+    /// Sees that the record outlasts the time a person takes to decide: without it, the relay would begin at the committed offset
+    /// in the end, and nobody would be told.
+    async fn keep(&self, page: &mut Page, entry: Option<Entry>) {
+        if let Some(entry) = entry.filter(|_| page.is_old())
+            && let Err(error) = page.write(entry).await
+        {
+            warn!(queue = %self.queue, %error, "the record of a held queue is not written again yet");
+        }
     }
 
     /// Whether other messages stand where a record was written about.
@@ -268,7 +298,7 @@ impl QueueRelay {
 
     /// Commits what was decided on, whatever the broker has.
     async fn put_back(&self, offset: i64) -> Result<(), Held> {
-        let commit = || self.cluster.commit_offset(&self.group, &self.queue, offset);
+        let commit = || self.cluster.try_commit(&self.group, &self.queue, offset);
         if commit().await? == Commit::Taken {
             return Ok(());
         }

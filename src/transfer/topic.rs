@@ -2,14 +2,15 @@
 //!
 //! Every round asks for the topic's queues and the group's members, computes this instance's share, tells the loops of
 //! other queues to drain (a queue is unlocked when its loop has drained and committed), locks or renews the rest, and
-//! sees that each locked queue has a loop. A round never waits for a loop: locks would not be renewed meanwhile.
+//! sees that each locked queue has a loop. A round never waits for a loop: locks would not be renewed meanwhile. Of very many topics each
+//! has its round less often; locks are renewed between them.
 //! A queue whose loop ended is begun again from its committed offset, later each time.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
-    task::{JoinError, JoinSet},
+    task::{self, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -46,6 +47,8 @@ const ROUND_EVERY: Duration = Duration::from_secs(1);
 const ASK_GATE_EVERY: Duration = Duration::from_secs(1);
 /// The channels nsqlookupd knows are asked for this often.
 const ASK_LOOKUPD_EVERY: Duration = Duration::from_secs(2);
+/// Locks are looked after at least this often, however seldom rounds come: twice before a lease ends, should one try fail.
+const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// Locks are renewed when this much of the lease is left.
 const RENEW_BEFORE: Duration = Duration::from_secs(20);
 /// A queue that was relayed this long before it failed has failed for the first time.
@@ -81,6 +84,8 @@ struct Owned {
     lease: watch::Sender<Option<Instant>>,
     drain: CancellationToken,
     begun: Instant,
+    /// Its loop.
+    task: task::Id,
 }
 
 /// A queue whose loop ended with a fault.
@@ -102,6 +107,13 @@ impl TopicRelay {
         ));
         let pace = Arc::new(Pace::new(config.max_rate));
         let of_topic = metrics.of(&feed);
+        let group = config.names.feed_group(&config.group_prefix, &feed);
+        let (ledger, gate) = match feed.clone() {
+            Feed::Topic(topic) => (shared.recorder.as_ref().map(|recorder| recorder.topic(&topic)), None),
+            Feed::Share(share) => {
+                (None, Some(Gate::new(cluster.clone(), &config.names, share, group.clone())))
+            }
+        };
         let delivery = Delivery {
             feed: feed.clone(),
             destinations: Arc::clone(&destinations),
@@ -110,18 +122,12 @@ impl TopicRelay {
             parking: Parking::new(cluster.clone(), &config.names, &feed),
             metrics: Arc::clone(&of_topic),
             ordered: config.ordered,
+            audited: ledger.is_some(),
         };
         let state = Arc::new(TopicState::new(topic.clone(), destinations, pace, of_topic));
         metrics.show(&state);
-        let group = config.names.feed_group(&config.group_prefix, &feed);
         let journal = Arc::new(Journal::new(cluster.clone(), &config.names, &feed, &group));
         let rocketmq_topic = config.names.rocketmq_topic(feed.source());
-        let (ledger, gate) = match feed {
-            Feed::Topic(topic) => (shared.recorder.as_ref().map(|recorder| recorder.topic(&topic)), None),
-            Feed::Share(share) => {
-                (None, Some(Gate::new(cluster.clone(), &config.names, share, group.clone())))
-            }
-        };
         Self {
             cluster: cluster.clone(),
             rocketmq_topic,
@@ -175,6 +181,8 @@ impl TopicRelay {
         let round_every = if self.gate.is_some() { ROUND_EVERY } else { self.shared.paced(ROUND_EVERY) };
         let mut rounds = tokio::time::interval(round_every);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut renewals = tokio::time::interval(RENEW_EVERY);
+        renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reports = tokio::time::interval(REPORT_EVERY);
         let mut reported = 0;
         while !drain.is_cancelled() {
@@ -197,6 +205,10 @@ impl TopicRelay {
                     }
                 }
                 _ = changes.changed(), if self.gate.is_none() => self.round(&member).await,
+                _ = renewals.tick(), if round_every > RENEW_EVERY => {
+                    let owned = self.owned.keys().cloned().collect();
+                    self.lock_due(&member, owned).await;
+                }
             }
         }
         self.leave(member).await;
@@ -281,14 +293,20 @@ impl TopicRelay {
                 owned.drain.cancel();
             }
         }
-        let now = Instant::now();
-        let due = |queue: &&Queue| match self.owned.get(*queue) {
-            Some(owned) => owned.lease.borrow().is_none_or(|until| until < now + RENEW_BEFORE),
-            None => self.failures.get(*queue).is_none_or(|failure| failure.retry_at <= now),
-        };
         // A queue that is being given up keeps its lock until it is drained and committed.
         let leaving = self.owned.keys().filter(|queue| !share.contains(queue));
-        let wanted: Vec<Queue> = share.iter().chain(leaving).filter(due).cloned().collect();
+        let wanted = share.iter().chain(leaving).cloned().collect();
+        self.lock_due(member, wanted).await;
+    }
+
+    /// Locks or renews those of these queues for which that is due, and sees that each has a loop.
+    async fn lock_due(&mut self, member: &Member, mut wanted: Vec<Queue>) {
+        let now = Instant::now();
+        let due = |queue: &Queue| match self.owned.get(queue) {
+            Some(owned) => owned.lease.borrow().is_none_or(|until| until < now + RENEW_BEFORE),
+            None => self.failures.get(queue).is_none_or(|failure| failure.retry_at <= now),
+        };
+        wanted.retain(due);
         if wanted.is_empty() {
             return;
         }
@@ -354,8 +372,9 @@ impl TopicRelay {
             replay: self.config.replay,
             ledger: self.ledger.clone(),
         };
-        self.owned.insert(queue.clone(), Owned { lease, drain, begun: Instant::now() });
-        self.loops.spawn(async move { (queue, relay.run().await) });
+        let of_loop = queue.clone();
+        let task = self.loops.spawn(async move { (of_loop, relay.run().await) }).id();
+        self.owned.insert(queue, Owned { lease, drain, begun: Instant::now(), task });
     }
 
     /// Takes note of a loop's end; returns the queue if its lock is still held.
@@ -363,10 +382,9 @@ impl TopicRelay {
         let (queue, result) = match ended {
             Ok(ended) => ended,
             Err(error) => {
-                // Its queue stays owned without a loop; that must not last.
-                error!(topic = %self.topic, %error, "a queue's loop failed; beginning all queues again");
-                self.owned.clear();
-                return None;
+                let failed = self.owned.iter().find(|(_, owned)| owned.task == error.id());
+                let queue = failed.map(|(queue, _)| queue.clone())?;
+                (queue.clone(), Err(Held::DeliveryFailed { queue, error: error.to_string() }))
             }
         };
         let ran = self.owned.remove(&queue).map_or(Duration::ZERO, |owned| owned.begun.elapsed());

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use regex_lite::Regex;
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -15,7 +14,7 @@ use tracing::{error, info, warn};
 use super::{Shared, topic::TopicRelay};
 use crate::{
     mapping::{Feed, Share},
-    nsq::names::TopicName,
+    nsq::names::{TopicName, TopicPattern},
     rocketmq::ClusterError,
 };
 
@@ -27,8 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 pub struct Topics {
     /// These, whether RocketMQ has them yet or not.
     pub named: BTreeSet<TopicName>,
-    /// And every one RocketMQ has whose NSQ name matches as a whole.
-    pub pattern: Option<Regex>,
+    /// And every one RocketMQ has whose NSQ name this matches.
+    pub pattern: Option<TopicPattern>,
     /// And what is left to these channels of theirs.
     pub shares: BTreeSet<Share>,
 }
@@ -71,7 +70,7 @@ pub(super) async fn relay_all(shared: Arc<Shared>, drain: CancellationToken) {
                     }
                     Err(error) => {
                         if !std::mem::replace(&mut failing, true) {
-                            warn!(%error, "cannot look for topics; trying on");
+                            warn!(%error, "cannot look for topics; will keep trying");
                         }
                         shared.config.topics.named()
                     }
@@ -101,8 +100,7 @@ async fn wanted(shared: &Shared) -> Result<BTreeSet<Feed>, ClusterError> {
     let before = wanted.len();
     for topic in cluster.topics().await?.difference(&kept) {
         let Some(name) = config.names.nsq_topic(topic) else { continue };
-        let whole = pattern.find(name.as_str()).is_some_and(|found| found.as_str() == name.as_str());
-        if whole {
+        if pattern.matches(&name) {
             wanted.insert(Feed::Topic(name));
         }
     }

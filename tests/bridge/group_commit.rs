@@ -2,11 +2,13 @@
 //! which messages came in which request, and answers that refuse, fail or never come.
 
 use std::{
+    fs,
+    path::Path,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf, Bytes};
@@ -15,6 +17,7 @@ use nsqbridge::{
         admission::AdmissionLimits,
         lane::Stored,
         publish::{PublishConfig, PublishError, PublishRequest, Publisher},
+        spool::{OnUnavailable, SpoolConfig},
     },
     rocketmq::{
         codes::{request, response},
@@ -59,7 +62,14 @@ async fn publisher(
 ) -> (Peer, Arc<Publisher>, Sends) {
     let sends = Sends::default();
     let told = Arc::clone(&sends);
+    let address = Arc::new(OnceLock::<String>::new());
+    let listed = Arc::clone(&address);
     let peer = Peer::start(4, move |_, asked| {
+        if asked.code == request::GET_BROKER_CLUSTER_INFO {
+            let brokers = listed.get().map(|address| serde_json::json!({"0": address}));
+            let table = serde_json::json!({"brokerAddrTable": {"fake": {"brokerAddrs": brokers}}});
+            return Reply::Answer(ok(asked).body(table.to_string()));
+        }
         if ![request::SEND_MESSAGE_V2, request::SEND_BATCH_MESSAGE].contains(&asked.code) {
             return Reply::Answer(refuse(asked, response::SYSTEM_ERROR, "only sends are served here"));
         }
@@ -69,6 +79,7 @@ async fn publisher(
         script(sends.len() - 1, asked, &bodies)
     })
     .await;
+    address.set(peer.address.clone()).unwrap();
     // Audit records would be sends, too, and the script counts those.
     let config = PublishConfig { audit: false, ..config };
     let publisher = Arc::new(Publisher::new(peer.cluster(), config).unwrap());
@@ -348,4 +359,88 @@ async fn a_topic_brokers_lost_is_created_again_though_a_name_server_still_lists_
     let publisher = Arc::new(Publisher::new(peer.cluster(), PublishConfig::default()).unwrap());
     publish(&publisher, "t", &["x"], None).await.unwrap().unwrap();
     assert!(created.load(Ordering::SeqCst));
+}
+
+fn spooling(folder: &Path) -> PublishConfig {
+    let spool = SpoolConfig {
+        path: Some(folder.to_owned()),
+        policy: OnUnavailable::Spool,
+        after: Duration::from_millis(300),
+        max_disk_use: 100,
+        ..SpoolConfig::default()
+    };
+    PublishConfig { spool, budget: SECOND, ..PublishConfig::default() }
+}
+
+#[tokio::test]
+async fn a_broker_that_stores_spooled_messages_too_weakly_gets_few_copies_of_one_until_it_stores_them() {
+    let weak = Arc::new(AtomicBool::new(true));
+    let still_weak = Arc::clone(&weak);
+    let folder = tempfile::tempdir().unwrap();
+    let (_peer, publisher, sends) = publisher(spooling(folder.path()), move |nth, asked, _| {
+        Reply::Answer(if still_weak.load(Ordering::SeqCst) {
+            refuse(asked, response::SLAVE_NOT_AVAILABLE, "SLAVE_NOT_AVAILABLE")
+        } else {
+            stored(asked, nth as i64)
+        })
+    })
+    .await;
+    let all: Vec<String> = (0..200).map(|n| format!("{n:03}")).collect();
+    let started = Instant::now();
+    for body in &all {
+        publish(&publisher, "t", &[body], None).await.unwrap().unwrap();
+    }
+    eventually("it is sent again", SOON, async || sends.lock().unwrap().len() > 5).await;
+    assert!(started.elapsed() > 4 * SECOND, "each copy in {:?}", started.elapsed());
+    let copies: Vec<Bytes> = sends.lock().unwrap().iter().flatten().cloned().collect();
+    assert!(copies.iter().all(|body| body == "000"), "{copies:?}");
+    weak.store(false, Ordering::SeqCst);
+    let taken = || sends.lock().unwrap().iter().skip(copies.len()).flatten().cloned().collect::<Vec<_>>();
+    eventually("all are stored", SOON, async || taken().last().is_some_and(|body| body == "199")).await;
+    let mut taken = taken();
+    taken.dedup();
+    assert_eq!(taken, all);
+}
+
+#[tokio::test]
+async fn a_spooled_message_that_is_refused_after_a_try_without_an_answer_is_set_aside_and_no_other_is_sent_twice()
+ {
+    let away = Arc::new(AtomicBool::new(true));
+    let (still_away, silent) = (Arc::clone(&away), AtomicBool::new(true));
+    let folder = tempfile::tempdir().unwrap();
+    let (_peer, publisher, sends) = publisher(spooling(folder.path()), move |nth, asked, bodies| {
+        Reply::Answer(if still_away.load(Ordering::SeqCst) {
+            refuse(asked, response::SYSTEM_BUSY, "broker busy")
+        } else if silent.swap(false, Ordering::SeqCst) {
+            return Reply::Silence;
+        } else if bodies.iter().any(|body| body == "poison") {
+            refuse(asked, response::MESSAGE_ILLEGAL, "the message is illegal")
+        } else {
+            stored(asked, nth as i64)
+        })
+    })
+    .await;
+    let all: Vec<String> = ["a", "b", "poison", "c", "d", "e"].map(str::to_owned).into();
+    for body in &all {
+        publish(&publisher, "t", &[body], None).await.unwrap().unwrap();
+    }
+    let before = sends.lock().unwrap().len();
+    away.store(false, Ordering::SeqCst);
+    let file = folder.path().join("topic-t/refused");
+    eventually("the one is set aside", SOON, async || file.exists()).await;
+    publish(&publisher, "t", &["afterwards"], None).await.unwrap().unwrap();
+    let taken = || {
+        let sends = sends.lock().unwrap();
+        // The first try had no answer.
+        let answered =
+            sends[before..].iter().skip(1).filter(|bodies| !bodies.iter().any(|body| body == "poison"));
+        let taken: Vec<_> =
+            answered.flatten().map(|body| String::from_utf8_lossy(body).into_owned()).collect();
+        taken
+    };
+    let expected: Vec<&str> =
+        all.iter().map(String::as_str).filter(|body| *body != "poison").chain(["afterwards"]).collect();
+    eventually("all others are stored", SOON, async || taken().len() >= expected.len()).await;
+    assert_eq!(taken(), expected);
+    assert!(fs::read(&file).unwrap().windows(6).any(|bytes| bytes == b"poison"));
 }

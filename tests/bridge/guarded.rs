@@ -162,7 +162,7 @@ async fn brokers_that_demand_tls_and_signatures_are_served(line: Line) {
             other => assert!(matches!(other, Pull::Empty { .. }), "{other:?}"),
         }
     }
-    assert_eq!(trusted.commit_offset("guarded-group", &queue, 3).await.unwrap(), Commit::Taken);
+    assert_eq!(trusted.try_commit("guarded-group", &queue, 3).await.unwrap(), Commit::Taken);
     let member = Member::join(trusted.clone(), "guarded-group", "guarded").await.unwrap();
     assert_eq!(member.lock(std::slice::from_ref(&queue)).await.granted.len(), 1);
     assert_eq!(member.members().await.unwrap().len(), 1);

@@ -49,5 +49,6 @@ mod relay;
 mod scripted;
 mod share;
 mod spool;
+mod tcp_producers;
 mod transfer;
 mod traps;

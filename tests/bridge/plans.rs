@@ -23,8 +23,8 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::bridge::{
-    Consumer, Gateway, Program, SOON, To, blocking, cluster, create_channel, eventually, shared, topic,
-    transfer,
+    Consumer, Gateway, Program, SOON, To, blocking, cluster, command, create_channel, eventually, shared,
+    topic, transfer,
 };
 
 fn folder() -> PathBuf {
@@ -204,9 +204,8 @@ async fn post(nsqd: &Nsqd, path: &str, body: impl Into<reqwest::Body>) {
 /// An NSQ client as go-nsq would be: says who it is, then these commands.
 async fn go_nsq(nsqd: &Nsqd, commands: &[u8]) -> TcpStream {
     let identity = br#"{"client_id":"w","hostname":"old-host","user_agent":"own/1 go-nsq/1.1.0","heartbeat_interval":60000}"#;
-    let size = (identity.len() as u32).to_be_bytes();
     let mut stream = TcpStream::connect(nsqd.tcp_addr()).await.unwrap();
-    stream.write_all(&[&b"  V2IDENTIFY\n"[..], &size, &identity[..], commands].concat()).await.unwrap();
+    stream.write_all(&[&command("  V2IDENTIFY", identity), commands].concat()).await.unwrap();
     // IDENTIFY and the first command are answered with OK.
     let mut answers = [0; 20];
     stream.read_exact(&mut answers).await.unwrap();
@@ -216,7 +215,7 @@ async fn go_nsq(nsqd: &Nsqd, commands: &[u8]) -> TcpStream {
 
 fn mpub(topic: &str) -> Vec<u8> {
     let batch = mpub::encode_binary([&b"past the gateway"[..]].into_iter());
-    [format!("MPUB {topic}\n").as_bytes(), &(batch.len() as u32).to_be_bytes(), &batch].concat()
+    command(format!("MPUB {topic}"), batch)
 }
 
 /// Publishes to the gateway all the time.

@@ -17,8 +17,9 @@ const MIB: usize = 1024 * 1024;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_broker_fills_the_room_and_no_more() {
     let rig: Rig = own(Line::V5, &RigOptions { brokers: 1, nsqds: 0, ..RigOptions::default() });
-    let flags =
+    let room =
         ["--max-in-flight-bytes", "33554432", "--max-topic-bytes", "25165824", "--max-body-size", "5242880"];
+    let flags = [&room[..], &["--publish-timeout", "4s"]].concat();
     let gateway = Gateway::start(&rig.name_server, &flags).await;
     let (stuck, other) = (topic("stuck"), topic("other"));
     for topic in [&stuck, &other] {

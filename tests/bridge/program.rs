@@ -34,6 +34,7 @@ fn usage_errors_exit_with_3_and_say_what_is_accepted() {
         (&["transfer", "-n", "a:1", "--topic", "t"], "--lookupd-http-address"),
         (&["gateway", "-n", "a:1", "--access-key", "k"], "NSQBRIDGE_SECRET_KEY"),
         (&["gateway", "-n", "a:1", "--http-address", "4151"], "IP:PORT or :PORT is accepted"),
+        (&["gateway", "-n", "a:1", "--tcp-address", "4150"], "IP:PORT, :PORT or nothing is accepted"),
         (&["gateway", "-n", "a:1", "--broadcast-address", "a\u{1}b"], "--broadcast-address must be a name"),
         (&["gateway", "-n", "a:1", "--rocketmq-tls-ca", "/no/such/file"], "/no/such/file"),
     ] {
@@ -55,6 +56,12 @@ fn an_address_in_use_exits_with_1_and_names_it() {
     let output = run(&["gateway", "-n", "127.0.0.1:1", "--http-address", &address]);
     assert_eq!(output.status.code(), Some(1));
     assert!(errors(&output).contains(&address), "{}", errors(&output));
+
+    let output =
+        run(&["gateway", "-n", "127.0.0.1:1", "--http-address", "127.0.0.1:0", "--tcp-address", &address]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = errors(&output);
+    assert!(errors.contains(&address) && errors.contains("another --tcp-address"), "{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +72,7 @@ async fn a_gateway_takes_the_open_files_it_may_have_watches_its_connections_and_
         let mut command = Command::new("sh");
         command.args(["-c", r#"ulimit -Sn 40; exec "$0" "$@""#, env!("CARGO_BIN_EXE_nsqbridge"), "gateway"]);
         command.args(["-n", "127.0.0.1:1", "--admin-address", "", "--http-address", &address]);
-        command.args(["--broadcast-address", ""]);
+        command.args(["--broadcast-address", "", "--tcp-address", ""]);
         command
     };
     let gateway = blocking(|| Server::run("gateway", gateway)).unwrap();

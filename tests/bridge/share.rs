@@ -75,7 +75,8 @@ async fn an_sql_filter_gives_a_consumer_its_share_and_no_more(line: Line) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bridge/clients/ByShare.java");
     let (name_server, filter) = (rig.name_server.addr().to_string(), format!("{} = '1'", share.property()));
     let arguments = [&name_server, "by-share", &topic, &filter];
-    let consumer = blocking(|| rocketmq::run(line, source.to_str().unwrap(), &arguments)).unwrap();
+    let consumer =
+        blocking(|| rocketmq::run(line, &Settings::new(), source.to_str().unwrap(), &arguments)).unwrap();
     gateway.publish_all(&topic, &bodies[200..]).await;
     // What is not in the share is passed, and counts as consumed: the group has no lag.
     let lag = async || {

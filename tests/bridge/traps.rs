@@ -17,7 +17,7 @@ use nsqbridge::rocketmq::{
 use nsqbridge_brokers::{Line, RigOptions, rig::Rig, rocketmq::Settings};
 
 use crate::{
-    bridge::{SOON, cluster, eventually, own, shared},
+    bridge::{SOON, cluster, eventually, insisting, own, shared},
     scripted::message,
 };
 
@@ -26,7 +26,7 @@ const BUDGET: Duration = Duration::from_secs(4);
 /// A fresh topic with `queues` queues on each broker, and its first queue.
 async fn fresh(cluster: &Cluster, queues: u32) -> Queue {
     let topic = format!("trap-{:08x}", fastrand::u32(..));
-    cluster.create_topic(&topic, queues).await.unwrap();
+    insisting(|| cluster.create_topic(&topic, queues)).await;
     cluster.route(&topic).await.unwrap().write_queues[0].clone()
 }
 
@@ -184,7 +184,7 @@ async fn never_committed_is_not_the_end(line: Line) {
     let never = cluster.committed_offset("never-met", &queue).await.unwrap();
     assert_eq!(never, if line == Line::V5 { None } else { Some(0) });
     cluster.create_group("traps-commit").await.unwrap();
-    assert_eq!(cluster.commit_offset("traps-commit", &queue, 1).await.unwrap(), Commit::Taken);
+    assert_eq!(cluster.try_commit("traps-commit", &queue, 1).await.unwrap(), Commit::Taken);
     assert_eq!(cluster.committed_offset("traps-commit", &queue).await.unwrap(), Some(1));
     let reader = QueueReader::new(cluster.clone(), "traps");
     let beyond = reader.pull(&queue, 5, 32, Duration::ZERO).await.unwrap();
@@ -203,7 +203,7 @@ async fn a_commit_after_a_reset_is_ignored_and_noticed() {
     delivered(&producer, &queue, &[message(b"a"), message(b"b"), message(b"c")]).await;
     let group = format!("reset-{:08x}", fastrand::u32(..));
     cluster.create_group(&group).await.unwrap();
-    assert_eq!(cluster.commit_offset(&group, &queue, 3).await.unwrap(), Commit::Taken);
+    assert_eq!(cluster.try_commit(&group, &queue, 3).await.unwrap(), Commit::Taken);
     let route = cluster.route(&queue.topic).await.unwrap();
     let reset = Command::request(222)
         .field("topic", &queue.topic)
@@ -213,7 +213,7 @@ async fn a_commit_after_a_reset_is_ignored_and_noticed() {
         .field("timestamp", -1)
         .field("isForce", true);
     cluster.ask(route.master(&queue.broker).unwrap(), "a reset", reset).await.unwrap();
-    let commit = cluster.commit_offset(&group, &queue, 3).await.unwrap();
+    let commit = cluster.try_commit(&group, &queue, 3).await.unwrap();
     assert_eq!(commit, Commit::Ignored { holds: Some(1) });
 }
 

@@ -25,8 +25,10 @@ pub(super) trait Disk: Send {
     fn truncate(&mut self, file: &str, length: u64) -> io::Result<()>;
     /// Puts something in a file's place: after a crash there is the old content or the new one.
     fn replace(&mut self, file: &str, bytes: &[u8]) -> io::Result<()>;
-    /// Takes a file away; it may be back after a crash.
+    /// Takes a file away, if it is there; it may be back after a crash.
     fn remove(&mut self, file: &str) -> io::Result<()>;
+    /// Gives a file, if it is there, another name; it may have the old one after a crash.
+    fn rename(&mut self, file: &str, to: &str) -> io::Result<()>;
 }
 
 /// Makes a folder for this user alone, with those above it, and sees that it is there after a crash.
@@ -108,6 +110,18 @@ impl Disk for Folder {
     }
 
     fn remove(&mut self, file: &str) -> io::Result<()> {
-        fs::remove_file(self.0.join(file))
+        if_there(fs::remove_file(self.0.join(file)))
+    }
+
+    fn rename(&mut self, file: &str, to: &str) -> io::Result<()> {
+        if_there(fs::rename(self.0.join(file), self.0.join(to)))
+    }
+}
+
+/// A file that somebody else has taken away is as good as taken away.
+fn if_there(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
     }
 }

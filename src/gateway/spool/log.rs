@@ -3,21 +3,31 @@
 //! Files of up to [`SEGMENT_BYTES`], named after the sequence of their first message; a small file says up to which sequence messages are
 //! done with. A file that was there before this process is never appended to, so what a crash has torn stays the end of its file.
 //! What a file lacks is seen by its sequences, which have no gaps: nothing is skipped in silence.
+//!
+//! What the disk does not give is read as zeros, which no checksum takes for a message: it costs what stands there, and no more. Such a
+//! file is not taken away but renamed, for a person who has other means to read it.
 
-use std::{collections::VecDeque, io};
+use std::{cmp::Ordering, collections::VecDeque, io};
 
 use bytes::{Buf, Bytes, BytesMut};
+use rustix::io::Errno;
 
 use super::{
     disk::Disk,
-    record::{self, Found, HEAD, Spooled},
+    record::{self, Found, HEAD, LEAST, Spooled},
 };
 
 /// A file is closed when it has so many bytes.
 const SEGMENT_BYTES: u64 = 16 << 20;
 /// What is read at a time.
 const CHUNK: usize = 1 << 20;
+/// What a disk does not give is lost in pieces of this size.
+const BLOCK: usize = 4096;
 const SUFFIX: &str = ".spool";
+/// Of files that are kept for a person.
+const KEPT: &str = ".kept";
+/// Of an empty file that says that the one of this name is to be kept.
+const KEEP: &str = ".keep";
 const DONE: &str = "done";
 
 /// One topic's messages.
@@ -30,6 +40,10 @@ pub(super) struct Log<D> {
     next: u64,
     place: Place,
     oldest_ms: Option<i64>,
+    /// What is done with is written down, and cannot be read: it must not come to light again with sequences that are given anew.
+    done_unread: bool,
+    /// What is written down as done with.
+    noted: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -37,14 +51,41 @@ struct Segment {
     first: u64,
     /// Bytes that are synced.
     len: u64,
+    /// Something in it could not be read, or not be set aside: it is not taken away when it is done with.
+    kept: bool,
 }
 
-/// A place between two messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A place between two messages, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     segment: u64,
     offset: u64,
     sequence: u64,
+    /// It is among damaged bytes.
+    lost: bool,
+    /// The first message whose head is lost in this file: what is found behind it may tell a sequence that is too high.
+    first_lost: Option<u64>,
+}
+
+impl Place {
+    /// The file it is in, by the sequence of its first message.
+    pub(super) fn file(self) -> u64 {
+        self.segment
+    }
+
+    fn start_of(segment: u64) -> Self {
+        Self { segment, offset: 0, sequence: segment, lost: false, first_lost: None }
+    }
+
+    /// Whether a head so many bytes on is believed. As long as nothing of its file is lost it is where it must be. Behind that it may come
+    /// from a body, that is from anybody: it must leave room for what is lost before it, and for no more.
+    fn believes(&self, bytes: usize, sequence: u64, below: u64) -> bool {
+        let before = (self.offset + bytes as u64) / LEAST as u64;
+        let most = self.segment.saturating_add(before);
+        let behind = sequence > self.first_lost.unwrap_or(self.sequence);
+        let undamaged = bytes == 0 && !self.lost && self.first_lost.is_none();
+        undamaged || (behind && sequence <= most && sequence < below)
+    }
 }
 
 /// What was read, and the place behind it.
@@ -60,6 +101,8 @@ pub(super) enum Item {
         bytes: Bytes,
         missing: u64,
         after: Place,
+        /// The disk did not give all of them, and perhaps does later.
+        unread: bool,
     },
 }
 
@@ -87,18 +130,30 @@ fn name(first: u64) -> String {
 impl<D: Disk> Log<D> {
     /// Finds what an earlier process left.
     pub(super) fn open(disk: D) -> io::Result<Self> {
+        let files = disk.list()?;
         let mut firsts: Vec<u64> =
-            disk.list()?.iter().filter_map(|file| file.strip_suffix(SUFFIX)?.parse().ok()).collect();
+            files.iter().filter_map(|file| file.strip_suffix(SUFFIX)?.parse().ok()).collect();
         firsts.sort_unstable();
         let done = read_done(&disk)?;
+        let done_unread = done.is_none() && files.iter().any(|file| file == DONE);
         let mut segments = VecDeque::new();
         for first in firsts {
-            segments.push_back(Segment { first, len: disk.len(&name(first))? });
+            let kept = files.contains(&format!("{}{KEEP}", name(first)));
+            segments.push_back(Segment { first, len: disk.len(&name(first))?, kept });
         }
         let start = segments.front().map_or(0, |segment| segment.first);
-        let place = Place { segment: start, offset: 0, sequence: done.unwrap_or(start).max(start) };
+        let place = Place { sequence: done.unwrap_or(start).max(start), ..Place::start_of(start) };
         let next = segments.back().map_or(place.sequence, |segment| segment.first);
-        let mut log = Self { disk, segments, writable: false, next, place, oldest_ms: None };
+        let mut log = Self {
+            disk,
+            segments,
+            writable: false,
+            next,
+            place,
+            oldest_ms: None,
+            done_unread,
+            noted: done.unwrap_or(0),
+        };
         log.find_end()?;
         log.next = log.next.max(log.place.sequence);
         log.skip_done()?;
@@ -108,13 +163,26 @@ impl<D: Disk> Log<D> {
     /// Looks in the last file for the last message.
     fn find_end(&mut self) -> io::Result<()> {
         let Some(&last) = self.segments.back() else { return Ok(()) };
-        let mut place = Place { segment: last.first, offset: 0, sequence: last.first };
+        let mut place = Place::start_of(last.first);
+        let (mut illegible, mut unread_bytes) = (0, false);
         loop {
-            let items = self.read_from(place, CHUNK, usize::MAX)?;
-            let Some(end) = items.last() else { return Ok(()) };
+            let items = self.read_from(place, CHUNK, usize::MAX, u64::MAX)?;
+            let Some(end) = items.last() else { break };
+            for item in &items {
+                match item {
+                    Item::Damaged { bytes, missing: 0, .. } => illegible += bytes.len() as u64,
+                    Item::Damaged { .. } | Item::Message { .. } => illegible = 0,
+                }
+                unread_bytes |= matches!(item, Item::Damaged { unread: true, .. });
+            }
             place = end.after();
             self.next = self.next.max(place.sequence);
         }
+        // Without a head nobody can tell whether it was acknowledged: it counts as a message, and nothing is written over it. What the
+        // disk does not give now may be there tomorrow: no message in it may have a sequence that is given again.
+        let most = if unread_bytes { illegible.div_ceil(LEAST as u64) } else { 1 };
+        self.next += most.min(illegible);
+        Ok(())
     }
 
     /// Goes to the first message that is not done with.
@@ -122,7 +190,7 @@ impl<D: Disk> Log<D> {
         let done = self.place.sequence;
         let mut place = Place { sequence: self.place.segment, ..self.place };
         'reading: loop {
-            let items = self.read_from(place, CHUNK, usize::MAX)?;
+            let items = self.read_from(place, CHUNK, usize::MAX, self.next)?;
             if items.is_empty() {
                 break;
             }
@@ -141,14 +209,25 @@ impl<D: Disk> Log<D> {
         }
         self.place = Place { sequence: place.sequence.max(done), ..place };
         if self.messages() == 0 {
-            self.advance(self.place)?;
+            // What could not be taken away is tried again later.
+            let _ = self.advance(self.place);
         }
         Ok(())
     }
 
     /// Messages not done with.
     pub(super) fn messages(&self) -> u64 {
-        self.next - self.place.sequence
+        // As long as there are bytes to read, sequences that a damaged file tells end nothing.
+        self.next.saturating_sub(self.place.sequence).max(u64::from(self.is_left()))
+    }
+
+    /// Whether there are bytes behind the place.
+    fn is_left(&self) -> bool {
+        self.segments.iter().any(|segment| match segment.first.cmp(&self.place.segment) {
+            Ordering::Less => false,
+            Ordering::Equal => segment.len > self.place.offset,
+            Ordering::Greater => segment.len > 0,
+        })
     }
 
     /// Bytes they take, with what is not yet taken away before them.
@@ -164,14 +243,17 @@ impl<D: Disk> Log<D> {
     /// Appends messages, all or none, and returns when they are on the disk.
     pub(super) fn append(&mut self, messages: &[Spooled]) -> Result<(), AppendError> {
         let certain = |error| AppendError { error, perhaps_there: false };
+        if self.done_unread {
+            self.advance(self.place).map(drop).map_err(certain)?;
+        }
         let full = self.segments.back().is_some_and(|segment| segment.len >= SEGMENT_BYTES);
         if !self.writable || full || self.segments.is_empty() {
             self.writable = false;
             self.disk.create(&name(self.next)).map_err(certain)?;
             self.segments.retain(|segment| segment.first != self.next);
-            self.segments.push_back(Segment { first: self.next, len: 0 });
+            self.segments.push_back(Segment { first: self.next, len: 0, kept: false });
             if self.messages() == 0 {
-                self.place = Place { segment: self.next, offset: 0, sequence: self.next };
+                self.place = Place::start_of(self.next);
             }
             self.writable = true;
         }
@@ -205,74 +287,79 @@ impl<D: Disk> Log<D> {
 
     /// The first messages, up to about so many bytes.
     pub(super) fn read(&mut self, bytes: usize, messages: usize) -> io::Result<Vec<Item>> {
-        // What could not be taken away when it was done with.
-        self.take_away_done()?;
-        let items = self.read_from(self.place, bytes, messages)?;
+        // What could not be taken away when it was done with; who was told then needs no telling now.
+        let _ = self.take_away_done();
+        let items = self.read_from(self.place, bytes, messages, self.next)?;
         if let Some(Item::Message { spooled, .. }) = items.first() {
             self.oldest_ms = Some(spooled.spooled_ms);
         }
         Ok(items)
     }
 
-    fn read_from(&self, mut place: Place, bytes: usize, messages: usize) -> io::Result<Vec<Item>> {
+    /// Messages from a place on; those in the last file have sequences below `end`.
+    fn read_from(
+        &mut self,
+        mut place: Place,
+        bytes: usize,
+        messages: usize,
+        end: u64,
+    ) -> io::Result<Vec<Item>> {
         let mut items = Vec::new();
         let mut taken = 0;
         while taken < bytes && items.len() < messages {
-            let Some(segment) = self.segments.iter().find(|segment| segment.first == place.segment) else {
-                break;
-            };
+            let found = self.segments.iter().find(|segment| segment.first == place.segment);
+            let Some(segment) = found.copied() else { break };
+            let next = self.segments.iter().find(|segment| segment.first > place.segment);
+            let below = next.map_or(end, |next| next.first);
             if place.offset >= segment.len {
-                let next = self.segments.iter().find(|segment| segment.first > place.segment);
                 // Behind the last file there may be what a failing disk was given and did not keep.
                 let sequence = next.map_or(self.next, |next| next.first).max(place.sequence);
-                let missing = sequence - place.sequence;
-                place.sequence = sequence;
+                let before = place;
+                place = Place { sequence, lost: false, ..place };
                 if let Some(next) = next {
-                    place = Place { segment: next.first, offset: 0, ..place };
+                    place = Place { sequence, ..Place::start_of(next.first) };
                 }
-                if missing > 0 {
-                    items.push(Item::Damaged { bytes: Bytes::new(), missing, after: place });
-                }
+                put_missing(&mut items, before, place);
                 if next.is_none() {
                     break;
                 }
                 continue;
             }
             let left = usize::try_from(segment.len - place.offset).unwrap_or(usize::MAX);
-            let mut chunk =
-                Bytes::from(self.disk.read(&name(segment.first), place.offset, left.min(CHUNK))?);
+            let (mut chunk, mut whole) = self.chunk(segment.first, place.offset, left.min(CHUNK))?;
             if let Some(needed) = record::needed(&chunk).filter(|needed| *needed > chunk.len()) {
-                chunk = self.disk.read(&name(segment.first), place.offset, left.min(needed))?.into();
-            }
-            if chunk.is_empty() {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was"));
+                (chunk, whole) = self.chunk(segment.first, place.offset, left.min(needed))?;
             }
             let last = chunk.len() == left;
             let before = place.offset;
             while taken < bytes && items.len() < messages {
-                let (item, length) = match record::next(&chunk, last) {
+                let believed = |bytes, sequence| place.believes(bytes, sequence, below);
+                let (item, length) = match record::next(&chunk, last, believed) {
                     Found::End => break,
                     Found::Damaged { sequence, bytes } => {
                         place.offset += bytes as u64;
-                        let sequence =
-                            sequence.map_or(place.sequence, |sequence| (sequence + 1).max(place.sequence));
+                        place.lost = sequence.is_none();
+                        if place.lost {
+                            place.first_lost.get_or_insert(place.sequence);
+                        }
+                        let sequence = sequence.map_or(place.sequence, |sequence| {
+                            sequence.saturating_add(1).max(place.sequence)
+                        });
                         let missing = sequence - place.sequence;
                         place.sequence = sequence;
-                        (Item::Damaged { bytes: chunk.slice(..bytes), missing, after: place }, bytes)
+                        let bytes_here = chunk.slice(..bytes);
+                        (Item::Damaged { bytes: bytes_here, missing, after: place, unread: !whole }, bytes)
                     }
                     Found::Message { sequence, spooled, bytes } => {
                         if sequence > place.sequence {
-                            let missing = sequence - place.sequence;
+                            let before = place;
                             place.sequence = sequence;
-                            items.push(Item::Damaged { bytes: Bytes::new(), missing, after: place });
+                            put_missing(&mut items, before, place);
                         }
                         place.offset += bytes as u64;
-                        let done = sequence < place.sequence;
-                        place.sequence = place.sequence.max(sequence + 1);
-                        if done {
-                            chunk.advance(bytes);
-                            continue;
-                        }
+                        place.lost = false;
+                        // One that should have come earlier is no reason to leave it out.
+                        place.sequence = place.sequence.max(sequence.saturating_add(1));
                         (Item::Message { spooled, sequence, after: place }, bytes)
                     }
                 };
@@ -289,29 +376,76 @@ impl<D: Disk> Log<D> {
         Ok(items)
     }
 
+    /// So many bytes of a file, zeros where the disk gives none; and whether it gave all.
+    fn chunk(&self, first: u64, offset: u64, length: usize) -> io::Result<(Bytes, bool)> {
+        let (bytes, whole) = read_or_zeros(&self.disk, &name(first), offset, length)?;
+        Ok((bytes.into(), whole))
+    }
+
+    /// Leaves the files of what stands before a place to a person, for it could not be read, or not be set aside.
+    pub(super) fn keep(&mut self, to: Place) {
+        let from = self.place.segment;
+        let is_before =
+            |segment: &Segment| segment.first >= from && (segment.first, 0) < (to.segment, to.offset);
+        for segment in self.segments.iter_mut().filter(|segment| is_before(segment)) {
+            // A disk that does not take note of it forgets it with the process.
+            let _ = self.disk.create(&format!("{}{KEEP}", name(segment.first)));
+            segment.kept = true;
+        }
+    }
+
     /// Is done with everything before a place.
-    pub(super) fn advance(&mut self, to: Place) -> io::Result<()> {
-        let mut done = to.sequence.to_be_bytes().to_vec();
-        done.extend_from_slice(&crc32fast::hash(&done).to_be_bytes());
+    ///
+    /// # Errors
+    /// When the disk does not take note of it: after a restart it is sent again. Within, when a file could not be taken away: that is tried
+    /// again.
+    pub(super) fn advance(&mut self, to: Place) -> io::Result<io::Result<()>> {
         // What is done with is not sent again by this process, whatever the disk says; and files go first, for a full disk needs the room.
-        self.place = to;
+        // A place in a file that is gone since it was read is behind already.
+        self.place = self.place.max(to);
         let taken_away = self.take_away_done();
-        self.disk.replace(DONE, &done)?;
-        taken_away
+        let done = self.done();
+        let mut bytes = done.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&crc32fast::hash(&bytes).to_be_bytes());
+        self.disk.replace(DONE, &bytes)?;
+        (self.noted, self.done_unread) = (done, false);
+        Ok(taken_away)
+    }
+
+    /// Up to which sequence it is written down that messages are done with: of a file with damage not beyond that, for what stands behind
+    /// may tell sequences that are too high. What was written down before stays so, whatever is damaged of it since.
+    fn done(&self) -> u64 {
+        let done = match self.place.first_lost {
+            Some(first) if self.messages() > 0 => first,
+            _ => self.place.sequence,
+        };
+        done.min(self.next).max(self.noted)
+    }
+
+    /// Messages that are done with, and are sent again after a restart all the same.
+    pub(super) fn again(&self) -> u64 {
+        self.place.sequence.min(self.next).saturating_sub(self.done())
     }
 
     /// Takes files away that nothing is left of.
     fn take_away_done(&mut self) -> io::Result<()> {
-        while let Some(first) = self.segments.front().copied() {
-            if self.messages() > 0 && first.first >= self.place.segment {
-                break;
-            }
-            self.disk.remove(&name(first.first))?;
-            self.segments.pop_front();
-        }
         if self.messages() == 0 {
             self.oldest_ms = None;
+            // Its file goes, if the disk lets it.
             self.writable = false;
+        }
+        while let Some(segment) = self.segments.front().copied() {
+            if self.messages() > 0 && segment.first >= self.place.segment {
+                break;
+            }
+            let file = name(segment.first);
+            if segment.kept {
+                self.disk.rename(&file, &format!("{file}{KEPT}"))?;
+                let _ = self.disk.remove(&format!("{file}{KEEP}"));
+            } else {
+                self.disk.remove(&file)?;
+            }
+            self.segments.pop_front();
         }
         Ok(())
     }
@@ -326,268 +460,60 @@ impl<D: Disk> Log<D> {
     }
 }
 
+/// Puts down what is missing between two places: with the bytes there that could not be read, if there are any.
+fn put_missing(items: &mut Vec<Item>, before: Place, to: Place) {
+    let lacks = to.sequence - before.sequence;
+    match items.last_mut() {
+        Some(Item::Damaged { missing, after, .. }) if *after == before => {
+            *missing += lacks;
+            *after = to;
+        }
+        _ if lacks > 0 => {
+            items.push(Item::Damaged { bytes: Bytes::new(), missing: lacks, after: to, unread: false });
+        }
+        _ => {}
+    }
+}
+
+/// Bytes of a file, zeros where the disk gives none, and whether it gave all.
+fn read_or_zeros(disk: &impl Disk, file: &str, offset: u64, length: usize) -> io::Result<(Vec<u8>, bool)> {
+    match disk.read(file, offset, length) {
+        Ok(bytes) if bytes.len() == length => return Ok((bytes, true)),
+        Err(error) if !is_lost(&error) => return Err(error),
+        _ => {}
+    }
+    let (mut bytes, mut whole) = (Vec::with_capacity(length), true);
+    while bytes.len() < length {
+        let at = offset + bytes.len() as u64;
+        let block = (BLOCK - (at % BLOCK as u64) as usize).min(length - bytes.len());
+        let end = bytes.len() + block;
+        match disk.read(file, at, block) {
+            Ok(read) => bytes.extend_from_slice(&read),
+            Err(error) if is_lost(&error) => {}
+            Err(error) => return Err(error),
+        }
+        whole &= bytes.len() == end;
+        bytes.resize(end, 0);
+    }
+    Ok((bytes, whole))
+}
+
+/// Whether it is the disk that has lost something: what fails for another reason can be read later.
+fn is_lost(error: &io::Error) -> bool {
+    let lost = [Errno::IO, Errno::BADMSG, Errno::UCLEAN, Errno::NODATA, Errno::ILSEQ];
+    lost.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// Up to which sequence messages are done with.
 fn read_done(disk: &impl Disk) -> io::Result<Option<u64>> {
     if !disk.list()?.iter().any(|file| file == DONE) {
         return Ok(None);
     }
-    let bytes = disk.read(DONE, 0, 12)?;
-    let whole = bytes.len() == 12 && crc32fast::hash(&bytes[..8]).to_be_bytes() == bytes[8..];
+    let (bytes, _) = read_or_zeros(disk, DONE, 0, 12)?;
+    let whole = crc32fast::hash(&bytes[..8]).to_be_bytes() == bytes[8..];
     // A damaged one is as good as none: messages are stored again, with the same ids.
     Ok(bytes.first_chunk().filter(|_| whole).map(|sequence| u64::from_be_bytes(*sequence)))
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        collections::BTreeMap,
-        sync::{Arc, Mutex},
-    };
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::gateway::spool::record::tests::spooled;
-
-    /// Bytes a disk writes as one; small, so that messages are torn often.
-    const SECTOR: usize = 16;
-
-    #[derive(Debug, Default, Clone)]
-    struct File {
-        content: Vec<u8>,
-        synced: usize,
-    }
-
-    #[derive(Debug, Default, Clone)]
-    struct Files {
-        files: BTreeMap<String, File>,
-        /// Taken away since the last crash.
-        removed: BTreeMap<String, File>,
-        /// Operations until one fails.
-        fails_in: Option<u32>,
-    }
-
-    /// A disk that forgets, when the power goes, some of what was not synced.
-    #[derive(Debug, Default, Clone)]
-    struct Model(Arc<Mutex<Files>>);
-
-    impl Model {
-        fn crash(&self, mut keeps: impl FnMut() -> bool) {
-            let mut files = self.0.lock().unwrap();
-            files.fails_in = None;
-            let removed = std::mem::take(&mut files.removed);
-            for (name, file) in removed {
-                if keeps() {
-                    files.files.entry(name).or_insert(file);
-                }
-            }
-            for file in files.files.values_mut() {
-                // Sectors arrive in any order: each is there or full of zeros, and the file may be shorter.
-                let unsynced = file.content.split_off(file.synced);
-                let kept: Vec<(bool, &[u8])> =
-                    unsynced.chunks(SECTOR).map(|sector| (keeps(), sector)).collect();
-                let until = kept.iter().rposition(|(kept, _)| *kept).map_or(0, |last| last + 1);
-                for (kept, sector) in &kept[..until] {
-                    file.content.extend(sector.iter().map(|byte| if *kept { *byte } else { 0 }));
-                }
-                file.synced = file.content.len();
-            }
-        }
-
-        fn op(&self) -> io::Result<()> {
-            let mut files = self.0.lock().unwrap();
-            match &mut files.fails_in {
-                Some(0) => Err(io::Error::other("the disk fails")),
-                Some(left) => {
-                    *left -= 1;
-                    Ok(())
-                }
-                None => Ok(()),
-            }
-        }
-    }
-
-    impl Disk for Model {
-        fn list(&self) -> io::Result<Vec<String>> {
-            Ok(self.0.lock().unwrap().files.keys().cloned().collect())
-        }
-
-        fn len(&self, file: &str) -> io::Result<u64> {
-            Ok(self.0.lock().unwrap().files[file].content.len() as u64)
-        }
-
-        fn read(&self, file: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-            let files = self.0.lock().unwrap();
-            let content = &files.files[file].content;
-            let from = (offset as usize).min(content.len());
-            Ok(content[from..(from + length).min(content.len())].to_vec())
-        }
-
-        fn create(&mut self, file: &str) -> io::Result<()> {
-            self.op()?;
-            self.0.lock().unwrap().files.insert(file.to_owned(), File::default());
-            Ok(())
-        }
-
-        fn append(&mut self, file: &str, bytes: &[u8]) -> io::Result<()> {
-            let failed = self.op();
-            let mut files = self.0.lock().unwrap();
-            let content = &mut files.files.get_mut(file).unwrap().content;
-            // A failed write may have written some of it.
-            let written = if failed.is_ok() { bytes.len() } else { bytes.len() / 2 };
-            content.extend_from_slice(&bytes[..written]);
-            failed
-        }
-
-        fn sync(&mut self, file: &str) -> io::Result<()> {
-            self.op()?;
-            let mut files = self.0.lock().unwrap();
-            let file = files.files.get_mut(file).unwrap();
-            file.synced = file.content.len();
-            Ok(())
-        }
-
-        fn truncate(&mut self, file: &str, length: u64) -> io::Result<()> {
-            self.op()?;
-            let mut files = self.0.lock().unwrap();
-            let file = files.files.get_mut(file).unwrap();
-            file.content.truncate(length as usize);
-            file.synced = file.content.len();
-            Ok(())
-        }
-
-        fn replace(&mut self, file: &str, bytes: &[u8]) -> io::Result<()> {
-            self.op()?;
-            let new = File { content: bytes.to_vec(), synced: bytes.len() };
-            self.0.lock().unwrap().files.insert(file.to_owned(), new);
-            Ok(())
-        }
-
-        fn remove(&mut self, file: &str) -> io::Result<()> {
-            self.op()?;
-            let mut files = self.0.lock().unwrap();
-            let gone = files.files.remove(file).unwrap();
-            files.removed.insert(file.to_owned(), gone);
-            Ok(())
-        }
-    }
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        /// Appends so many messages.
-        Append(usize),
-        /// Takes so many.
-        Drain(usize),
-        /// The disk fails from so many operations on; a crash mends it.
-        Fail(u32),
-        Crash(u64),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            6 => (1_usize..5).prop_map(Step::Append),
-            4 => (1_usize..6).prop_map(Step::Drain),
-            1 => (0_u32..4).prop_map(Step::Fail),
-            2 => any::<u64>().prop_map(Step::Crash),
-        ]
-    }
-
-    fn body(message: &Spooled) -> u32 {
-        let bytes = &message.message.body;
-        u32::from_be_bytes(*bytes.first_chunk().unwrap())
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(3_000))]
-        #[test]
-        fn what_was_acknowledged_comes_out_in_order_whatever_is_torn(steps in proptest::collection::vec(step(), 1..40)) {
-            let disk = Model::default();
-            let mut log = Log::open(disk.clone()).unwrap();
-            let mut number = 0_u32;
-            // Acknowledged and not drained, in order; and what may be there as well.
-            let mut held: VecDeque<u32> = VecDeque::new();
-            let mut perhaps: Vec<u32> = Vec::new();
-            let drain = |log: &mut Log<Model>, most: usize, held: &mut VecDeque<u32>, perhaps: &mut Vec<u32>| -> Result<(), TestCaseError> {
-                let Ok(items) = log.read(usize::MAX, most) else { return Ok(()) };
-                for item in items {
-                    let after = item.after();
-                    let seen = match &item {
-                        Item::Message { spooled, .. } => {
-                            let seen = body(spooled);
-                            // What was drained before a crash may come again, but only from the front.
-                            prop_assert!(held.front() == Some(&seen) || perhaps.contains(&seen), "{seen} out of order: {held:?}");
-                            Some(seen)
-                        }
-                        Item::Damaged { .. } => None,
-                    };
-                    let advanced = log.advance(after);
-                    if seen.is_some() && held.front() == seen.as_ref() {
-                        held.pop_front();
-                    }
-                    if advanced.is_err() {
-                        // It was stored, and may be once more.
-                        perhaps.extend(seen);
-                        break;
-                    }
-                }
-                Ok(())
-            };
-            for step in steps {
-                match step {
-                    Step::Append(count) => {
-                        let messages: Vec<Spooled> = (number..).take(count)
-                            .map(|n| spooled([&n.to_be_bytes()[..], &vec![7; (n % 50) as usize]].concat(), None)).collect();
-                        let numbers = number..number + count as u32;
-                        number = numbers.end;
-                        match log.append(&messages) {
-                            Ok(()) => held.extend(numbers),
-                            Err(error) if error.perhaps_there => perhaps.extend(numbers),
-                            Err(_) => {}
-                        }
-                    }
-                    Step::Drain(most) => drain(&mut log, most, &mut held, &mut perhaps)?,
-                    Step::Fail(after) => disk.0.lock().unwrap().fails_in = Some(after),
-                    Step::Crash(seed) => {
-                        drop(log);
-                        let mut random = fastrand::Rng::with_seed(seed);
-                        disk.crash(|| random.bool());
-                        log = Log::open(disk.clone()).unwrap();
-                        prop_assert!(log.messages() >= held.len() as u64, "{} of {held:?}", log.messages());
-                    }
-                }
-            }
-            disk.0.lock().unwrap().fails_in = None;
-            let before = held.len();
-            drain(&mut log, usize::MAX, &mut held, &mut perhaps)?;
-            drain(&mut log, usize::MAX, &mut held, &mut perhaps)?;
-            prop_assert!(held.is_empty(), "{held:?} of {before} did not come out");
-            prop_assert_eq!(log.messages(), 0);
-            prop_assert_eq!(log.bytes(), 0);
-        }
-    }
-
-    #[test]
-    fn a_damaged_message_is_set_aside_and_those_behind_it_come_out() {
-        let disk = Model::default();
-        let mut log = Log::open(disk.clone()).unwrap();
-        let messages: Vec<Spooled> = (0_u32..5).map(|n| spooled(n.to_be_bytes().to_vec(), None)).collect();
-        log.append(&messages).unwrap();
-        let whole = log.bytes() as usize;
-        {
-            let mut files = disk.0.lock().unwrap();
-            let file = files.files.get_mut(&name(0)).unwrap();
-            // The payload of the third.
-            file.content[whole * 2 / 5 + HEAD + 40] ^= 1;
-        }
-        let mut log = Log::open(disk).unwrap();
-        let items = log.read(usize::MAX, usize::MAX).unwrap();
-        let said: Vec<String> = items
-            .iter()
-            .map(|item| match item {
-                Item::Message { spooled, .. } => body(spooled).to_string(),
-                Item::Damaged { missing, .. } => format!("damaged {missing}"),
-            })
-            .collect();
-        assert_eq!(said, ["0", "1", "damaged 1", "3", "4"]);
-    }
-}
+mod tests;

@@ -9,10 +9,13 @@
 //! What it promises, for topics whose policy is [`OnUnavailable::Spool`]:
 //! - `OK` means that RocketMQ has answered `SEND_OK`, or that the message is synced to the disk. Its id is minted once.
 //! - A new publish never overtakes spooled ones: while there are any, the topic's publishes go behind them.
-//! - What may be stored already is spooled with the same ids: perhaps twice, never lost, and counted.
+//! - What may be stored already is spooled with the same ids: perhaps once more with each try, which become rare, never lost, and each
+//!   counted.
 //! - A message that cannot be read, or that RocketMQ will never take, is set aside in a file, counted and named in the log; those behind
 //!   it go on.
+//! - A disk that fails keeps nothing from RocketMQ that it still gives, and no other topic from anything.
 //! - Bounds in bytes, age and share of the disk; past them a publish is refused as without a spool.
+//! - A producer waits for the disk no longer than for RocketMQ. What a disk takes later all the same is stored.
 //!
 //! # Why a log of its own
 //! Compared were redb 4.6 and fjall 3.1, both well kept. redb trusts a file that was closed in order and may panic over one that was damaged
@@ -25,7 +28,10 @@ mod enter;
 mod log;
 mod metrics;
 mod record;
+#[cfg(test)]
+mod tests;
 mod topic;
+mod tries;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::record::{rewritten, scan};
@@ -35,10 +41,13 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use tracing::error;
+
+pub use self::enter::DISK_TIME;
 pub(super) use self::{drain::drain, enter::enter, topic::TopicSpool};
 use self::{metrics::Counters, topic::Usage};
 use crate::nsq::names::TopicName;
@@ -146,7 +155,8 @@ impl Spool {
         };
         disk::make(&root).map_err(failed(&root))?;
         let lock = root.join("lock");
-        let file = File::create(&lock).map_err(failed(&lock))?;
+        // What is on a disk that may only be read is to get to RocketMQ all the same.
+        let file = File::create(&lock).or_else(|_| File::open(&lock)).map_err(failed(&lock))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(SpoolError::Taken(root)),
@@ -164,35 +174,47 @@ impl Spool {
             let entry = entry.map_err(failed(&spool.root))?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if let Some(Ok(topic)) = name.strip_prefix(PREFIX).map(str::parse::<TopicName>) {
-                let found = spool.make(&topic);
-                found.open_now().map_err(failed(&entry.path()))?;
+                let found = spool.topic(&topic);
+                if let Err(error) = found.open_now() {
+                    let path = entry.path();
+                    error!(%topic, path = %path.display(), %error,
+                        "what is spooled for a topic cannot be looked at; its publishes are refused until it can");
+                }
             }
         }
         Ok(Some(spool))
     }
 
-    /// A topic's part of it; `None` when the topic is not to be spooled and nothing is left of it.
-    pub(super) fn topic(&self, topic: &TopicName) -> Option<Arc<TopicSpool>> {
-        let known = self.topics.lock().unwrap_or_else(PoisonError::into_inner).get(topic).cloned();
-        match self.config.policy_of(topic) {
-            OnUnavailable::Spool => Some(known.unwrap_or_else(|| self.make(topic))),
-            OnUnavailable::Refuse => known.filter(|known| known.is_spooling()),
-        }
+    /// Whether what is published to the topic may be spooled.
+    pub(super) fn takes(&self, topic: &TopicName) -> bool {
+        self.config.policy_of(topic) == OnUnavailable::Spool
     }
 
-    fn make(&self, topic: &TopicName) -> Arc<TopicSpool> {
+    /// What is left of a topic from before.
+    pub(super) fn left_of(&self, topic: &TopicName) -> Option<Arc<TopicSpool>> {
+        self.lock().get(topic).filter(|known| known.is_spooling()).cloned()
+    }
+
+    /// A topic's part of it. One is made when something is to be spooled, for there may be very many names.
+    pub(super) fn topic(&self, topic: &TopicName) -> Arc<TopicSpool> {
         let made = || {
             let folder = self.root.join(format!("{PREFIX}{topic}"));
-            let takes = self.config.policy_of(topic) == OnUnavailable::Spool;
+            let takes = self.takes(topic);
             Arc::new(TopicSpool::new(folder, takes, Arc::clone(&self.usage), Arc::clone(&self.counters)))
         };
-        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut topics = self.lock();
+        // What nobody else has, nobody else can get meanwhile: there are never two logs of one folder.
+        topics.retain(|_, topic| Arc::strong_count(topic) > 1 || topic.is_spooling());
         Arc::clone(topics.entry(topic.clone()).or_insert_with(made))
     }
 
-    /// The topics that have spooled messages, or had any since the start.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TopicName, Arc<TopicSpool>>> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The topics that may have spooled messages.
     pub(super) fn topics(&self) -> Vec<(TopicName, Arc<TopicSpool>)> {
-        let topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        let topics = self.lock();
         topics.iter().map(|(name, topic)| (name.clone(), Arc::clone(topic))).collect()
     }
 

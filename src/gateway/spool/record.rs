@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Numbers are big-endian. The head has a checksum of its own, so that a damaged payload costs one message: its length can still be
-//! believed. Where a head is damaged, the next one that is whole is looked for.
+//! believed. Where a head is damaged, the next one that is whole is looked for: and it must be believable, for a body may hold what looks
+//! like a message.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -17,6 +18,8 @@ const MAGIC: u32 = u32::from_be_bytes(*b"NSPL");
 pub(super) const HEAD: usize = 24;
 const VERSION: u8 = 1;
 const FIXED: usize = 1 + 32 + 8 + 8 + 8 + 4;
+/// No message takes less.
+pub(super) const LEAST: usize = HEAD + FIXED;
 /// Far beyond what a publish can have: a length above it is damage.
 const MAX_PAYLOAD: usize = 8 << 20;
 const AT_ONCE: i64 = i64::MIN;
@@ -84,14 +87,16 @@ pub(super) fn needed(bytes: &[u8]) -> Option<usize> {
     head(bytes).map(|(_, length, _)| HEAD + length)
 }
 
-/// What stands at the beginning of `bytes`; `last` when nothing comes behind them.
-pub(super) fn next(bytes: &Bytes, last: bool) -> Found {
+/// What stands at the beginning of `bytes`; `last` when nothing comes behind them. A head counts if `believed` takes its sequence at its
+/// place among the bytes.
+pub(super) fn next(bytes: &Bytes, last: bool, believed: impl Fn(usize, u64) -> bool) -> Found {
     if bytes.is_empty() {
         return Found::End;
     }
-    let Some((sequence, length, crc)) = head(bytes) else {
+    let head_at = |at: usize| head(&bytes[at..]).filter(|(sequence, ..)| believed(at, *sequence));
+    let Some((sequence, length, crc)) = head_at(0) else {
         // Damage up to the next head. One may begin in the last few bytes, of which more will come.
-        let behind = (1..bytes.len()).find(|&at| head(&bytes[at..]).is_some());
+        let behind = (1..bytes.len()).find(|&at| head_at(at).is_some());
         let kept = if last { 0 } else { HEAD.min(bytes.len()) };
         return match behind.unwrap_or(bytes.len() - kept) {
             0 => Found::End,
@@ -136,7 +141,7 @@ fn decode(mut payload: Bytes) -> Option<Spooled> {
 pub(crate) fn scan(bytes: &[u8]) -> (usize, usize) {
     let (mut rest, mut messages, mut damaged) = (Bytes::copy_from_slice(bytes), 0, 0);
     loop {
-        match next(&rest, true) {
+        match next(&rest, true, |_, _| true) {
             Found::Message { bytes, .. } => {
                 messages += bytes;
                 rest.advance(bytes);
@@ -186,7 +191,7 @@ pub(super) mod tests {
     fn all(bytes: Bytes) -> (Vec<(u64, Spooled)>, usize) {
         let (mut rest, mut found, mut damaged) = (bytes, Vec::new(), 0);
         loop {
-            match next(&rest, true) {
+            match next(&rest, true, |_, _| true) {
                 Found::Message { sequence, spooled, bytes } => {
                     found.push((sequence, *spooled));
                     rest.advance(bytes);

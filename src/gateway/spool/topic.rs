@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::MutexGuard, task};
+use tokio::{
+    sync::{OwnedMutexGuard, Semaphore, SemaphorePermit},
+    task,
+};
 
 use super::{
     SpoolConfig,
@@ -24,6 +27,10 @@ use super::{
 };
 use crate::rocketmq::producer::unix_millis;
 
+const MAX_DISK_USE: &str = "spool-max-disk-use";
+/// So many topics of a kind hold what they drain in memory at a time.
+const TURNS: usize = 4;
+
 /// What all topics have in use, and may.
 #[derive(Debug)]
 pub(super) struct Usage {
@@ -32,7 +39,10 @@ pub(super) struct Usage {
     max_topic_bytes: u64,
     max_age: Duration,
     max_disk_use: u8,
+    /// Whether the disk was too full when somebody last wanted to add something.
+    was_full: AtomicBool,
     root: PathBuf,
+    turns: [Semaphore; 2],
 }
 
 impl Usage {
@@ -43,8 +53,18 @@ impl Usage {
             max_topic_bytes: config.max_topic_bytes,
             max_age: config.max_age,
             max_disk_use: config.max_disk_use,
+            was_full: AtomicBool::new(false),
             root,
+            turns: [Semaphore::new(TURNS), Semaphore::new(TURNS)],
         }
+    }
+
+    /// Whether the disk may take more. It is asked, and may not answer for long.
+    fn disk_has_room(&self) -> Result<(), NotSpooled> {
+        // Who cannot say how full the disk is will find out by writing.
+        let full = disk_use(&self.root).is_ok_and(|percent| percent > self.max_disk_use);
+        self.was_full.store(full, Ordering::Relaxed);
+        if full { Err(NotSpooled::Full(MAX_DISK_USE)) } else { Ok(()) }
     }
 }
 
@@ -79,17 +99,36 @@ pub(super) struct Standing {
     pub(super) oldest_ms: Option<i64>,
 }
 
+/// What is known of the log without waiting for it.
+#[derive(Debug)]
+struct Noted {
+    standing: Mutex<Standing>,
+    usage: Arc<Usage>,
+}
+
+impl Noted {
+    /// The log must be locked: notes that were taken in another order than things happened would end spooling over messages that
+    /// are there.
+    fn take(&self, log: &Log<Folder>) {
+        let now = Standing { messages: log.messages(), bytes: log.bytes(), oldest_ms: log.oldest_ms() };
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *standing, now);
+        // In this order, or another topic might meet a bound for a moment.
+        self.usage.bytes.fetch_sub(before.bytes, Ordering::Relaxed);
+        self.usage.bytes.fetch_add(now.bytes, Ordering::Relaxed);
+    }
+}
+
 /// One topic's messages.
 #[derive(Debug)]
 pub(in crate::gateway) struct TopicSpool {
     folder: PathBuf,
     takes: bool,
-    usage: Arc<Usage>,
     pub(super) counters: Arc<Counters>,
     log: Arc<Mutex<Option<Log<Folder>>>>,
-    standing: Mutex<Standing>,
+    noted: Arc<Noted>,
     spooling: AtomicBool,
-    gate: tokio::sync::Mutex<()>,
+    gate: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl TopicSpool {
@@ -97,21 +136,23 @@ impl TopicSpool {
         Self {
             folder,
             takes,
-            usage,
             counters,
             log: Arc::default(),
-            standing: Mutex::default(),
+            noted: Arc::new(Noted { standing: Mutex::default(), usage }),
             spooling: AtomicBool::new(false),
-            gate: tokio::sync::Mutex::default(),
+            gate: Arc::default(),
         }
     }
 
-    /// Looks at what is there, on this thread.
+    /// Looks at what is there, on this thread. Where the disk does not say, publishes are refused until it does: they must not overtake
+    /// what may be there.
     pub(super) fn open_now(&self) -> io::Result<()> {
-        let standing = with_log(&self.log, &self.folder, |log| Ok(standing(log)))?;
-        self.take_note(standing);
-        self.spooling.store(standing.messages > 0, Ordering::SeqCst);
-        Ok(())
+        let opened = with_log(&self.log, &self.folder, |log| {
+            self.noted.take(log);
+            Ok(())
+        });
+        self.spooling.store(opened.is_err() || self.messages() > 0, Ordering::SeqCst);
+        opened
     }
 
     /// Whether new publishes must go behind spooled ones.
@@ -120,8 +161,8 @@ impl TopicSpool {
     }
 
     /// As long as it is held, nobody adds anything or ends spooling.
-    pub(super) async fn gate(&self) -> MutexGuard<'_, ()> {
-        self.gate.lock().await
+    pub(super) async fn gate(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.gate).lock_owned().await
     }
 
     /// Publishes go here from now on; whether they did not before. The gate must be held.
@@ -135,7 +176,7 @@ impl TopicSpool {
     }
 
     pub(super) fn standing(&self) -> Standing {
-        *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.noted.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Messages that wait.
@@ -146,7 +187,10 @@ impl TopicSpool {
     pub(super) fn in_words(&self) -> String {
         let Standing { messages, bytes, .. } = self.standing();
         let age = self.age().as_secs();
-        let refuses = self.refuses().map_or_else(String::new, |reason| format!(", refusing: {reason}"));
+        // The disk is not asked: whoever looks at this must not wait for it.
+        let full = || self.noted.usage.was_full.load(Ordering::Relaxed).then_some(MAX_DISK_USE);
+        let refuses = self.passes().or_else(full);
+        let refuses = refuses.map_or_else(String::new, |reason| format!(", refusing: {reason}"));
         format!("{messages} spooled messages of {bytes} bytes, the oldest {age} s old{refuses}")
     }
 
@@ -157,28 +201,16 @@ impl TopicSpool {
         Duration::from_millis(u64::try_from(age).unwrap_or(0))
     }
 
-    /// Which bound is passed.
-    fn refuses(&self) -> Option<&'static str> {
-        let usage = &self.usage;
+    /// Which bound is passed, of those that are known without asking the disk.
+    fn passes(&self) -> Option<&'static str> {
+        let usage = &self.noted.usage;
         if usage.bytes.load(Ordering::Relaxed) >= usage.max_bytes {
             return Some("spool-max-bytes");
         }
         if self.standing().bytes >= usage.max_topic_bytes {
             return Some("spool-max-topic-bytes");
         }
-        if self.age() > usage.max_age {
-            return Some("spool-max-age");
-        }
-        // Who cannot say how full the disk is will find out by writing.
-        let full = disk_use(&usage.root).is_ok_and(|percent| percent > usage.max_disk_use);
-        full.then_some("spool-max-disk-use")
-    }
-
-    fn take_note(&self, now: Standing) {
-        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *standing, now);
-        self.usage.bytes.fetch_add(now.bytes, Ordering::Relaxed);
-        self.usage.bytes.fetch_sub(before.bytes, Ordering::Relaxed);
+        (self.age() > usage.max_age).then_some("spool-max-age")
     }
 
     /// Does something with the log, on a thread that may block.
@@ -186,44 +218,56 @@ impl TopicSpool {
         &self,
         act: impl FnOnce(&mut Log<Folder>) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let (log, folder) = (Arc::clone(&self.log), self.folder.clone());
+        let (log, folder, noted) = (Arc::clone(&self.log), self.folder.clone(), Arc::clone(&self.noted));
         let acted = task::spawn_blocking(move || {
             with_log(&log, &folder, |log| {
                 let done = act(log);
-                Ok((done, standing(log)))
+                noted.take(log);
+                done
             })
         });
-        let (done, standing) = acted.await.map_err(io::Error::other)??;
-        self.take_note(standing);
-        done
+        acted.await.map_err(io::Error::other)?
     }
 
     /// Adds messages, all or none; on the disk when it returns. The gate must be held.
     pub(super) async fn append(&self, messages: Vec<Spooled>) -> Result<(), NotSpooled> {
+        let count = messages.len() as u64;
+        let appended = self.try_append(messages).await;
+        match &appended {
+            Ok(()) => self.counters.appended(count),
+            Err(NotSpooled::Full(bound)) => self.counters.refused(bound),
+            Err(NotSpooled::Disk(_)) => self.counters.refused("disk"),
+            Err(NotSpooled::Draining) => {}
+        }
+        appended
+    }
+
+    async fn try_append(&self, messages: Vec<Spooled>) -> Result<(), NotSpooled> {
         if !self.takes {
             return Err(NotSpooled::Draining);
         }
-        if let Some(bound) = self.refuses() {
-            self.counters.refused(bound);
+        if let Some(bound) = self.passes() {
             return Err(NotSpooled::Full(bound));
         }
-        let count = messages.len() as u64;
+        let usage = Arc::clone(&self.noted.usage);
+        let append = move |log: &mut Log<Folder>| {
+            usage.disk_has_room()?;
+            log.append(&messages).map_err(NotSpooled::from)
+        };
         // Between the two is the outcome: what the log says of it must not be mixed with a log that could not be opened.
-        let appended = self.with(move |log| Ok(log.append(&messages))).await;
-        match appended {
-            Ok(Ok(())) => {
-                self.counters.appended(count);
-                Ok(())
-            }
-            Ok(Err(error)) => {
-                self.counters.refused("disk");
-                Err(error.into())
-            }
-            Err(error) => {
-                self.counters.refused("disk");
-                Err(AppendError { error, perhaps_there: false }.into())
-            }
-        }
+        let appended = self.with(move |log| Ok(append(log))).await;
+        appended.unwrap_or_else(|error| Err(AppendError { error, perhaps_there: false }.into()))
+    }
+
+    /// Whether it is certain that no message is left: not while the log cannot be opened.
+    pub(super) async fn is_empty(&self) -> bool {
+        self.with(|log| Ok(log.messages() == 0)).await.unwrap_or(false)
+    }
+
+    /// A turn at holding messages in memory to send them. Who was in vain the last time waits among its like: its try may take
+    /// long, and those that RocketMQ takes messages of need not wait for it.
+    pub(super) async fn turn(&self, in_vain: bool) -> Option<SemaphorePermit<'_>> {
+        self.noted.usage.turns[usize::from(in_vain)].acquire().await.ok()
     }
 
     /// The first messages, up to about so many bytes.
@@ -231,9 +275,15 @@ impl TopicSpool {
         self.with(move |log| log.read(bytes, messages)).await
     }
 
-    /// Is done with everything before a place.
-    pub(super) async fn advance(&self, to: Place) -> io::Result<()> {
+    /// See [`Log::advance`].
+    pub(super) async fn advance(&self, to: Place) -> io::Result<io::Result<()>> {
         self.with(move |log| log.advance(to)).await
+    }
+
+    /// See [`Log::again`].
+    pub(super) async fn again(&self) -> usize {
+        let again = self.with(|log| Ok(log.again())).await;
+        again.map_or(0, |messages| usize::try_from(messages).unwrap_or(usize::MAX))
     }
 
     /// Keeps bytes for a person to look at; the path of the file they are in.
@@ -241,10 +291,15 @@ impl TopicSpool {
         self.with(move |log| log.set_aside(file, &bytes)).await?;
         Ok(self.folder.join(file))
     }
-}
 
-fn standing(log: &Log<Folder>) -> Standing {
-    Standing { messages: log.messages(), bytes: log.bytes(), oldest_ms: log.oldest_ms() }
+    /// See [`Log::keep`].
+    pub(super) async fn keep(&self, to: Place) -> io::Result<()> {
+        self.with(move |log| {
+            log.keep(to);
+            Ok(())
+        })
+        .await
+    }
 }
 
 /// The log, opened if it is not.
@@ -259,4 +314,74 @@ fn with_log<T>(
         None => Log::open(Folder::open(folder)?)?,
     };
     act(log.insert(opened))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{pin::pin, thread};
+
+    use bytes::Bytes;
+    use futures_util::poll;
+
+    use super::*;
+    use crate::rocketmq::{Message, properties::PropertiesBuilder, unique_key::UniqueKeys};
+
+    #[tokio::test]
+    async fn what_is_added_is_counted_though_an_earlier_read_is_heard_of_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = SpoolConfig { max_disk_use: 100, ..SpoolConfig::default() };
+        let usage = Arc::new(Usage::new(&config, folder.path().to_owned()));
+        let spool = TopicSpool::new(folder.path().join("topic"), true, usage, Arc::default());
+        let message = Message {
+            body: Bytes::from_static(b"one"),
+            properties: PropertiesBuilder::new(),
+            unique_key: UniqueKeys::new().mint(),
+            born_at: 0,
+            deliver_at: None,
+        };
+        let mut read = pin!(spool.read(1 << 20, 10));
+        assert!(poll!(read.as_mut()).is_pending());
+        // A read that is not over yet would find the message.
+        while spool.log.lock().unwrap().is_none() {
+            thread::yield_now();
+        }
+        spool.append(vec![Spooled { message, spooled_ms: 0 }]).await.unwrap();
+        let found = read.await.unwrap();
+        assert_eq!((found.len(), spool.messages()), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn few_topics_have_a_turn_at_a_time_and_those_in_vain_do_not_hold_up_the_others() {
+        let usage = Arc::new(Usage::new(&SpoolConfig::default(), PathBuf::new()));
+        let spool = || TopicSpool::new(PathBuf::new(), true, Arc::clone(&usage), Arc::default());
+        let spools: Vec<TopicSpool> = (0..=TURNS).map(|_| spool()).collect();
+        let mut turns: Vec<_> = Vec::new();
+        for spool in &spools[..TURNS] {
+            turns.push(spool.turn(true).await);
+        }
+        let mut one_more = pin!(spools[TURNS].turn(true));
+        assert!(poll!(one_more.as_mut()).is_pending());
+        assert!(poll!(pin!(spools[TURNS].turn(false))).is_ready());
+        turns.pop();
+        assert!(poll!(one_more).is_ready());
+    }
+
+    #[tokio::test]
+    async fn a_topic_whose_folder_cannot_be_looked_at_is_refused_alone_and_until_it_can() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("topic-broken");
+        // A file in the place of a folder.
+        std::fs::write(&folder, "").unwrap();
+        let config = SpoolConfig { max_disk_use: 100, ..SpoolConfig::default() };
+        let usage = Arc::new(Usage::new(&config, root.path().to_owned()));
+        let spool =
+            |name: &str| TopicSpool::new(root.path().join(name), true, Arc::clone(&usage), Arc::default());
+        let (broken, whole) = (spool("topic-broken"), spool("topic-whole"));
+        assert!(broken.open_now().is_err() && whole.open_now().is_ok());
+        assert!(broken.is_spooling() && !whole.is_spooling());
+        assert!(!broken.is_empty().await && whole.is_empty().await);
+        assert!(matches!(broken.append(Vec::new()).await, Err(NotSpooled::Disk(_))));
+        std::fs::remove_file(folder).unwrap();
+        assert!(broken.is_empty().await);
+    }
 }

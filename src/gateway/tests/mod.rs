@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    GatewayConfig,
+    GatewayConfig, Listeners,
     admission::Permit,
     lane::Stored,
     publish::{PublishConfig, PublishError, PublishRequest, Publisher},
@@ -28,7 +28,7 @@ use super::{
 use crate::nsq::names::TopicName;
 
 /// Beyond this a test waits in vain.
-const SOON: Duration = Duration::from_secs(20);
+pub(super) const SOON: Duration = Duration::from_secs(20);
 
 /// Hands what a publisher is asked to the test.
 #[derive(Debug, Clone)]
@@ -37,12 +37,12 @@ pub(super) struct Script(mpsc::Sender<Asked>);
 /// What a publisher was asked to store; no bodies when only to create the topic. Dropped, it is not stored.
 #[derive(Debug)]
 pub(super) struct Asked {
-    topic: TopicName,
-    bodies: Vec<Bytes>,
-    defer: Option<Duration>,
-    answer: oneshot::Sender<Result<(), PublishError>>,
+    pub(super) topic: TopicName,
+    pub(super) bodies: Vec<Bytes>,
+    pub(super) defer: Option<Duration>,
+    pub(super) answer: oneshot::Sender<Result<(), PublishError>>,
     /// Held, as a publish would hold it, until the test lets go.
-    _permit: Option<Permit>,
+    pub(super) permit: Option<Permit>,
 }
 
 impl Script {
@@ -54,7 +54,7 @@ impl Script {
 
     pub(super) async fn ask_for_topic(&self, name: &TopicName) -> Result<Arc<Topic>, PublishError> {
         self.ask_for(name.clone(), Vec::new(), None, None).await?;
-        Ok(Arc::new(Topic::new(name.clone(), name.to_string(), super::share::Stamps::default(), None)))
+        Ok(Arc::new(Topic::new(name.clone(), name.to_string(), super::share::Stamps::default(), false, None)))
     }
 
     async fn ask_for(
@@ -65,29 +65,31 @@ impl Script {
         permit: Option<Permit>,
     ) -> Result<(), PublishError> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Asked { topic, bodies, defer, answer, _permit: permit }).await.ok();
+        self.0.send(Asked { topic, bodies, defer, answer, permit }).await.ok();
         answered
             .await
             .unwrap_or_else(|_| Err(PublishError::Unavailable("the script said nothing".to_owned())))
     }
 }
 
-/// A gateway on a port of its own.
-struct Gateway {
+/// A gateway on ports of its own.
+pub(super) struct Gateway {
     address: SocketAddr,
-    drain: CancellationToken,
+    pub(super) tcp_address: SocketAddr,
+    pub(super) drain: CancellationToken,
     asked: mpsc::Receiver<Asked>,
     serving: AbortOnDropHandle<()>,
 }
 
 impl Gateway {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         Self::start_with(PublishConfig::default()).await
     }
 
-    async fn start_with(publishing: PublishConfig) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+    pub(super) async fn start_with(publishing: PublishConfig) -> Self {
+        let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, tcp_address) = (http.local_addr().unwrap(), tcp.local_addr().unwrap());
         let drain = CancellationToken::new();
         let (script, asked) = mpsc::channel(16);
         let publisher = Arc::new(Publisher::for_tests(Script(script), publishing));
@@ -100,8 +102,9 @@ impl Gateway {
             broadcast_address: "gateway".to_owned(),
             hostname: "host".to_owned(),
         };
-        let serving = tokio::spawn(serve(listener, publisher, config, drain.clone()));
-        Self { address, drain, asked, serving: AbortOnDropHandle::new(serving) }
+        let serving =
+            tokio::spawn(serve(Listeners { http, tcp: Some(tcp) }, publisher, config, drain.clone()));
+        Self { address, tcp_address, drain, asked, serving: AbortOnDropHandle::new(serving) }
     }
 
     async fn connect(&self) -> Client {
@@ -118,8 +121,13 @@ impl Gateway {
     }
 
     /// What the publisher is asked next.
-    async fn asked(&mut self) -> Asked {
+    pub(super) async fn asked(&mut self) -> Asked {
         timeout(SOON, self.asked.recv()).await.expect("nothing was published").unwrap()
+    }
+
+    /// Whether the publisher has been asked nothing more.
+    pub(super) fn nothing_asked(&mut self) -> bool {
+        self.asked.try_recv().is_err()
     }
 
     /// Sends one request, stores what it publishes, and returns that; its answer must be nsqd's `OK`.
@@ -133,7 +141,7 @@ impl Gateway {
     }
 
     /// Waits until it has drained.
-    async fn drained(self) {
+    pub(super) async fn drained(self) {
         timeout(SOON, self.serving).await.expect("still draining").unwrap();
     }
 }

@@ -221,7 +221,12 @@ fn an_ephemeral_channel_blocks_unless_the_plan_accepts_that_there_is_no_way_back
     };
     assert_eq!(after(planned, ephemeral), [(Block, reasons::EPHEMERAL_CHANNEL)]);
     let accepted = format!("policies.ephemeral_channels = 'warn'\n{planned}");
-    assert_eq!(after(&accepted, ephemeral), [(Warn, reasons::EPHEMERAL_CHANNEL)]);
+    let mut world = well();
+    ephemeral(&mut world);
+    let verdict = judge(&plan(&accepted), &world);
+    assert_eq!(found(&verdict), [(Warn, reasons::EPHEMERAL_CHANNEL)]);
+    let [.., step] = &verdict.steps[..] else { panic!("no steps") };
+    assert!(step.command.is_none() && step.change.contains("orders%%tail%ephemeral"), "{step:?}");
     assert_eq!(after(&format!("{planned}\ngoal = 'keep'"), ephemeral), []);
 }
 

@@ -137,7 +137,7 @@ pub(super) fn producers(topic: &Topic, tolerance: Tolerance) -> Option<Finding> 
     );
     let finding =
         tolerated(tolerance, &format!("topic {}", topic.topic), reasons::TCP_PRODUCER_CONNECTED, finding);
-    Some(finding.advise("point it at the gateway and let it connect again"))
+    Some(finding.advise("point it at the gateway's --tcp-address and let it connect again"))
 }
 
 fn tolerated(tolerance: Tolerance, what: &str, reason: &'static str, finding: String) -> Finding {

@@ -267,7 +267,7 @@ fn any_message() -> impl Strategy<Value = StoredMessage> {
             let (born_timestamp, born_host, store_timestamp, store_host, reconsume_times, prepared) = history;
             let v6_bits = i32::from(born_host.is_ipv6()) << 4 | i32::from(store_host.is_ipv6()) << 5;
             StoredMessage {
-                topic,
+                topic: topic.into(),
                 queue_id,
                 queue_offset,
                 physical_offset,

@@ -62,10 +62,9 @@ pub async fn retry(
         if stuck.contains(&message.queue) {
             continue;
         }
-        if message.unreadable {
+        if let Some(reason) = not_retried(&message) {
             stuck.insert(message.queue);
-            let reason = "it cannot be read: look at it with `show`, then `drop` it".to_owned();
-            retried.stuck.push((message.place, reason));
+            retried.stuck.push((message.place, reason.to_owned()));
             continue;
         }
         match nsqd.publish(topic, message.body.clone(), None, Duration::from_secs(10)).await {
@@ -80,6 +79,34 @@ pub async fn retry(
         }
     }
     Ok(retried)
+}
+
+/// Why there is nothing that could be given to nsqd.
+fn not_retried(message: &ParkedMessage) -> Option<&'static str> {
+    if message.unreadable {
+        Some("it cannot be read: look at it with `show`, then `drop` it")
+    } else if message.left_at_place {
+        Some("its body is only at its place, where `show` says; deal with it there, then `drop` it")
+    } else {
+        None
+    }
+}
+
+/// The body of a parked message.
+///
+/// # Errors
+/// Where it lies, when it was too much for the parking topic. `topic` is the relayed one, as RocketMQ calls it.
+pub fn body<'a>(message: &'a ParkedMessage, topic: &str) -> Result<&'a [u8], String> {
+    if !message.left_at_place {
+        return Ok(&message.body);
+    }
+    let ParkedMessage { place, bytes, .. } = message;
+    let mut parts = place.rsplitn(3, ':');
+    let [offset, queue, broker] = [(); 3].map(|()| parts.next().unwrap_or_default());
+    Err(format!(
+        "its {bytes} bytes are more than RocketMQ takes a second time. They are in the topic {topic} for as long as the broker keeps them: \
+         mqadmin queryMsgByOffset -n NAMESRV -t '{topic}' -b {broker} -i {queue} -o {offset}"
+    ))
 }
 
 /// The message from `place`, if it is the oldest of its parking queue: only that one can be dropped, for what was dealt
@@ -100,4 +127,38 @@ pub fn droppable<'a>(parked: &'a [ParkedMessage], place: &str) -> Result<&'a Par
         ));
     }
     Ok(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::rocketmq::Queue;
+
+    fn parked() -> ParkedMessage {
+        ParkedMessage {
+            queue: Queue { topic: "%parked%t".to_owned(), broker: "b".to_owned(), id: 0 },
+            offset: 1,
+            id: String::new(),
+            reason: "5 bytes, nsqd takes 4".to_owned(),
+            place: "rack:b-1:3:1712".to_owned(),
+            parked_ms: 0,
+            body: Bytes::from_static(b"12345"),
+            bytes: 5,
+            unreadable: false,
+            left_at_place: false,
+        }
+    }
+
+    #[test]
+    fn what_is_only_at_its_place_is_told_and_not_retried() {
+        assert_eq!(body(&parked(), "t").unwrap(), b"12345");
+        assert_eq!(not_retried(&parked()), None);
+        let left = ParkedMessage { left_at_place: true, body: Bytes::new(), bytes: 5_000_000, ..parked() };
+        let told = body(&left, "a|b").unwrap_err();
+        assert!(told.contains("5000000 bytes"), "{told}");
+        assert!(told.ends_with("-t 'a|b' -b rack:b-1 -i 3 -o 1712"), "{told}");
+        assert!(not_retried(&left).is_some());
+    }
 }

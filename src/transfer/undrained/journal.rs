@@ -9,7 +9,7 @@
 //! of two that were written without knowledge of each other, the first counts and the second is void, for every reader alike. An
 //! owner begins with a record of its own. Whatever a former one writes from then on is void.
 
-use std::{cmp::Ordering, sync::Arc, time::Duration};
+use std::{cmp::Ordering, collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use tracing::error;
 use super::Snapshot;
 use crate::{
     mapping::{Feed, Names},
+    nsq::address::HttpAddress,
     rocketmq::{
         Cluster, ClusterError, Message, Outcome, Producer, Queue, QueueReader, outcome::Failure,
         producer::unix_millis, properties::PropertiesBuilder, reader::Pull, record::StoredMessage,
@@ -26,6 +27,8 @@ use crate::{
     },
 };
 
+/// A record that has not changed is written again after this long: brokers keep it no longer than messages.
+pub(in crate::transfer) const AGAIN_AFTER: Duration = Duration::from_secs(3600);
 const WITHIN: Duration = Duration::from_secs(3);
 /// So many records are read at a time, the newest first.
 const READ: i64 = 8;
@@ -53,6 +56,9 @@ struct Record {
     writer: u64,
     #[serde(flatten)]
     entry: Entry,
+    /// When the broker stored it, in milliseconds since 1970, once it has.
+    #[serde(skip)]
+    stored_ms: i64,
 }
 
 /// What is known of a queue.
@@ -63,6 +69,9 @@ pub(in crate::transfer) struct Entry {
     /// When the last of them was stored, by which it is known again.
     pub(in crate::transfer) stored_ms: Option<i64>,
     pub(in crate::transfer) undrained: Snapshot,
+    /// The nsqds that have had the topic ([`Homes`](super::super::homes::Homes)).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(in crate::transfer) homes: BTreeSet<HttpAddress>,
 }
 
 /// The part of the journal that is one queue's, in the hands of its owner.
@@ -71,6 +80,8 @@ pub(in crate::transfer) struct Page {
     queue: Queue,
     writer: u64,
     end: End,
+    /// When the record that was found there was stored, in milliseconds since 1970.
+    found_ms: Option<i64>,
 }
 
 /// Where the next record must come to stand.
@@ -158,7 +169,8 @@ impl Journal {
             to = from;
         }
         let (writer, end) = (fastrand::u64(..), End::At(bounds.max));
-        let page = Page { journal: Arc::clone(self), queue, writer, end };
+        let found_ms = newest.as_ref().map(|record| record.stored_ms);
+        let page = Page { journal: Arc::clone(self), queue, writer, end, found_ms };
         Ok((page, newest.map(|record| record.entry)))
     }
 
@@ -240,10 +252,16 @@ impl End {
     }
 }
 
+fn is_old(stored_ms: i64, now_ms: i64) -> bool {
+    u128::try_from(now_ms - stored_ms).is_ok_and(|age| age > AGAIN_AFTER.as_millis())
+}
+
 /// The record in a message, if it counts.
 fn counted(queue: &Queue, message: &StoredMessage) -> Option<Record> {
     match serde_json::from_slice::<Record>(&message.body) {
-        Ok(record) => record.counts_at(message.queue_offset).then_some(record),
+        Ok(record) => record
+            .counts_at(message.queue_offset)
+            .then_some(Record { stored_ms: message.store_timestamp, ..record }),
         Err(error) => {
             error!(%queue, offset = message.queue_offset, %error, "a record that is none of a relay's; passed over");
             None
@@ -252,6 +270,11 @@ fn counted(queue: &Queue, message: &StoredMessage) -> Option<Record> {
 }
 
 impl Page {
+    /// Whether what was found there is so old that it is to be written again, for brokers keep it no longer than messages.
+    pub(in crate::transfer) fn is_old(&self) -> bool {
+        self.found_ms.is_some_and(|found| is_old(found, unix_millis()))
+    }
+
     /// Writes what is to be known of the queue from now on.
     ///
     /// # Errors
@@ -266,7 +289,7 @@ impl Page {
             End::From(known) => self.catch_up(known).await?,
             End::Over => return Err(JournalError::Taken { queue: self.queue.clone() }),
         };
-        let record = Record { place, writer: self.writer, entry };
+        let record = Record { place, writer: self.writer, entry, stored_ms: 0 };
         let message = Message {
             body: Bytes::from(serde_json::to_vec(&record)?),
             properties: PropertiesBuilder::new(),
@@ -375,10 +398,14 @@ mod tests {
                     let writer = &mut self.writers[nth];
                     let (End::At(place), None) = (writer.end, writer.waits) else { return None };
                     self.flights += 1;
-                    let entry =
-                        Entry { relayed: writer.knows + 1, stored_ms: None, undrained: Snapshot::default() };
+                    let entry = Entry {
+                        relayed: writer.knows + 1,
+                        stored_ms: None,
+                        undrained: Snapshot::default(),
+                        homes: BTreeSet::new(),
+                    };
                     (writer.end, writer.waits) = (End::From(place), Some(self.flights));
-                    let record = Record { place, writer: nth as u64, entry };
+                    let record = Record { place, writer: nth as u64, entry, stored_ms: 0 };
                     self.in_the_air.push(Flight { number: self.flights, writer: nth, record });
                     None
                 }
@@ -425,6 +452,40 @@ mod tests {
             1 => index().prop_map(Step::GiveUp),
             2 => index().prop_map(Step::CatchUp),
         ]
+    }
+
+    #[test]
+    fn a_record_is_old_after_an_hour_whatever_the_clocks_say() {
+        assert!(!is_old(1_000, 1_000 + 3_600_000));
+        assert!(is_old(1_000, 1_001 + 3_600_000));
+        assert!(!is_old(10_000, 1_000), "the broker's clock is ahead");
+    }
+
+    #[test]
+    fn a_record_is_read_with_the_time_it_was_stored_at() {
+        let queue = Queue { topic: "j".to_owned(), broker: "b".to_owned(), id: 0 };
+        let entry =
+            Entry { relayed: 7, stored_ms: None, undrained: Snapshot::default(), homes: BTreeSet::new() };
+        let record = Record { place: 3, writer: 1, entry, stored_ms: 0 };
+        let host = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 1));
+        let message = StoredMessage {
+            topic: "j".into(),
+            queue_id: 0,
+            queue_offset: 3,
+            physical_offset: 0,
+            flag: 0,
+            sys_flag: 0,
+            born_timestamp: 0,
+            born_host: host,
+            store_timestamp: 42,
+            store_host: host,
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body: serde_json::to_vec(&record).unwrap().into(),
+            properties: Default::default(),
+        };
+        assert_eq!(counted(&queue, &message), Some(Record { stored_ms: 42, ..record }));
+        assert_eq!(counted(&queue, &StoredMessage { queue_offset: 4, ..message }), None);
     }
 
     proptest! {

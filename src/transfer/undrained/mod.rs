@@ -6,7 +6,8 @@
 //! too long, these offsets are relayed again, and no others ([`super::replay`]).
 //!
 //! The record is kept in RocketMQ ([`journal`]), written before offsets are committed, and together with the offset up to which the queue
-//! is relayed. So it outlives the relay, and goes with the queue from one instance to the next.
+//! is relayed. So it outlives the relay, and goes with the queue from one instance to the next. What has only left an nsqd since is written
+//! down seconds later: were relay and nsqd both lost meanwhile, it would be relayed again.
 
 pub(super) mod drain;
 pub(super) mod journal;
@@ -48,8 +49,8 @@ pub(super) struct Landing {
 #[derive(Debug, Default)]
 pub(super) struct Undrained {
     processes: BTreeMap<Process, Ranges>,
-    /// Whether it is not as it was last written down.
-    changed: bool,
+    /// Whether something written down is no longer so.
+    outdated: bool,
 }
 
 /// What is written down of it.
@@ -63,6 +64,13 @@ struct ProcessSnapshot {
     process: Process,
     /// First offsets, and one past the last.
     ranges: Vec<(i64, i64)>,
+}
+
+impl Snapshot {
+    /// The nsqds that may have had some of it.
+    pub(super) fn nsqds(&self) -> impl Iterator<Item = &HttpAddress> {
+        self.0.iter().map(|snapshot| &snapshot.process.nsqd)
+    }
 }
 
 /// What an owner of the queue would write down after it has read this.
@@ -87,13 +95,12 @@ impl Undrained {
         undrained
     }
 
-    /// Takes note of what went to an nsqd.
+    /// Takes note of what went to an nsqd. It is written down before it is committed, and is relayed again if it is not.
     pub(super) fn landed(&mut self, landing: Landing) {
         let Landing { process, from, to, look } = landing;
         let ranges = self.processes.entry(process).or_default();
         ranges.insert(from, to, look);
         ranges.shrink(EXACT_RUNS);
-        self.changed = true;
     }
 
     /// Forgets what has left a process, by the look that has seen it there.
@@ -101,7 +108,7 @@ impl Undrained {
         let Some(ranges) = self.processes.get_mut(process) else { return };
         let before = ranges.messages();
         ranges.forget_seen_by(look);
-        self.changed |= ranges.messages() != before;
+        self.outdated |= ranges.messages() != before;
         self.tidy();
     }
 
@@ -109,7 +116,7 @@ impl Undrained {
     pub(super) fn replayed(&mut self, process: &Process, from: i64, to: i64) {
         if let Some(ranges) = self.processes.get_mut(process) {
             ranges.remove(from, to);
-            self.changed = true;
+            self.outdated = true;
         }
         self.tidy();
     }
@@ -123,9 +130,9 @@ impl Undrained {
         self.processes.is_empty()
     }
 
-    /// Whether it is not as it was last written down.
-    pub(super) fn changed(&self) -> bool {
-        self.changed
+    /// Whether something written down is no longer so: whoever went by it would relay again what need not be.
+    pub(super) fn outdated(&self) -> bool {
+        self.outdated
     }
 
     /// The processes that may have some of it.
@@ -169,6 +176,29 @@ impl Undrained {
 
     /// Takes note that it was written, and has not changed since.
     pub(super) fn written(&mut self) {
-        self.changed = false;
+        self.outdated = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_new_waits_for_its_commit_and_what_is_gone_outdates_the_record() {
+        let process = Process { nsqd: "nsqd:4151".parse().unwrap(), start_time: 1 };
+        let landing = |from, look| Landing { process: process.clone(), from, to: from + 10, look };
+        let mut undrained = Undrained::default();
+        undrained.landed(landing(0, 1));
+        undrained.landed(landing(10, 2));
+        assert!(!undrained.outdated());
+        undrained.written();
+        undrained.drained(&process, 0);
+        assert!(!undrained.outdated(), "that look has seen nothing of it");
+        undrained.drained(&process, 2);
+        assert!(undrained.outdated());
+        undrained.written();
+        undrained.replayed(&process, 10, 20);
+        assert!(undrained.outdated() && undrained.is_empty());
     }
 }

@@ -77,37 +77,54 @@ impl Ranges {
         self.runs.is_empty()
     }
 
-    /// The runs, at most so many of them: the nearest are taken together with what lies between.
+    /// What is written down of it, at most so many runs: looks are not, so that runs of different ones are one where they touch.
     pub(super) fn at_most(&self, count: usize) -> Vec<(i64, i64)> {
-        let mut runs: Vec<(i64, i64)> = self.runs.iter().map(|(from, run)| (*from, run.end)).collect();
-        let excess = runs.len().saturating_sub(count.max(1));
-        if excess == 0 {
-            return runs;
-        }
-        let mut gaps: Vec<u64> = runs.windows(2).map(|pair| pair[1].0.abs_diff(pair[0].1)).collect();
-        gaps.sort_unstable();
-        let widest = gaps[excess - 1];
-        let mut of_the_widest = excess - gaps.partition_point(|gap| *gap < widest);
+        let mut runs = self.runs();
         runs.dedup_by(|later, earlier| {
-            let gap = later.0.abs_diff(earlier.1);
-            let near = gap < widest || (gap == widest && of_the_widest > 0);
-            if near {
-                of_the_widest -= usize::from(gap == widest);
+            let touch = later.0 == earlier.1;
+            if touch {
                 earlier.1 = later.1;
             }
-            near
+            touch
         });
-        runs
+        nearest_joined(runs, count)
+    }
+
+    fn runs(&self) -> Vec<(i64, i64)> {
+        self.runs.iter().map(|(from, run)| (*from, run.end)).collect()
     }
 
     /// Of more than twice as many runs, takes the nearest together until there are so many.
     pub(super) fn shrink(&mut self, count: usize) {
         if self.runs.len() > 2 * count {
-            for (from, to) in self.at_most(count) {
+            // Those that touch stay apart as long as they may: together they would wait for the latest look of them all.
+            for (from, to) in nearest_joined(self.runs(), count) {
                 self.insert(from, to, 0);
             }
         }
     }
+}
+
+/// At most so many of these runs: the nearest are taken together with what lies between.
+fn nearest_joined(mut runs: Vec<(i64, i64)>, count: usize) -> Vec<(i64, i64)> {
+    let excess = runs.len().saturating_sub(count.max(1));
+    if excess == 0 {
+        return runs;
+    }
+    let mut gaps: Vec<u64> = runs.windows(2).map(|pair| pair[1].0.abs_diff(pair[0].1)).collect();
+    gaps.sort_unstable();
+    let widest = gaps[excess - 1];
+    let mut of_the_widest = excess - gaps.partition_point(|gap| *gap < widest);
+    runs.dedup_by(|later, earlier| {
+        let gap = later.0.abs_diff(earlier.1);
+        let near = gap < widest || (gap == widest && of_the_widest > 0);
+        if near {
+            of_the_widest -= usize::from(gap == widest);
+            earlier.1 = later.1;
+        }
+        near
+    });
+    runs
 }
 
 #[cfg(test)]
@@ -132,6 +149,19 @@ mod tests {
             2 => range.prop_map(|(from, to)| Step::Remove(from, to)),
             1 => (0_u64..8).prop_map(Step::Forget),
         ]
+    }
+
+    #[test]
+    fn runs_that_touch_are_written_down_as_one_and_forgotten_apart() {
+        let mut ranges = Ranges::default();
+        for look in 0..5_u64 {
+            ranges.insert(look as i64 * 10, look as i64 * 10 + 10, look);
+        }
+        ranges.insert(60, 70, 9);
+        assert_eq!(ranges.at_most(100), [(0, 50), (60, 70)]);
+        assert_eq!(ranges.runs.len(), 6);
+        ranges.forget_seen_by(3);
+        assert_eq!(ranges.at_most(100), [(30, 50), (60, 70)]);
     }
 
     proptest! {

@@ -13,6 +13,24 @@ pub struct Differs {
     pub gateway: &'static str,
 }
 
+/// What is wrong with how a case differs, if anything; `found` sums both sides up.
+pub fn wrong(
+    declared: Option<&Differs>,
+    alike: bool,
+    found: impl FnOnce() -> (String, String),
+) -> Option<String> {
+    match declared {
+        None => (!alike).then(|| "not the same".to_owned()),
+        Some(differs) if alike => Some(format!("declared to differ ({}), and is the same", differs.key)),
+        Some(differs) => {
+            let (found, expected) = (found(), (differs.nsqd.to_owned(), differs.gateway.to_owned()));
+            (found != expected).then(|| {
+                format!("differs otherwise than declared ({}): {found:?}, not {expected:?}", differs.key)
+            })
+        }
+    }
+}
+
 /// The keys in `docs/differences.md`, as often as they stand there.
 pub fn explained() -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/differences.md");

@@ -118,7 +118,7 @@ async fn a_pull_of_bombs_hands_out_little_at_a_time_and_skips_nothing() {
     };
     let host = "127.0.0.1:1".parse().unwrap();
     let record = move |queue_offset: i64| StoredMessage {
-        topic: "t".to_owned(),
+        topic: "t".into(),
         queue_id: 0,
         queue_offset,
         physical_offset: 0,

@@ -58,8 +58,8 @@ async fn a_graceful_stop_doubles_nothing() {
     let mut intake = Intake::start(rig, &topic, &[nsqd]).await;
     let mut producer = Producer::connect(nsqd).await;
     for bodies in numbered(0..MESSAGES).chunks(5_000) {
-        producer.publish(&topic, bodies).await;
         let before = count(rig, &topic).await;
+        producer.publish(&topic, bodies).await;
         eventually("it is at work", SOON, async || count(rig, &topic).await > before).await;
         blocking(|| intake.process.signal("TERM")).unwrap();
         assert_eq!(blocking(|| intake.process.wait(SOON)).unwrap(), 0);
@@ -152,7 +152,13 @@ async fn large_messages_are_asked_for_as_far_as_there_is_room() {
     })
     .await;
     let ledger = ledger(&rig, &topic).await;
-    assert_eq!((ledger.len(), ledger.values().map(|(times, _)| times).max()), (200, Some(&1)));
+    let doubled: usize = ledger.values().map(|(times, _)| times - 1).sum();
+    let told = intake.metric("perhaps_doubled_messages_total");
+    assert!(
+        ledger.len() == 200 && doubled as f64 <= told,
+        "{} of 200, {doubled} doubled, {told} told",
+        ledger.len()
+    );
 }
 
 on_both_lines!(a_killed_intake_loses_nothing_and_doubles_under_the_same_ids_only);

@@ -19,7 +19,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::bridge::{Program, SOON, blocking, cluster, eventually, numbered, shared, stored, topic};
+use crate::bridge::{Program, SOON, blocking, cluster, command, eventually, numbered, shared, stored, topic};
 
 /// A running intake.
 pub struct Intake {
@@ -91,8 +91,7 @@ impl Producer {
 
     pub async fn publish(&mut self, topic: &str, bodies: &[Bytes]) {
         let payload = encode_binary(bodies.iter().map(|body| &body[..]));
-        let head = [format!("MPUB {topic}\n").as_bytes(), &(payload.len() as u32).to_be_bytes()].concat();
-        self.0.write_all(&[&head[..], &payload].concat()).await.unwrap();
+        self.0.write_all(&command(format!("MPUB {topic}"), payload)).await.unwrap();
         loop {
             let mut size = [0; 4];
             self.0.read_exact(&mut size).await.unwrap();

@@ -19,6 +19,7 @@ mod faults;
 mod front;
 pub mod ledger;
 pub mod load;
+mod producer;
 mod scene;
 mod table;
 mod witnesses;
@@ -227,9 +228,7 @@ impl Run {
         let fault = faults.iter().map(Fault::to_string).collect::<Vec<_>>().join(" + ");
         println!("--- {} {fault}", table::now());
         let from = scene.ledger.next();
-        let heard =
-            || [&scene.load.refused, &scene.load.unanswered].map(|count| count.load(Ordering::Relaxed));
-        let before = heard();
+        let before = scene.load.unsure.load(Ordering::Relaxed);
         scene.load.go_on();
         scene.acknowledges(from, 50, &format!("before {fault}")).await;
 
@@ -253,12 +252,11 @@ impl Run {
         let until = scene.ledger.next();
         let delivered = scene.delivers(from..until, &format!("after {fault}")).await;
         scene.acknowledges(until, 50, &format!("after {fault}")).await;
-        let refused = heard();
+        let unsure = scene.load.unsure.load(Ordering::Relaxed) - before;
         let told = scene.settle().await;
         let after = scene.ledger.next();
         let account = scene.ledger.account(from..after, &told.takeovers);
-        let [refused, unanswered] = [refused[0] - before[0], refused[1] - before[1]];
-        let mut failures = broken(&account, &told, refused + unanswered);
+        let mut failures = broken(&account, &told, unsure);
         if faults.iter().all(|fault| fault.is_graceful()) && account.doubled() > 0 {
             failures.push(format!("{} doubled without an unknown outcome", account.doubled()));
         }
@@ -273,7 +271,7 @@ impl Run {
             acknowledged: account.acknowledged,
             lost: account.lost.len(),
             doubled: account.doubled(),
-            causes: causes(&account, &told, refused + unanswered),
+            causes: causes(&account, &told, unsure),
             lasted: lasted.as_secs_f64(),
             stall: account.stall.as_secs_f64(),
             delivery: account.delivery.as_secs_f64(),
@@ -293,9 +291,8 @@ impl Run {
     fn end(mut self) -> Vec<String> {
         let ledger = &self.scene.ledger;
         let account = ledger.account(0..ledger.next(), &self.told.takeovers);
-        let heard = [&self.scene.load.refused, &self.scene.load.unanswered];
-        let heard = heard.map(|count| count.load(Ordering::Relaxed)).iter().sum();
-        self.failures = broken(&account, &self.told, heard);
+        let unsure = self.scene.load.unsure.load(Ordering::Relaxed);
+        self.failures = broken(&account, &self.told, unsure);
         let damaged = ledger.damaged();
         if !damaged.is_empty() {
             self.failures.push(format!("bodies nobody published: {damaged:?}"));
@@ -305,7 +302,7 @@ impl Run {
             account.acknowledged,
             account.lost.len(),
             account.doubled(),
-            causes(&account, &self.told, heard)
+            causes(&account, &self.told, unsure)
         );
         table::print(&self.rows);
         let of_row = |row: &Row| {
@@ -317,13 +314,13 @@ impl Run {
 }
 
 /// What was promised and does not hold.
-fn broken(account: &Account, told: &Told, heard_no_ok: usize) -> Vec<String> {
+fn broken(account: &Account, told: &Told, unsure: usize) -> Vec<String> {
     let mut broken = Vec::new();
     if !account.lost.is_empty() {
         broken.push(format!("lost: {:?}", account.lost));
     }
     let bounds = [
-        ("published again", account.published_again, heard_no_ok),
+        ("published again", account.published_again, unsure),
         ("stored again", account.stored_again, told.gateway_doubts),
         ("relayed again", account.relayed_again, told.relayed_again()),
     ];
@@ -335,9 +332,9 @@ fn broken(account: &Account, told: &Told, heard_no_ok: usize) -> Vec<String> {
     broken
 }
 
-fn causes(account: &Account, told: &Told, heard_no_ok: usize) -> String {
+fn causes(account: &Account, told: &Told, unsure: usize) -> String {
     let causes = [
-        ("producer", account.published_again, Some(heard_no_ok)),
+        ("producer", account.published_again, Some(unsure)),
         ("gateway", account.stored_again, Some(told.gateway_doubts)),
         ("rewound", account.rewound, None),
         ("relay", account.relayed_again, Some(told.relayed_again())),

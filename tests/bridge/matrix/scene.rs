@@ -139,8 +139,7 @@ impl Scene {
             consuming(&nsqds, &topic, CHANNELS[channel], move |body| ledger.received(channel, &body))
         });
         let consumers = consumers.collect();
-        let addresses: Vec<_> = gateways.iter().map(|gateway| gateway.address).collect();
-        let load = Load::start(&ledger, &addresses, &topic);
+        let load = Load::start(&ledger, &gateways, &topic);
         let relays: Vec<_> = (0..2)
             .map(|_| {
                 let ports = Ports::claim().unwrap();
@@ -195,11 +194,26 @@ impl Scene {
     pub async fn delivers(&self, range: Range<usize>, when: &str) -> Duration {
         let started = Instant::now();
         while !self.ledger.delivered(range.clone()) {
-            let missing = || self.ledger.undelivered(range.clone());
-            assert!(started.elapsed() < PATIENCE, "consumers lack something {when}: {}", missing());
+            if started.elapsed() > PATIENCE {
+                let where_it_is = self.search().await;
+                panic!("consumers lack something {when}: {}; {where_it_is}", self.ledger.undelivered(range));
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         started.elapsed()
+    }
+
+    /// Enters what is stored into the ledger, and tells what the gateways say of their spools.
+    async fn search(&self) -> String {
+        let topic = self.topic.replace('.', "|");
+        for (queue, message) in stored_since(&self.cluster, &topic, &mut self.read_to.clone()).await {
+            self.ledger.stored(&message.body, &queue.to_string(), message.queue_offset);
+        }
+        let spool = |gateway: &Gateway| {
+            ["messages", "appended_messages_total", "drained_messages_total"]
+                .map(|of| gateway.metric(&format!("nsqbridge_spool_{of}")))
+        };
+        format!("spooled now, ever, and drained: {:?}", self.gateways.iter().map(spool).collect::<Vec<_>>())
     }
 
     /// Pauses the producers and waits until nothing is under way any more; what the parts said until then.
@@ -220,7 +234,7 @@ impl Scene {
     async fn is_quiet(&mut self) -> Result<(), String> {
         let holds = |it: bool, not: &str| if it { Ok(()) } else { Err(not.to_owned()) };
         holds(self.load.is_idle(), "a producer has not heard OK")?;
-        let in_flight = "nsqbridge_gateway_in_flight_requests";
+        let in_flight = "nsqbridge_gateway_in_flight_bytes";
         let idle = self.gateways.iter().all(|gateway| gateway.metric(in_flight) == 0.0);
         holds(idle, "a gateway has publishes under way")?;
         let spooled = "nsqbridge_spool_messages";

@@ -1,9 +1,14 @@
 //! The table a run leaves: a line for each fault, printed, and in `docs/soak.md` after a soak.
 //!
-//! Soaks may run in pieces. Each keeps its rows in a file under `target/`, a row of the same fault and brokers replaces an older one,
-//! and the document is written from all rows there are.
+//! Soaks may run in pieces. Each keeps its rows in `docs/soak.json`, where a row of the same fault and brokers replaces an older one, and
+//! the document is written from all rows there are.
 
-use std::{fmt::Write as _, fs, path::Path, time::SystemTime};
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    path::Path,
+    time::SystemTime,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -63,9 +68,12 @@ pub fn print(rows: &[Row]) {
 
 /// Adds these rows to those of earlier pieces and writes the document.
 pub fn keep(rows: &[Row]) {
-    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("soak.json");
-    let mut all: Vec<Row> =
-        fs::read_to_string(&kept).map(|text| serde_json::from_str(&text).unwrap()).unwrap_or_default();
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let kept = docs.join("soak.json");
+    // A piece may run beside another.
+    let alone = File::open(&kept).unwrap();
+    alone.lock().unwrap();
+    let mut all: Vec<Row> = serde_json::from_str(&fs::read_to_string(&kept).unwrap()).unwrap();
     for row in rows {
         let same = |old: &&mut Row| old.fault == row.fault && old.brokers == row.brokers;
         match all.iter_mut().find(same) {
@@ -73,9 +81,8 @@ pub fn keep(rows: &[Row]) {
             None => all.push(row.clone()),
         }
     }
-    fs::write(&kept, serde_json::to_string_pretty(&all).unwrap()).unwrap();
-    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/soak.md");
-    fs::write(document, text(&all)).unwrap();
+    fs::write(&kept, serde_json::to_string_pretty(&all).unwrap() + "\n").unwrap();
+    fs::write(docs.join("soak.md"), text(&all)).unwrap();
 }
 
 fn text(rows: &[Row]) -> String {
@@ -107,13 +114,13 @@ fn text(rows: &[Row]) -> String {
 const INTRODUCTION: &str = "\
 # What a fault costs
 
-Written by `make soak`; do not edit. Six producers publish through two gateways into two RocketMQ masters, one of which has a
-slave; two transfer daemons relay into two nsqds; two channels consume and finish every message. Each row does one thing to this,
-undoes it, and then compares every byte of every message on both sides. Gateways spool in the last rows only, where they are
-said to.
+Written by `make soak`; do not edit. Six producers, three by HTTP and three by nsqd's TCP protocol, publish through two gateways
+into two RocketMQ masters, one of which has a slave; two transfer daemons relay into two nsqds; two channels consume and finish
+every message. Each row does one thing to this, undoes it, and then compares every byte of every message on both sides. Gateways
+spool in the last rows only, where they are said to.
 
 - **lost**: acknowledged and not in RocketMQ, or stored and not at every consumer as often.
-- **doubled**: copies beyond the first, by cause. *producer*: it published again after 503 or no answer. *gateway*: it tried
+- **doubled**: copies beyond the first, by cause. *producer*: it published again after a refusal or no answer. *gateway*: it tried
   again after no answer of a broker. *rewound*: an instance took a queue over before its last messages were committed. *relay*: it
   had no answer from nsqd, relayed a lost nsqd's share again, or nsqd's consumer was too slow. Behind *of* stands how many
   the parts themselves said may be double.
@@ -122,5 +129,6 @@ said to.
 - **longest delivery**: the longest from an `OK` to the slower of the consumers.
 - **recovered**: from the end of the fault until nothing acknowledged was missing anywhere; from its beginning for a transfer
   daemon that was killed, whose queues' locks RocketMQ holds for 60 s, or frozen, which RocketMQ takes for a member of its group
-  for 120 s. A relay learns of a master that is back with its next look at the routes, every 30 s.
+  for 120 s. A relay learns of a master that is back with its next look at the routes: every 2 s for three
+  minutes, then every 30 s.
 ";

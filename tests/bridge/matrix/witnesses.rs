@@ -86,7 +86,8 @@ fn lines_from(path: &PathBuf, read: &mut u64) -> String {
 }
 
 fn hear(line: &str, told: &mut Told) {
-    const WORDS: [&str; 5] = [
+    const WORDS: [&str; 6] = [
+        "perhaps stored twice, with the same ids",
         "stored after a try without an answer",
         "perhaps stored; spooled with the same ids",
         "no answer from nsqd; relaying again",
@@ -98,9 +99,9 @@ fn hear(line: &str, told: &mut Told) {
     let fields = &line["fields"];
     let messages = || fields["messages"].as_u64().unwrap() as usize;
     match said {
-        0 | 1 => told.gateway_doubts += messages(),
-        2 => told.relay_doubts += messages(),
-        3 => told.replayed += messages(),
+        0..=2 => told.gateway_doubts += messages(),
+        3 => told.relay_doubts += messages(),
+        4 => told.replayed += messages(),
         // A topic's relay says so, too, with no queue.
         _ => told.takeovers.extend(fields["queue"].as_str().map(|queue| Takeover {
             queue: queue.to_owned(),

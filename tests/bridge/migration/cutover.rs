@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
-use nsqbridge::rocketmq::{ClusterError, QueueReader, codes::response};
-use nsqbridge_brokers::Line;
+use nsqbridge::{
+    mapping::Names,
+    rocketmq::{ClusterError, QueueReader, codes::response},
+};
+use nsqbridge_brokers::{Broker, BrokerOptions, Line, RigOptions, Settings};
 use tokio::sync::Mutex;
 
 use super::{GroupConsumer, Stage, act, doubled};
-use crate::bridge::{SOON, cluster, eventually, shared};
+use crate::bridge::{
+    Consumer, Gateway, SOON, To, blocking, cluster, create_channel, eventually, insisting, own, shared,
+    topic, transfer,
+};
 
 /// A pause is to be the bridge's doing, and not that of as much load on the other line.
 static ONE_LOAD: Mutex<()> = Mutex::const_new(());
@@ -45,7 +51,7 @@ async fn a_closed_group_is_refused_and_keeps_its_place(line: Line) {
     let cluster = cluster(rig);
     let (topic, group) = (crate::bridge::topic("closed").replace('.', "-"), crate::bridge::topic("group"));
     let group = group.replace('.', "-");
-    cluster.create_topic(&topic, 2).await.unwrap();
+    insisting(|| cluster.create_topic(&topic, 2)).await;
     let queues = cluster.fresh_route(&topic).await.unwrap().read_queues.clone();
     cluster.set_consuming(&group, false).await.unwrap();
     assert!(cluster.consuming(&group).await.unwrap().is_closed());
@@ -84,7 +90,8 @@ async fn a_rehearsal_counts_right_and_leaves_nothing_behind(line: Line) {
         assert_eq!((received.len(), doubled(&received)), (sent, 0));
     }
     let left = |groups: std::collections::BTreeSet<String>| {
-        let of_rehearsals = |group: &&String| group.contains("rehearsal") && group.contains("rehearsed");
+        let name = stage.topic.replace('.', "|");
+        let of_rehearsals = |group: &&String| group.contains("rehearsal") && group.contains(&name);
         groups.iter().filter(of_rehearsals).filter(|group| !group.starts_with("nsqbridge-completed-")).count()
     };
     assert_eq!(left(cluster(stage.rig).groups().await.unwrap()), 0);
@@ -94,6 +101,46 @@ async fn a_rehearsal_counts_right_and_leaves_nothing_behind(line: Line) {
             crate::bridge::blocking(|| nsqbridge_brokers::http::get(nsqd.http_addr(), &path)).unwrap();
         assert!(!stats.contains("rehearsal"), "{stats}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_comes_after_a_cutover_matters_once_it_has_queues_of_the_topic() {
+    let rig = own(Line::V5, &RigOptions { brokers: 1, nsqds: 1, ..RigOptions::default() });
+    let (topic, nsqd) = (topic("scaled.out"), &rig.nsqds[0]);
+    create_channel(nsqd, &topic, "moved").await;
+    let gateway = Gateway::start(&rig.name_server, &[]).await;
+    let _relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &[]);
+    gateway.publish(&topic, "one").await;
+    let old = Consumer::start(&[nsqd], &topic, "moved");
+    old.wait_for(1).await;
+    super::relayed(&rig, &topic).await;
+    let path = format!("{topic}/moved");
+    let run =
+        async |command: &str| act(&rig, &[command, &path, "--execute", "--yes", "--max-pause", "60s"]).await;
+    let stage = async || act(&rig, &["status", &path]).await.events[0]["channels"][0]["stage"].clone();
+    run("cutover").await.done();
+
+    let late = BrokerOptions::new(&[rig.name_server.addr()])
+        .cluster(&rig.cluster)
+        .name("broker-late")
+        .settings(Settings::light());
+    let _late = blocking(|| Broker::start(rig.line, &late)).unwrap();
+    assert_eq!(stage().await, "CutOver");
+    assert_eq!(run("cutover").await.done()["paused_ms"], 0);
+
+    let (cluster, names) = (cluster(&rig), Names::default());
+    let stored = names.rocketmq_topic(&topic.parse().unwrap());
+    insisting(|| cluster.create_topic(&stored, 2)).await;
+    assert_eq!(stage().await, "Opening");
+    let refused = run("cutover").await;
+    assert_eq!((refused.code, refused.reason()), (1, "QueuesChanged"), "{refused:?}");
+    // As an operator does who is told so.
+    let group = names.channel_group(&topic.parse().unwrap(), &"moved".parse().unwrap());
+    cluster.set_consuming(&group, true).await.unwrap();
+    assert_eq!(stage().await, "CutOver");
+    super::relayed(&rig, &topic).await;
+    run("rollback").await.done();
+    assert_eq!(stage().await, "Active");
 }
 
 on_both_lines!(

@@ -6,10 +6,12 @@ use futures_util::future::join_all;
 use nsqbridge::mapping::{Names, Share};
 use nsqbridge_brokers::{Line, Nsqd, Rig};
 
-use super::{Ended, GroupConsumer, Ledger, Load, Stage, act, counted, doubled, relayed};
+use super::{
+    CHANNELS, Ended, GroupConsumer, Ledger, Load, Stage, act, counted, doubled, relayed, waits::holding,
+};
 use crate::bridge::{
-    Consumer, Gateway, Program, SOON, To, create_channel, create_topic_of, eventually, shared, topic,
-    transfer,
+    Consumer, Gateway, Program, SOON, To, blocking, create_channel, create_topic_of, eventually, shared,
+    topic, transfer,
 };
 
 /// A topic of its own for each step a driver dies after.
@@ -156,4 +158,36 @@ async fn of_two_drivers_at_once_one_does_it_and_the_other_finds_it_done() {
     let sent = load.stop().await;
     let came = stage.settled(sent, &new).await;
     assert_eq!(doubled(&came), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_was_frozen_for_longer_than_its_lock_lasts_changes_nothing_more() {
+    let stage = Stage::set(shared(Line::V5), "frozen.driver").await;
+    let load = stage.load(20, Duration::from_millis(50));
+    stage.at_work(500).await;
+    let (held, _) = holding(&stage.rig.nsqds[0], &stage.topic, CHANNELS[0]).await;
+    let (path, namesrv) = (stage.path(), stage.rig.name_server.addr().to_string());
+    // Less than it is frozen for: it goes on when everything was to be undone long ago.
+    let arguments =
+        ["cutover", &path, "-n", &namesrv, "--execute", "--yes", "--max-pause", "40s", "-o", "json"];
+    let frozen = Program::start("cutover", &arguments.map(str::to_owned));
+    eventually("it waits for the channel", SOON, async || frozen.logged().contains("NsqChannelNotDrained"))
+        .await;
+    frozen.pause().unwrap();
+    drop(held);
+    stage.act("cutover", &["--max-pause", "60s"]).await.done();
+    let new = GroupConsumer::start(stage.rig, &stage.topic, &stage.group());
+    eventually("the new consumer is at work", SOON, async || new.count() > 100).await;
+
+    let said = frozen.logged().len();
+    frozen.resume().unwrap();
+    let code = blocking(|| frozen.wait(SOON)).unwrap();
+    let said = frozen.logged().split_off(said);
+    assert!(said.contains(r#""reason":"AnotherDriver""#) && said.contains(r#""undone":false"#), "{said}");
+    assert_eq!(code, 1, "{said}");
+    let status = stage.status().await;
+    assert_eq!((&status["stage"], &status["group_open"]), (&"CutOver".into(), &true.into()), "{status}");
+    let sent = load.stop().await;
+    assert_eq!(doubled(&stage.settled(sent, &new).await), 0);
+    assert_eq!(stage.status().await["stage"], "CutOver");
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nsqbridge::mapping::{Names, Share, bucket};
-use nsqbridge_brokers::{Line, Nsqd, Server, rocketmq};
+use nsqbridge_brokers::{Line, Nsqd, Server, Settings, rocketmq};
 
 use super::{CHANNELS, Ledger, Stage, counted, doubled, share::gateway};
 use crate::bridge::{Consumer, SOON, eventually, shared};
@@ -19,7 +19,7 @@ impl JavaConsumer {
         let topic = Names::default().rocketmq_topic(&stage.topic.parse().unwrap());
         let group = stage.group();
         let arguments: Vec<&str> = [&*name_server, &*group, &*topic].into_iter().chain(property).collect();
-        Self(rocketmq::run(stage.rig.line, source, &arguments).unwrap())
+        Self(rocketmq::run(stage.rig.line, &Settings::new(), source, &arguments).unwrap())
     }
 
     async fn has_more_than(&self, messages: usize) {

@@ -34,7 +34,8 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::bridge::{
-    Consumer, Gateway, Program, SOON, To, cluster, create_channel, create_topic, eventually, topic, transfer,
+    Consumer, Gateway, Program, SOON, To, cluster, create_channel, create_topic, eventually, insisting,
+    topic, transfer,
 };
 
 /// Three channels of one topic, each with a consumer, under load.
@@ -320,7 +321,7 @@ async fn consume(
                     };
                     let ours = messages.into_iter().filter(is_ours).map(|message| message.body);
                     ledger.lock().unwrap().extend(ours);
-                    insisting(|| cluster.commit_offset(group, queue, next)).await;
+                    insisting(|| cluster.try_commit(group, queue, next)).await;
                 }
                 Ok(Pull::Empty { .. }) => {}
                 Err(ClusterError::Refused { code: response::NO_PERMISSION, .. }) => return,
@@ -331,16 +332,5 @@ async fn consume(
         if !more {
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
-    }
-}
-
-/// Asks until there is an answer: the brokers may be busy with other tests.
-async fn insisting<T, F: Future<Output = Result<T, ClusterError>>>(ask: impl Fn() -> F) -> T {
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(problem) => eprintln!("asked again: {problem}"),
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

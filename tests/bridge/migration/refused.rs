@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nsqbridge_brokers::{Line, Nsqd};
+use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -43,7 +44,7 @@ async fn a_consumer_that_never_finishes_is_given_up_in_time_and_undone() {
         stuck.push(stream);
     }
     let began = Instant::now();
-    let ended = stage.act("cutover", &["--max-pause", "5s"]).await;
+    let ended = stage.act("cutover", &["--max-pause", "20s"]).await;
     println!("{:?}: {}", began.elapsed(), ended.last());
     assert_eq!((ended.code, ended.reason()), (1, "NsqChannelNotDrained"), "{ended:?}");
     assert_eq!(ended.last()["undone"], true);
@@ -192,7 +193,13 @@ async fn a_relay_instance_killed_while_fenced_costs_nothing() {
     let nsqds: Vec<&Nsqd> = stage.rig.nsqds.iter().collect();
     let second = transfer(&stage.rig.name_server, &stage.topic, &To::Nsqds(&nsqds), &[]);
     let load = stage.load(20, Duration::from_millis(50));
-    eventually("the second instance has queues", SOON, async || second.logged().contains("relaying")).await;
+    eventually("each of two instances has queues", 2 * SOON, async || {
+        let status = act(stage.rig, &["status", &stage.topic]).await;
+        let instances = status.events[0]["topics"][0]["instances"].as_array().cloned().unwrap_or_default();
+        let queues = |one: &Value| one["report"]["queues"].as_array().map_or(0, Vec::len);
+        instances.len() == 2 && instances.iter().all(|one| queues(one) > 0)
+    })
+    .await;
     stage.at_work(1_000).await;
     // Nothing of the channel is finished, so the driver waits with the relay fenced.
     let mut stuck = TcpStream::connect(nsqds[0].tcp_addr()).await.unwrap();
@@ -204,7 +211,7 @@ async fn a_relay_instance_killed_while_fenced_costs_nothing() {
         crate::bridge::blocking(|| second.kill()).unwrap();
         drop(stuck);
     };
-    let (ended, ()) = tokio::join!(stage.act("cutover", &["--max-pause", "6s"]), killing);
+    let (ended, ()) = tokio::join!(stage.act("cutover", &["--max-pause", "20s"]), killing);
     // Its queues have no owner until their locks end, so there is no proof, and it is undone in time.
     assert_eq!(ended.code, 1, "{ended:?}");
     assert!(["RelayMissing", "RelaySilent"].contains(&ended.reason()), "{ended:?}");

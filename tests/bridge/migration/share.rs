@@ -10,12 +10,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use nsqbridge::mapping::{Names, Share, bucket};
+use nsqbridge::mapping::{Share, bucket};
 use nsqbridge_brokers::{Line, Nsqd, Rig, RigOptions};
 use tokio::task::JoinHandle;
 
 use super::{CHANNELS, GroupConsumer, Ledger, Stage, counted, doubled};
-use crate::bridge::{Consumer, Gateway, SOON, blocking, cluster, eventually, numbered, own, shared, stored};
+use crate::bridge::{
+    Consumer, Gateway, SOON, blocking, cluster, create_topic, eventually, numbered, own, shared, stored,
+};
 
 fn share_of(path: &str) -> Share {
     path.parse().unwrap()
@@ -266,8 +268,7 @@ async fn what_cannot_be_by_share_is_refused_by_name_before_anything_is_changed()
     stage.moved.wait_for(1).await;
     super::relayed(rig, &stage.topic).await;
     let namesake = format!("{}.moved", stage.topic);
-    let stored = Names::default().rocketmq_topic(&namesake.parse().unwrap());
-    cluster(rig).create_topic(&stored, 1).await.unwrap();
+    create_topic(rig, &namesake).await;
     let refused = stage.act("cutover", &["--share"]).await;
     assert_eq!((refused.code, refused.reason()), (2, "TopicTaken"), "{refused:?}");
     assert_eq!(stage.status().await["stage"], "Active");

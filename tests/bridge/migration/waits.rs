@@ -15,7 +15,7 @@ use crate::bridge::{
 };
 
 /// A consumer that has taken one message and does not finish it; and the message's id.
-async fn holding(nsqd: &Nsqd, topic: &str, channel: &str) -> (TcpStream, String) {
+pub async fn holding(nsqd: &Nsqd, topic: &str, channel: &str) -> (TcpStream, String) {
     const MESSAGE: u32 = 2;
     let mut stream = TcpStream::connect(nsqd.tcp_addr()).await.unwrap();
     stream.write_all(format!("  V2SUB {topic} {channel}\nRDY 1\n").as_bytes()).await.unwrap();

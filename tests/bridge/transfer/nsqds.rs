@@ -7,8 +7,8 @@ use nsqbridge_brokers::{Line, Nsqd, RigOptions};
 
 use super::{depths, replay::undrained, say, status};
 use crate::bridge::{
-    Consumer, Gateway, SOON, To, blocking, cluster, create_channel, eventually, numbered, own, shared, topic,
-    transfer,
+    Consumer, Gateway, SOON, To, blocking, cluster, create_channel, eventually, insisting, numbered, own,
+    shared, topic, transfer,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,6 +68,51 @@ async fn nsqds_join_leave_and_are_left_out() {
     let total = publish().await;
     eventually("all are there", SOON, async || count(nsqds[0]) + count(nsqds[1]) == total).await;
     assert_eq!(count(nsqds[0]), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_whose_only_nsqd_is_away_goes_to_no_other_until_that_gets_it() {
+    let rig = own(Line::V5, &RigOptions { brokers: 1, nsqds: 2, ..RigOptions::default() });
+    let (home, other) = (&rig.nsqds[0], &rig.nsqds[1]);
+    let topic = topic("home");
+    create_channel(home, &topic, "ch").await;
+    let gateway = Gateway::start(&rig.name_server, &[]).await;
+    let relay = transfer(&rig.name_server, &topic, &To::Lookupd(&rig.nsqlookupd), &[]);
+    let there = |nsqd: &Nsqd| depths(nsqd, &topic).1.first().copied().unwrap_or_default();
+    gateway.publish(&topic, "0").await;
+    eventually("it is in the only one", SOON, async || there(home) == 1).await;
+    blocking(|| home.kill()).unwrap();
+    gateway.publish(&topic, "1").await;
+    let says = async || {
+        let waiting = status(&rig, &topic)["instances"][0]["report"]["waiting"].clone();
+        waiting.as_str().unwrap_or_default().contains("create the topic on it")
+    };
+    eventually("status says for whom it waits", SOON, says).await;
+    assert!(relay.logged().contains(&home.http_addr().to_string()));
+    assert_eq!(depths(other, &topic), (0, vec![]), "the other has nothing to do with the topic");
+    blocking(|| home.start_again()).unwrap();
+    eventually("all is where it belongs", SOON, async || there(home) >= 2).await;
+    assert_eq!(depths(other, &topic), (0, vec![]));
+
+    // A relay that begins while it is away, and of which no message is in nsqd, knows it as well.
+    let post = async |nsqd: &Nsqd, path: &str| {
+        let url = format!("http://{}{path}", nsqd.http_addr());
+        assert_eq!(reqwest::Client::new().post(url).send().await.unwrap().status(), 200);
+    };
+    post(home, &format!("/channel/empty?topic={topic}&channel=ch")).await;
+    let drained = async || {
+        let report = status(&rig, &topic)["instances"][0]["report"].clone();
+        report["undrained"].as_array().is_some_and(|of| of.iter().all(|process| process["messages"] == 0))
+    };
+    eventually("nothing of it is in nsqd", SOON, drained).await;
+    blocking(|| relay.stop()).unwrap();
+    blocking(|| home.kill()).unwrap();
+    gateway.publish(&topic, "2").await;
+    let _relay = transfer(&rig.name_server, &topic, &To::Lookupd(&rig.nsqlookupd), &[]);
+    eventually("it waits again", SOON, says).await;
+    assert_eq!(depths(other, &topic), (0, vec![]));
+    post(other, &format!("/topic/create?topic={topic}")).await;
+    eventually("the other takes its place", SOON, async || there(other) >= 1).await;
 }
 
 async fn a_full_nsqd_gets_no_more_and_status_says_why(line: Line) {
@@ -157,7 +202,7 @@ async fn an_nsqd_replaced_by_an_empty_one_gets_its_channels_before_its_first_mes
         }
         // What may still be in it would come again.
         eventually("all is committed", SOON, async || status(&rig, &topic)["lag"].as_i64() == Some(0)).await;
-        eventually("nothing is left in it", SOON, async || undrained(&rig, &topic) == 0).await;
+        eventually("nothing is left in it", SOON, async || undrained(&rig, &topic) == Some(0)).await;
         // Nobody consumes while it is away: a consumer that is back first would bring its channel along.
         drop(channels);
         blocking(|| nsqd.kill()).unwrap();
@@ -220,7 +265,7 @@ async fn an_ordered_queue_stays_in_order(line: Line) {
     // On one broker only: a topic with one queue.
     let cluster = cluster(rig);
     let name = topic.replace('.', "|");
-    cluster.create_topic(&name, 1).await.unwrap();
+    insisting(|| cluster.create_topic(&name, 1)).await;
     let queue = cluster.route(&name).await.unwrap().write_queues[0].clone();
     let producer = nsqbridge::rocketmq::Producer::new(cluster.clone(), "ordered");
     for n in 0..600 {

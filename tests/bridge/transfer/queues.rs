@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::{depths, say, status};
 use crate::bridge::{
-    Consumer, Gateway, Program, SOON, To, blocking, cluster, create_channel, eventually, numbered, own,
-    topic, transfer,
+    Consumer, Gateway, Program, SOON, To, blocking, cluster, create_channel, eventually, insisting, numbered,
+    own, topic, transfer,
 };
 
 async fn messages_that_expired_are_named_and_the_policy_is_followed(line: Line) {
@@ -133,7 +133,7 @@ async fn brokers_are_added_and_removed_while_it_runs() {
     blocking(|| rig.brokers[1].start_again()).unwrap();
     eventually("it is back", SOON, async || cluster.brokers().await.is_ok_and(|brokers| brokers.len() == 2))
         .await;
-    cluster.create_topic(&name, 2).await.unwrap();
+    insisting(|| cluster.create_topic(&name, 2)).await;
     eventually("its queues are relayed", SOON, async || {
         let status = status(&rig, &topic);
         status["instances"][0]["report"]["queues"].as_array().is_some_and(|queues| queues.len() == 4)

@@ -53,8 +53,7 @@ pub(crate) fn prepare(
     heap: &[&str],
     main: &str,
 ) -> Result<Command> {
-    let home = folder.display().to_string();
-    let filled = |text: &str| text.replace("{home}", &home);
+    let filled = |text: &str| filled(text, folder);
     let place = |path: &str, text: &str| {
         let path = folder.join(path);
         let parent = path.parent().unwrap_or(folder);
@@ -80,6 +79,11 @@ pub(crate) fn prepare(
     Ok(command)
 }
 
+/// What [`Settings`] say, with the server's folder in place.
+fn filled(text: &str, folder: &Path) -> String {
+    text.replace("{home}", &folder.display().to_string())
+}
+
 /// Java with the jars of `line` in its class path and everything it writes in `folder`; flags, main class and
 /// arguments are for the caller to add.
 fn java(line: Line, folder: &Path) -> Result<Command> {
@@ -102,11 +106,11 @@ fn java(line: Line, folder: &Path) -> Result<Command> {
 ///
 /// `main` is the class, such as `org.apache.rocketmq.tools.command.MQAdminStartup` (both lines) or
 /// `org.apache.rocketmq.example.benchmark.Producer` (line 5 only; it works against line 4 as well), or the path of a
-/// Java source file.
+/// Java source file. Of the settings only flags of the Java runtime count.
 ///
 /// # Errors
 /// The fetch failed, or the process could not be made.
-pub fn run(line: Line, main: &str, args: &[&str]) -> Result<Server> {
+pub fn run(line: Line, settings: &Settings, main: &str, args: &[&str]) -> Result<Server> {
     let title = main.rsplit('.').next().unwrap_or(main);
     Server::start(title, |folder, _| {
         fs::create_dir_all(folder.join("conf")).map_err(cannot("create", folder))?;
@@ -114,7 +118,8 @@ pub fn run(line: Line, main: &str, args: &[&str]) -> Result<Server> {
             fs::write(&path, LOGBACK).map_err(cannot("write", &path))?;
         }
         let mut command = java(line, folder)?;
-        command.arg("-Xmx256m").arg(main).args(args);
+        let flags = settings.jvm.iter().map(|flag| filled(flag, folder));
+        command.arg("-Xmx256m").args(flags).arg(main).args(args);
         Ok(Launch { command, ready: Box::new(|_| true) })
     })
 }

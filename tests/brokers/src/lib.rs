@@ -47,6 +47,7 @@ pub mod rig;
 pub mod rocketmq;
 mod route;
 mod server;
+pub mod shipped;
 pub mod tools;
 pub mod versions;
 

@@ -88,7 +88,7 @@ fn a_server_that_cannot_start_says_why() {
 #[test]
 fn admin_commands_of_rocketmq_run() {
     let main = "org.apache.rocketmq.tools.command.MQAdminStartup";
-    let help = rocketmq::run(Line::V4, main, &["help", "updateTopic"]).unwrap();
+    let help = rocketmq::run(Line::V4, &Settings::new(), main, &["help", "updateTopic"]).unwrap();
     assert_eq!(help.wait(Duration::from_secs(30)).unwrap(), 0);
     assert!(help.log_text().contains("usage: mqadmin updateTopic"), "{}", help.log_text());
 }

@@ -16,19 +16,19 @@ pub fn cases() -> Vec<Case> {
             .iter()
             .map(|option| case(format!("GET {option}"), get(format!("/config/{option}"))))
             .collect();
-    cases.extend(["broadcast_address", "http_address"].iter().map(|option| {
+    cases.extend(["broadcast_address", "http_address", "tcp_address"].iter().map(|option| {
         case(format!("GET {option}"), get(format!("/config/{option}"))).compared(Compared::Heads)
     }));
     cases.extend(
-        ["mem_queue_size", "tcp_address", "data_path", "msg_timeout", "e2e_processing_latency_percentiles"]
-            .iter()
-            .map(|option| {
+        ["mem_queue_size", "data_path", "msg_timeout", "e2e_processing_latency_percentiles"].iter().map(
+            |option| {
                 case(format!("GET {option}"), get(format!("/config/{option}"))).differs(
                     "other-options",
                     "200 open",
                     "400 INVALID_OPTION open",
                 )
-            }),
+            },
+        ),
     );
     cases.extend(
         ["nothing", "max-msg-size", "Max_Msg_Size", "max_msg_size%20", "log%5Flevel", "a/b", ""]

@@ -111,6 +111,11 @@ impl Case {
         self
     }
 
+    /// Whether its client sends before it reads.
+    pub fn is_blind(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::SendBlindly(_)))
+    }
+
     /// As many requests as this are sent in all.
     pub fn methods(self, methods: &[&'static str]) -> Self {
         Self { methods: methods.to_vec(), ..self }

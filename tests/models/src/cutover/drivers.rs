@@ -187,6 +187,9 @@ impl State {
                     }),
                 }
             }
+            _ if lock.is_none() && rules.takes_lock_again => {
+                go("takes the lock again", self.drivers[usize::from(me)], &|world| world.lock = Some(me))
+            }
             At::Undoing { .. } if lock != Some(me) => again(),
             At::Undoing { reopen: true } => {
                 go("opens the group again", At::Begin, &|world| world.open = true)

@@ -44,11 +44,21 @@ struct Rules {
     freezes: bool,
     /// Take a fence for granted once it was there, as a simpler protocol would.
     trusts_fence: bool,
+    /// Take a lock that has ended again, if nobody has it then, and go on.
+    takes_lock_again: bool,
 }
 
 impl Rules {
     fn new(goals: &'static [Goal], drivers: u8) -> Self {
-        Rules { by_share: false, goals, drivers, messages: 3, freezes: false, trusts_fence: false }
+        Rules {
+            by_share: false,
+            goals,
+            drivers,
+            messages: 3,
+            freezes: false,
+            trusts_fence: false,
+            takes_lock_again: false,
+        }
     }
 }
 
@@ -158,6 +168,23 @@ fn a_rollback_loses_and_doubles_nothing_wherever_its_drivers_die() {
 fn a_rollback_loses_nothing_even_when_its_driver_freezes() {
     let rules = Rules { freezes: true, ..Rules::new(&[Goal::RollBack], 1) };
     println!("rollback, a driver that freezes: {} states", check(rules, cut_over()));
+}
+
+#[test]
+fn either_way_nothing_is_lost_even_when_two_drivers_freeze() {
+    let rules = |goals| Rules { freezes: true, messages: 2, ..Rules::new(goals, 2) };
+    println!("rollback, 2 drivers that freeze: {} states", check(rules(&[Goal::RollBack]), cut_over()));
+    for begin in [World::new(), cut_over()] {
+        let states = check(rules(&[Goal::CutOver, Goal::RollBack]), begin);
+        println!("either, 2 drivers that freeze: {states} states");
+    }
+}
+
+#[test]
+#[should_panic(expected = "a message is lost")]
+fn a_rollback_that_took_its_lock_again_would_lose() {
+    let rules = Rules { freezes: true, takes_lock_again: true, ..Rules::new(&[Goal::RollBack], 2) };
+    check(rules, cut_over());
 }
 
 #[test]

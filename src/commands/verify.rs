@@ -1,12 +1,8 @@
 //! Answers `nsqbridge verify`, and repairs what can be repaired.
 
-use std::{
-    collections::BTreeSet,
-    io::{BufRead, Write},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
+use super::{ask::agrees, plan_file, target::may_get};
 use crate::{
     audit::{
         Pace, Recorder,
@@ -17,8 +13,7 @@ use crate::{
     },
     cli::{Output, VerifyArgs},
     nsq::{nsqd::Nsqd, nsqlookupd::Nsqlookupd},
-    planned,
-    run::{self, RunError},
+    settings::{RunError, reach},
 };
 
 /// How long the records of a repair may take.
@@ -28,18 +23,15 @@ const RECORDS_WITHIN: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn answer(mut args: VerifyArgs) -> Result<ExitCode, RunError> {
-    planned::fill(
+pub(super) async fn verify(mut args: VerifyArgs) -> Result<ExitCode, RunError> {
+    plan_file::fill(
         &args.plan,
         &mut args.rocketmq,
         &mut args.names,
         &mut args.lookupd_http_address,
         &mut args.nsqd_http_address,
     )?;
-    let mut problems = Vec::new();
-    let cluster = run::cluster(&args.rocketmq, &mut problems);
-    let names = run::names(&args.names, &mut problems);
-    let (Some(cluster), Some(names)) = (cluster, names) else { return Err(RunError::Usage(problems)) };
+    let (cluster, names) = reach(&args.rocketmq, &args.names)?;
     let nsqds = match nsqds(&args).await {
         Ok(nsqds) => nsqds,
         Err(error) => return Ok(cannot_say(&error)),
@@ -64,7 +56,7 @@ pub async fn answer(mut args: VerifyArgs) -> Result<ExitCode, RunError> {
     if args.repair
         && let Some(nsqd) = args.nsqd_http_address.into_iter().next().map(Nsqd::new)
     {
-        return Ok(mend(&question, &answer, &nsqd, args.yes).await);
+        return mend(&question, &answer, &nsqd, args.yes).await;
     }
     Ok(match answer.weight() {
         Some(Weight::Loss) => ExitCode::FAILURE,
@@ -88,7 +80,7 @@ async fn nsqds(args: &VerifyArgs) -> Result<Vec<Nsqd>, crate::nsq::nsqd::HttpErr
 }
 
 /// Relays what was passed; 0 when nothing is missing any more.
-async fn mend(question: &Question, answer: &Answer, nsqd: &Nsqd, yes: bool) -> ExitCode {
+async fn mend(question: &Question, answer: &Answer, nsqd: &Nsqd, yes: bool) -> Result<ExitCode, RunError> {
     let missing: u64 = answer.passed.iter().map(|run| run.to.abs_diff(run.from)).sum();
     let losses = answer.findings.iter().filter(|finding| finding.weight == Weight::Loss);
     let lost: u64 = losses.map(|finding| finding.messages).sum();
@@ -100,9 +92,12 @@ async fn mend(question: &Question, answer: &Answer, nsqd: &Nsqd, yes: bool) -> E
     }
     if missing == 0 {
         eprintln!("nothing to relay again");
-    } else if !yes && !agreed(&format!("Relay {missing} messages to {}?", nsqd.address())) {
+    } else if let Err(why) = may_get(nsqd, &question.topic).await {
+        eprintln!("nothing was relayed: {why}");
+        return Ok(ExitCode::FAILURE);
+    } else if !yes && !agrees(&format!("relay {missing} messages to {}?", nsqd.address()), "yes")? {
         eprintln!("nothing was done");
-        return ExitCode::FAILURE;
+        return Ok(ExitCode::FAILURE);
     }
     let pace = Pace { every: Duration::from_secs(1), spread: false };
     let recorder = Recorder::new(question.cluster.clone(), question.names.clone(), "nsqbridge-verify", pace);
@@ -112,7 +107,7 @@ async fn mend(question: &Question, answer: &Answer, nsqd: &Nsqd, yes: bool) -> E
         Ok(repaired) => repaired,
         Err(error @ (RepairError::Verify(_) | RepairError::Nsqd(_))) => {
             eprintln!("stopped: {error}; look again before repeating it");
-            return ExitCode::FAILURE;
+            return Ok(ExitCode::FAILURE);
         }
     };
     eprintln!("{relayed} messages relayed to {}", nsqd.address());
@@ -124,18 +119,9 @@ async fn mend(question: &Question, answer: &Answer, nsqd: &Nsqd, yes: bool) -> E
             "this could not be written down: the next look will find the same messages missing once more"
         );
     }
-    match answer.weight() {
+    Ok(match answer.weight() {
         _ if lost > relayed || !recorded => ExitCode::FAILURE,
         Some(Weight::Doubt) => ExitCode::from(2),
         _ => ExitCode::SUCCESS,
-    }
-}
-
-/// Whether a person says yes.
-fn agreed(question: &str) -> bool {
-    eprint!("{question} [y/N] ");
-    let _ = std::io::stderr().flush();
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer).is_ok()
-        && ["y", "yes"].contains(&answer.trim().to_lowercase().as_str())
+    })
 }

@@ -1,67 +1,36 @@
-//! What is asked once and answered on standard output: how things stand, and small changes to what runs.
+//! `doctor`, `status`, `relay` and `parked`: how things stand, and small changes to what runs.
 
 use std::{io::Write, process::ExitCode, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
+use super::{moving, plan_file, target::may_get};
 use crate::{
-    cli::{
-        Command, DoctorArgs, Output, ParkedAction, ParkedArgs, RelayAction, RelayArgs, StatusArgs, StatusOf,
-    },
+    cli::{DoctorArgs, Output, ParkedAction, ParkedArgs, RelayAction, RelayArgs, StatusArgs, StatusOf},
     doctor::{self, DoctorConfig},
-    intake, migrating,
+    intake,
     migration::{self, plan::Plan},
-    moves,
     nsq::{
         names::{ChannelPath, TopicName},
         nsqd::Nsqd,
         nsqlookupd::Nsqlookupd,
     },
-    planned,
     rocketmq::ClusterError,
-    run::{self, RunError},
+    settings::{RunError, cluster_config, failed, names, reach},
     transfer::{
         commands::{parked, status},
         control::{self, Change},
         parking,
     },
-    verifying,
 };
 
 const WATCHED_EVERY: Duration = Duration::from_secs(2);
 /// Clears a terminal and goes to its first line.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
-/// Answers.
-///
-/// # Errors
-/// See [`RunError`].
-pub async fn answer(question: Command, stop: &CancellationToken) -> Result<ExitCode, RunError> {
-    match question {
-        Command::Doctor(args) => examine(*args).await,
-        Command::Status(args) => show_status(*args, stop).await,
-        Command::Relay(args) => change(*args).await,
-        Command::Parked(args) => handle_parked(*args).await,
-        Command::Verify(args) => verifying::answer(*args).await,
-        Command::Scan(args) => migrating::scan(*args).await,
-        Command::Plan(args) => migrating::plan(*args).await,
-        Command::Cutover(args) => moves::cut_over(*args, stop).await,
-        Command::Rollback(args) => moves::roll_back(*args, stop).await,
-        Command::Complete(args) => moves::complete(*args, stop).await,
-        Command::Rehearse(args) => moves::rehearse(*args, stop).await,
-        Command::Gateway(_) | Command::Transfer(_) | Command::Intake(_) | Command::Run(_) => {
-            Ok(ExitCode::SUCCESS)
-        }
-    }
-}
-
-pub(crate) fn failed(error: impl ToString) -> RunError {
-    RunError::Failed(error.to_string())
-}
-
 /// Shows what the doctor finds; 2 when something keeps the bridge from its work.
-async fn examine(mut args: DoctorArgs) -> Result<ExitCode, RunError> {
-    let plan = planned::fill(
+pub(super) async fn doctor(mut args: DoctorArgs) -> Result<ExitCode, RunError> {
+    let plan = plan_file::fill(
         &args.plan,
         &mut args.rocketmq,
         &mut args.names,
@@ -70,8 +39,8 @@ async fn examine(mut args: DoctorArgs) -> Result<ExitCode, RunError> {
     )?;
     args.topic.extend(plan.iter().flat_map(|plan| plan.topics.keys().cloned()));
     let mut problems = Vec::new();
-    let cluster = run::cluster_config(&args.rocketmq, &mut problems);
-    let names = run::names(&args.names, &mut problems);
+    let cluster = cluster_config(&args.rocketmq, &mut problems);
+    let names = names(&args.names, &mut problems);
     let (Some(cluster), Some(names)) = (cluster, names) else { return Err(RunError::Usage(problems)) };
     let report = doctor::examine(&DoctorConfig {
         cluster,
@@ -92,8 +61,8 @@ async fn examine(mut args: DoctorArgs) -> Result<ExitCode, RunError> {
     Ok(if report.blocks() { ExitCode::from(2) } else { ExitCode::SUCCESS })
 }
 
-async fn show_status(mut args: StatusArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
-    let plan = planned::fill(
+pub(super) async fn status(mut args: StatusArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
+    let plan = plan_file::fill(
         &args.plan,
         &mut args.rocketmq,
         &mut args.names,
@@ -103,18 +72,15 @@ async fn show_status(mut args: StatusArgs, stop: &CancellationToken) -> Result<E
     if let Some(plan) = plan.as_ref().filter(|_| args.of.is_empty()) {
         args.of = all_of(plan);
     }
-    let mut problems = Vec::new();
-    let cluster = run::cluster(&args.rocketmq, &mut problems);
-    let names = run::names(&args.names, &mut problems);
-    let (Some(cluster), Some(names)) = (cluster, names) else { return Err(RunError::Usage(problems)) };
+    let (cluster, names) = reach(&args.rocketmq, &args.names)?;
     let (mut topics, mut channels) = (Vec::new(), Vec::new());
     for of in &args.of {
         match of {
             StatusOf::Topic(topic) => topics.push(topic.clone()),
             StatusOf::Channel(channel) => {
-                let planned = plan.as_ref().map(|plan| planned::channel(plan, channel)).transpose()?;
+                let planned = plan.as_ref().map(|plan| plan_file::channel(plan, channel)).transpose()?;
                 let group = args.group.clone().or_else(|| planned.map(|planned| planned.group.clone()));
-                channels.push(moves::subject(
+                channels.push(moving::subject(
                     channel.clone(),
                     group,
                     &args.names,
@@ -175,12 +141,9 @@ fn all_of(plan: &Plan) -> Vec<StatusOf> {
 }
 
 /// Tells every instance of a topic's relay what to do; 1 when one did not answer, or there is none.
-async fn change(mut args: RelayArgs) -> Result<ExitCode, RunError> {
-    planned::names_of(&args.plan, &mut args.rocketmq, &mut args.names)?;
-    let mut problems = Vec::new();
-    let cluster = run::cluster(&args.rocketmq, &mut problems);
-    let names = run::names(&args.names, &mut problems);
-    let (Some(cluster), Some(names)) = (cluster, names) else { return Err(RunError::Usage(problems)) };
+pub(super) async fn relay(mut args: RelayArgs) -> Result<ExitCode, RunError> {
+    plan_file::names_of(&args.plan, &mut args.rocketmq, &mut args.names)?;
+    let (cluster, names) = reach(&args.rocketmq, &args.names)?;
     let change = match args.action {
         RelayAction::Pause => Change::Pause(true),
         RelayAction::Resume => Change::Pause(false),
@@ -208,12 +171,9 @@ async fn change(mut args: RelayArgs) -> Result<ExitCode, RunError> {
     Ok(code)
 }
 
-async fn handle_parked(mut args: ParkedArgs) -> Result<ExitCode, RunError> {
-    planned::names_of(&args.plan, &mut args.rocketmq, &mut args.names)?;
-    let mut problems = Vec::new();
-    let cluster = run::cluster(&args.rocketmq, &mut problems);
-    let names = run::names(&args.names, &mut problems);
-    let (Some(cluster), Some(names)) = (cluster, names) else { return Err(RunError::Usage(problems)) };
+pub(super) async fn parked(mut args: ParkedArgs) -> Result<ExitCode, RunError> {
+    plan_file::names_of(&args.plan, &mut args.rocketmq, &mut args.names)?;
+    let (cluster, names) = reach(&args.rocketmq, &args.names)?;
     let asked: Result<_, ClusterError> = parking::parked(&cluster, &names, &args.topic).await;
     let found = asked.map_err(failed)?;
     match (args.action, args.nsqd_http_address) {
@@ -225,7 +185,9 @@ async fn handle_parked(mut args: ParkedArgs) -> Result<ExitCode, RunError> {
             let place = args.place.unwrap_or_default();
             let message = found.iter().find(|message| message.place == place);
             let message = message.ok_or_else(|| failed(format!("nothing from {place} is parked")))?;
-            std::io::stdout().write_all(&message.body).map_err(failed)?;
+            let topic = names.rocketmq_topic(args.topic.source());
+            let body = parked::body(message, &topic).map_err(failed)?;
+            std::io::stdout().write_all(body).map_err(failed)?;
         }
         (ParkedAction::Drop, _) => {
             let place = args.place.unwrap_or_default();
@@ -234,7 +196,9 @@ async fn handle_parked(mut args: ParkedArgs) -> Result<ExitCode, RunError> {
             println!("{place} dropped; RocketMQ keeps it in the parking topic until it expires");
         }
         (ParkedAction::Retry, Some(address)) => {
-            let retried = parked::retry(&cluster, found, args.topic.topic(), &Nsqd::new(address)).await;
+            let (topic, nsqd) = (args.topic.topic(), Nsqd::new(address));
+            may_get(&nsqd, topic).await.map_err(|why| failed(format!("nothing was relayed: {why}")))?;
+            let retried = parked::retry(&cluster, found, topic, &nsqd).await;
             let parked::Retried { relayed, stuck } = retried.map_err(failed)?;
             println!("{relayed} relayed");
             for (place, error) in &stuck {

@@ -12,24 +12,27 @@ use crate::{
         address::HttpAddress,
         names::{ChannelPath, TopicName},
     },
-    run::RunError,
+    settings::RunError,
 };
 
-/// Reads the plan, if one is named, and puts what it says where nothing was given.
+/// Reads the plan, if one is named, and puts what it says where nothing was given; servers that were given take the place of the plan's.
 ///
 /// # Errors
 /// [`RunError::Usage`] with everything wrong with the file.
-pub(crate) fn fill(
+pub(super) fn fill(
     plan: &PlanArg,
     rocketmq: &mut RocketmqArgs,
     names: &mut NamesArgs,
     nsqlookupds: &mut Vec<HttpAddress>,
     nsqds: &mut Vec<HttpAddress>,
 ) -> Result<Option<Plan>, RunError> {
-    let Some(plan) = names_of(plan, rocketmq, names)? else { return Ok(None) };
+    let Some(mut plan) = names_of(plan, rocketmq, names)? else { return Ok(None) };
     if nsqlookupds.is_empty() && nsqds.is_empty() {
         nsqlookupds.clone_from(&plan.nsqlookupds);
         nsqds.clone_from(&plan.nsqds);
+    } else {
+        plan.nsqlookupds.clone_from(nsqlookupds);
+        plan.nsqds.clone_from(nsqds);
     }
     Ok(Some(plan))
 }
@@ -38,7 +41,7 @@ pub(crate) fn fill(
 ///
 /// # Errors
 /// As [`fill`].
-pub(crate) fn names_of(
+pub(super) fn names_of(
     plan: &PlanArg,
     rocketmq: &mut RocketmqArgs,
     names: &mut NamesArgs,
@@ -56,7 +59,7 @@ pub(crate) fn names_of(
 ///
 /// # Errors
 /// As [`fill`].
-pub(crate) fn load(path: &Path, rocketmq: &mut RocketmqArgs) -> Result<Plan, RunError> {
+pub(super) fn load(path: &Path, rocketmq: &mut RocketmqArgs) -> Result<Plan, RunError> {
     let plan = Plan::load(path).map_err(|error| RunError::Usage(vec![error.to_string()]))?;
     if rocketmq.namesrv.is_empty() {
         rocketmq.namesrv.clone_from(&plan.name_servers);
@@ -68,7 +71,7 @@ pub(crate) fn load(path: &Path, rocketmq: &mut RocketmqArgs) -> Result<Plan, Run
 ///
 /// # Errors
 /// [`RunError::Usage`] when it says nothing of it.
-pub(crate) fn channel<'a>(plan: &'a Plan, channel: &ChannelPath) -> Result<&'a ChannelPlan, RunError> {
+pub(super) fn channel<'a>(plan: &'a Plan, channel: &ChannelPath) -> Result<&'a ChannelPlan, RunError> {
     let planned = plan.topics.get(&channel.topic).and_then(|channels| channels.get(&channel.channel));
     planned.ok_or_else(|| unplanned(channel))
 }
@@ -77,7 +80,7 @@ pub(crate) fn channel<'a>(plan: &'a Plan, channel: &ChannelPath) -> Result<&'a C
 ///
 /// # Errors
 /// [`RunError::Usage`] when it does not.
-pub(crate) fn topic(plan: &Plan, topic: &TopicName) -> Result<(), RunError> {
+pub(super) fn topic(plan: &Plan, topic: &TopicName) -> Result<(), RunError> {
     if plan.topics.contains_key(topic) { Ok(()) } else { Err(unplanned(topic)) }
 }
 

@@ -1,14 +1,11 @@
 //! Moves a consumer as the command line says: shows what would be done, asks, does it, and tells how it ended.
 
-use std::{
-    io::{IsTerminal, Write},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{process::ExitCode, time::Duration};
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::{ask::agrees, plan_file};
 use crate::{
     cli::{
         CompleteArgs, CutoverArgs, MovingArgs, NamesArgs, Output, PauseArgs, RehearseArgs, RocketmqArgs,
@@ -24,16 +21,14 @@ use crate::{
         world::{self, Eyes},
     },
     nsq::{address::HttpAddress, names::ChannelPath, nsqd::Nsqd, nsqlookupd::Nsqlookupd},
-    planned,
-    questions::failed,
-    run::{self, RunError},
+    settings::{RunError, cluster_config, failed, reach},
 };
 
 /// The channel that flags speak of, and where to find it.
 ///
 /// # Errors
 /// Everything wrong with the flags.
-pub(crate) fn subject(
+pub(super) fn subject(
     channel: ChannelPath,
     group: Option<String>,
     names: &NamesArgs,
@@ -41,10 +36,7 @@ pub(crate) fn subject(
     nsqlookupds: &[HttpAddress],
     nsqds: &[HttpAddress],
 ) -> Result<Subject, RunError> {
-    let mut problems = Vec::new();
-    let cluster = run::cluster(rocketmq, &mut problems);
-    let mapping = run::names(names, &mut problems);
-    let (Some(cluster), Some(mapping)) = (cluster, mapping) else { return Err(RunError::Usage(problems)) };
+    let (cluster, mapping) = reach(rocketmq, names)?;
     let mut subject = Subject::new(cluster, mapping, names.group_prefix.clone(), channel, group);
     subject.nsqlookupds = nsqlookupds.iter().cloned().map(Nsqlookupd::new).collect();
     subject.nsqds = nsqds.iter().cloned().map(Nsqd::new).collect();
@@ -54,7 +46,7 @@ pub(crate) fn subject(
 /// What the plan says, put where the flags say nothing.
 fn planned(args: &mut MovingArgs) -> Result<Option<Plan>, RunError> {
     let MovingArgs { plan, names, rocketmq, lookupd_http_address, nsqd_http_address, .. } = args;
-    planned::fill(plan, rocketmq, names, lookupd_http_address, nsqd_http_address)
+    plan_file::fill(plan, rocketmq, names, lookupd_http_address, nsqd_http_address)
 }
 
 fn moved(
@@ -63,7 +55,7 @@ fn moved(
     args: &MovingArgs,
     plan: Option<&Plan>,
 ) -> Result<Subject, RunError> {
-    let planned = plan.map(|plan| planned::channel(plan, &channel)).transpose()?;
+    let planned = plan.map(|plan| plan_file::channel(plan, &channel)).transpose()?;
     let group = group.or_else(|| planned.map(|planned| planned.group.clone()));
     let MovingArgs { names, rocketmq, lookupd_http_address, nsqd_http_address, .. } = args;
     subject(channel, group, names, rocketmq, lookupd_http_address, nsqd_http_address)
@@ -95,11 +87,13 @@ fn has_time(options: Options) -> Result<Options, RunError> {
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn cut_over(mut args: CutoverArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
-    let plan = planned(&mut args.moving)?;
+pub(super) async fn cut_over(mut args: CutoverArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
+    let mut plan = planned(&mut args.moving)?;
     let options = Options { by_share: args.share, ..options(&args.pause, plan.as_ref()) };
     let (options, moving) = (has_time(options)?, &args.moving);
-    if let Some(plan) = &plan {
+    if let Some(plan) = &mut plan {
+        // It is judged by what the move goes by.
+        plan.gates.max_pause = options.max_pause;
         let blocks = blocks(plan, &args.channel, &moving.rocketmq).await?;
         if !blocks.is_empty() {
             return Ok(tell_blocked(blocks, moving.output));
@@ -118,7 +112,10 @@ pub async fn cut_over(mut args: CutoverArgs, stop: &CancellationToken) -> Result
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn roll_back(mut args: RollbackArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
+pub(super) async fn roll_back(
+    mut args: RollbackArgs,
+    stop: &CancellationToken,
+) -> Result<ExitCode, RunError> {
     let plan = planned(&mut args.moving)?;
     // It does not wait for a channel to drain.
     let options = Options { quiet: Duration::ZERO, ..options(&args.pause, plan.as_ref()) };
@@ -140,7 +137,7 @@ pub async fn roll_back(mut args: RollbackArgs, stop: &CancellationToken) -> Resu
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn complete(mut args: CompleteArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
+pub(super) async fn complete(mut args: CompleteArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
     let plan = planned(&mut args.moving)?;
     args.moving.yes |= args.name.as_ref() == Some(&args.channel);
     let moving = &args.moving;
@@ -162,10 +159,10 @@ pub async fn complete(mut args: CompleteArgs, stop: &CancellationToken) -> Resul
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn rehearse(mut args: RehearseArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
+pub(super) async fn rehearse(mut args: RehearseArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {
     let plan = planned(&mut args.moving)?;
     if let Some(plan) = &plan {
-        planned::topic(plan, &args.topic)?;
+        plan_file::topic(plan, &args.topic)?;
     }
     let (options, moving) = (options(&args.pause, plan.as_ref()), &args.moving);
     // No plan speaks of the scratch channel.
@@ -184,14 +181,14 @@ async fn blocks(
     channel: &ChannelPath,
     rocketmq: &RocketmqArgs,
 ) -> Result<Vec<Finding>, RunError> {
-    let planned = planned::channel(plan, channel)?;
+    let planned = plan_file::channel(plan, channel)?;
     if planned.goal != Goal::Cutover {
         return Err(RunError::Usage(vec![format!(
             "the plan's goal for {channel} is not `cutover`: change it there, or leave -f out"
         )]));
     }
     let mut problems = Vec::new();
-    let Some(cluster) = run::cluster_config(rocketmq, &mut problems) else {
+    let Some(cluster) = cluster_config(rocketmq, &mut problems) else {
         return Err(RunError::Usage(problems));
     };
     let world = world::look(plan, &Eyes { cluster, ..Eyes::default() }).await.map_err(failed)?;
@@ -238,24 +235,11 @@ fn unless_agreed(
         }
         return Ok(Some(ExitCode::SUCCESS));
     }
-    if args.yes || answer(question, agreed)? {
+    if args.yes || agrees(question, agreed)? {
         return Ok(None);
     }
     eprintln!("nothing was changed");
     Ok(Some(ExitCode::from(2)))
-}
-
-/// Asks on the terminal.
-fn answer(question: &str, agreed: &str) -> Result<bool, RunError> {
-    if !std::io::stdin().is_terminal() {
-        return Err(RunError::Usage(vec!["nobody can be asked here: give --yes".to_owned()]));
-    }
-    eprint!("{question} ({agreed}) ");
-    let _ = std::io::stderr().flush();
-    let mut line = String::new();
-    let read = std::io::stdin().read_line(&mut line);
-    read.map_err(|error| RunError::Failed(format!("the answer cannot be read: {error}")))?;
-    Ok(line.trim() == agreed)
 }
 
 fn progress(args: &MovingArgs) -> Progress {

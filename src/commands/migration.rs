@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet, fmt::Write as _, fs::OpenOptions, io::Write as _, path::Path, process::ExitCode,
 };
 
+use super::plan_file;
 use crate::{
     cli::{Output, PlanArgs, PlanFileArgs, RocketmqArgs, ScanArgs, ScanOutput},
     doctor::{Report, Severity},
@@ -14,10 +15,8 @@ use crate::{
         world::{self, Eyes},
     },
     nsq::{nsqd::Nsqd, nsqlookupd::Nsqlookupd},
-    planned,
-    questions::failed,
     rocketmq::{Cluster, ClusterConfig},
-    run::{self, RunError},
+    settings::{RunError, cluster, cluster_config, failed, names},
     table::align,
 };
 
@@ -25,26 +24,26 @@ use crate::{
 ///
 /// # Errors
 /// [`RunError::Usage`] with everything wrong with either.
-pub(crate) fn plan_file(args: PlanFileArgs) -> Result<(Plan, ClusterConfig, Output), RunError> {
+pub(super) fn plan_file(args: PlanFileArgs) -> Result<(Plan, ClusterConfig, Output), RunError> {
     let mut rocketmq: RocketmqArgs = args.rocketmq;
-    let plan = planned::load(&args.plan, &mut rocketmq)?;
+    let plan = plan_file::load(&args.plan, &mut rocketmq)?;
     let mut problems = Vec::new();
-    match run::cluster_config(&rocketmq, &mut problems) {
+    match cluster_config(&rocketmq, &mut problems) {
         Some(cluster) => Ok((plan, cluster, args.output)),
         None => Err(RunError::Usage(problems)),
     }
 }
 
 /// Shows what a running NSQ has; 1 when no nsqd answers.
-pub(crate) async fn scan(args: ScanArgs) -> Result<ExitCode, RunError> {
+pub(super) async fn scan(args: ScanArgs) -> Result<ExitCode, RunError> {
     let mut problems = Vec::new();
     if args.lookupd_http_address.is_empty() && args.nsqd_http_address.is_empty() {
         problems.push("nothing to look at: give --lookupd-http-address or --nsqd-http-address".to_owned());
     }
-    let names = run::names(&args.names, &mut problems);
+    let names = names(&args.names, &mut problems);
     let cluster = match args.rocketmq.namesrv.is_empty() {
         true => None,
-        false => run::cluster(&args.rocketmq, &mut problems),
+        false => cluster(&args.rocketmq, &mut problems),
     };
     let Some(names) = names.filter(|_| problems.is_empty()) else { return Err(RunError::Usage(problems)) };
     let sources = Sources {
@@ -109,7 +108,7 @@ fn shown(inventory: &Inventory, report: &Report) -> String {
 }
 
 /// Shows what stands between the plan and the world; 2 when something blocks it.
-pub(crate) async fn plan(args: PlanArgs) -> Result<ExitCode, RunError> {
+pub(super) async fn plan(args: PlanArgs) -> Result<ExitCode, RunError> {
     let (plan, cluster, output) = plan_file(args.file)?;
     let servers = cluster.name_servers.join(";");
     let eyes = Eyes { cluster, sample: args.sample, timeout: args.timeout };

@@ -1,0 +1,111 @@
+//! The spool below a gateway that reaches no RocketMQ.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+use super::{OnUnavailable, SpoolConfig};
+use crate::{
+    gateway::publish::{PublishConfig, PublishError, PublishRequest, Publisher},
+    rocketmq::{Cluster, ClusterConfig, properties::PropertiesBuilder},
+};
+
+fn publisher(folder: &Path) -> Arc<Publisher> {
+    let spool = SpoolConfig {
+        path: Some(folder.to_owned()),
+        policy: OnUnavailable::Spool,
+        max_disk_use: 100,
+        after: Duration::from_millis(100),
+        ..SpoolConfig::default()
+    };
+    let budget = Duration::from_millis(1_500);
+    let config = PublishConfig { spool, budget, audit: false, ..PublishConfig::default() };
+    Arc::new(Publisher::new(Cluster::new(ClusterConfig::new(Vec::new())), config).unwrap())
+}
+
+fn request(publisher: &Publisher, topic: &str, defer: Option<Duration>) -> PublishRequest {
+    PublishRequest {
+        topic: topic.parse().unwrap(),
+        bodies: vec![Bytes::from_static(b"x")],
+        properties: PropertiesBuilder::new(),
+        accepted_ms: 0,
+        defer,
+        wants_ids: false,
+        permit: publisher.admit().unwrap(),
+    }
+}
+
+/// A disk that does not answer whoever opens a topic's spool, as long as this lives: a pipe stands for one of the files.
+struct Hung(PathBuf);
+
+impl Hung {
+    fn new(folder: &Path, topic: &str) -> Self {
+        let folder = folder.join(format!("topic-{topic}"));
+        std::fs::create_dir(&folder).unwrap();
+        let pipe = folder.join("done");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        Self(pipe)
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        // Who reads it hears an error, and nobody else finds it.
+        let writer = File::options().read(true).write(true).open(&self.0).unwrap();
+        std::fs::remove_file(&self.0).unwrap();
+        drop(writer);
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_keeps_no_producer_waiting_beyond_its_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = publisher(folder.path());
+    let hung = Hung::new(folder.path(), "t");
+    let publish = |defer| publisher.publish(request(&publisher, "t", defer));
+    let stuck = publish(None).await;
+    assert!(matches!(&stuck, Err(PublishError::Unknown(why)) if why.contains("disk")), "{stuck:?}");
+    let (behind, deferred) = tokio::join!(publish(None), publish(Some(Duration::from_secs(60))));
+    for refused in [behind, deferred] {
+        assert!(
+            matches!(&refused, Err(PublishError::Unavailable(why)) if why.contains("disk")),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(publisher.under_way(), 0, "who has an answer takes no request's place");
+    drop(hung);
+    publish(None).await.unwrap();
+    let (_, spool) = publisher.spool().unwrap().topics().pop().unwrap();
+    assert_eq!(spool.messages(), 1);
+}
+
+#[tokio::test]
+async fn names_that_nobody_can_use_are_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = publisher(folder.path());
+    let spooling = || publisher.spool().unwrap().topics().into_iter().map(|(name, _)| name.to_string());
+    publisher.existing_topic(&"asked-for".parse().unwrap()).await.unwrap_err();
+    assert_eq!(spooling().count(), 0);
+    // What stands in a folder's place fails every publish of its topic.
+    for name in ["one", "two"] {
+        File::create(folder.path().join(format!("topic-{name}"))).unwrap();
+        publisher.publish(request(&publisher, name, None)).await.unwrap_err();
+    }
+    publisher.publish(request(&publisher, "used", None)).await.unwrap();
+    assert_eq!(spooling().collect::<Vec<_>>(), ["used"]);
+}
+
+#[tokio::test]
+async fn what_may_be_spooled_is_not_said_to_be_created() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = publisher(folder.path());
+    let created = publisher.ensure_topic(&"new".parse().unwrap()).await;
+    assert!(matches!(created, Err(PublishError::Unavailable(_))), "{created:?}");
+    publisher.publish(request(&publisher, "new", None)).await.unwrap();
+}

@@ -7,7 +7,7 @@ use nsqbridge::{
     config::{self, Refusal},
     observe::logging,
     run,
-    settings::RunError,
+    settings::{RunError, USAGE},
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -26,11 +26,11 @@ fn main() -> ExitCode {
         Err(Refusal::CommandLine(error)) => {
             // clap exits with 2 for usage, which here means "blocked by checks".
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(3) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
         Err(refusal) => {
             eprintln!("error: {refusal}");
-            return ExitCode::from(3);
+            return ExitCode::from(USAGE);
         }
     };
     logging::start(invocation.log.level, matches!(invocation.log.format, LogFormat::Json));

@@ -8,6 +8,11 @@ use crate::{
     rocketmq::{Cluster, ClusterConfig, credentials::Credentials, tls::Tls},
 };
 
+/// The exit code for what a check blocks, a person does not agree to, or `verify` cannot say.
+pub const BLOCKED: u8 = 2;
+/// The exit code for wrong flags or settings.
+pub const USAGE: u8 = 3;
+
 /// Why the process ends with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -35,8 +40,8 @@ impl RunError {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            RunError::Usage(_) => ExitCode::from(3),
-            RunError::Blocked(_) => ExitCode::from(2),
+            RunError::Usage(_) => ExitCode::from(USAGE),
+            RunError::Blocked(_) => ExitCode::from(BLOCKED),
             RunError::Failed(_) | RunError::Start { .. } => ExitCode::FAILURE,
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     },
     nsq::{nsqd::Nsqd, nsqlookupd::Nsqlookupd},
     rocketmq::{Cluster, ClusterConfig},
-    settings::{RunError, cluster, cluster_config, failed, names},
+    settings::{BLOCKED, RunError, cluster, cluster_config, failed, names},
     table::align,
 };
 
@@ -121,7 +121,7 @@ pub(super) async fn plan(args: PlanArgs) -> Result<ExitCode, RunError> {
             println!("{}", serde_json::to_string_pretty(&whole).map_err(failed)?);
         }
     }
-    Ok(if verdict.blocked { ExitCode::from(2) } else { ExitCode::SUCCESS })
+    Ok(if verdict.blocked { ExitCode::from(BLOCKED) } else { ExitCode::SUCCESS })
 }
 
 /// The verdict, for people.

@@ -21,7 +21,7 @@ use crate::{
         world::{self, Eyes},
     },
     nsq::{address::HttpAddress, names::ChannelPath, nsqd::Nsqd, nsqlookupd::Nsqlookupd},
-    settings::{RunError, cluster_config, failed, reach},
+    settings::{BLOCKED, RunError, cluster_config, failed, reach},
 };
 
 /// The channel that flags speak of, and where to find it.
@@ -211,7 +211,7 @@ fn tell_blocked(findings: Vec<Finding>, output: Output) -> ExitCode {
             );
         }
     }
-    ExitCode::from(2)
+    ExitCode::from(BLOCKED)
 }
 
 /// Shows what would be done; the exit code when it is not to be done.
@@ -239,7 +239,7 @@ fn unless_agreed(
         return Ok(None);
     }
     eprintln!("nothing was changed");
-    Ok(Some(ExitCode::from(2)))
+    Ok(Some(ExitCode::from(BLOCKED)))
 }
 
 fn progress(args: &MovingArgs) -> Progress {
@@ -296,5 +296,5 @@ fn tell(ended: Result<Done, Refusal>, output: Output) -> ExitCode {
             );
         }
     }
-    if refusal.is_blocked() { ExitCode::from(2) } else { ExitCode::FAILURE }
+    if refusal.is_blocked() { ExitCode::from(BLOCKED) } else { ExitCode::FAILURE }
 }

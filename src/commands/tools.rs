@@ -16,7 +16,7 @@ use crate::{
         nsqlookupd::Nsqlookupd,
     },
     rocketmq::ClusterError,
-    settings::{RunError, cluster_config, failed, names, reach},
+    settings::{BLOCKED, RunError, cluster_config, failed, names, reach},
     transfer::{
         commands::{parked, status},
         control::{self, Change},
@@ -58,7 +58,7 @@ pub(super) async fn doctor(mut args: DoctorArgs) -> Result<ExitCode, RunError> {
         Output::Table => println!("{}", report.table()),
         Output::Json => println!("{}", report.json().map_err(failed)?),
     }
-    Ok(if report.blocks() { ExitCode::from(2) } else { ExitCode::SUCCESS })
+    Ok(if report.blocks() { ExitCode::from(BLOCKED) } else { ExitCode::SUCCESS })
 }
 
 pub(super) async fn status(mut args: StatusArgs, stop: &CancellationToken) -> Result<ExitCode, RunError> {

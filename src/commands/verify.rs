@@ -13,7 +13,7 @@ use crate::{
     },
     cli::{Output, VerifyArgs},
     nsq::{nsqd::Nsqd, nsqlookupd::Nsqlookupd},
-    settings::{RunError, reach},
+    settings::{BLOCKED, RunError, reach},
 };
 
 /// How long the records of a repair may take.
@@ -60,14 +60,14 @@ pub(super) async fn verify(mut args: VerifyArgs) -> Result<ExitCode, RunError> {
     }
     Ok(match answer.weight() {
         Some(Weight::Loss) => ExitCode::FAILURE,
-        Some(Weight::Doubt) => ExitCode::from(2),
+        Some(Weight::Doubt) => ExitCode::from(BLOCKED),
         Some(Weight::Note) | None => ExitCode::SUCCESS,
     })
 }
 
 fn cannot_say(error: &dyn std::error::Error) -> ExitCode {
     eprintln!("it cannot be said whether a message is missing: {error}");
-    ExitCode::from(2)
+    ExitCode::from(BLOCKED)
 }
 
 /// The nsqds that are given, and those the nsqlookupds list.
@@ -121,7 +121,7 @@ async fn mend(question: &Question, answer: &Answer, nsqd: &Nsqd, yes: bool) -> R
     }
     Ok(match answer.weight() {
         _ if lost > relayed || !recorded => ExitCode::FAILURE,
-        Some(Weight::Doubt) => ExitCode::from(2),
+        Some(Weight::Doubt) => ExitCode::from(BLOCKED),
         _ => ExitCode::SUCCESS,
     })
 }

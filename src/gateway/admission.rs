@@ -1,9 +1,9 @@
 //! What may be held in memory: bytes and requests, in all and for one topic.
 //!
-//! Over HTTP nothing waits for room. Past a bound the producer hears 503 at once, which it must be able to deal with anyway, instead
-//! of a gateway that grows until it is killed. Over TCP an error ends the connection with all that is on its way: there the command is
-//! left unread for as long as a publish may take, at each bound it meets, and only then fails. A topic has a share of its own, so that one whose broker is stuck cannot
-//! take the room of the others.
+//! Over HTTP nothing waits for room. Past a bound the producer hears 503 at once, which it must be able to deal with
+//! anyway, instead of a gateway that grows until it is killed. Over TCP an error ends the connection with all that is
+//! on its way: there the command is left unread for as long as a publish may take, at each bound it meets, and only
+//! then fails. A topic has a share of its own, so that one whose broker is stuck cannot take the room of the others.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! Watches whether publishing can be expected to work.
+//! Watches whether RocketMQ can be expected to take what is published.
 //!
 //! It can as long as one broker answers, be it one that the name servers do not list any more or cannot be asked about: its
 //! routes are known, and a load balancer that watches `/ping` must not take every gateway away because of a name server.
@@ -60,7 +60,7 @@ impl Health {
         Self { seen: Arc::new(Mutex::new(seen)), _watch: None }
     }
 
-    /// Whether publishing can be expected to work now, and why not.
+    /// Whether RocketMQ can be expected to take what is published now, and why not.
     pub(super) fn state(&self) -> Result<(), String> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).publishing.clone()
     }
@@ -72,16 +72,12 @@ impl Health {
         if listed.peek().is_none() { seen.publishing.is_ok() } else { listed.any(Result::is_ok) }
     }
 
+    /// The servers publishing depends on, of which it can do without some.
     pub(super) fn dependencies(&self) -> Vec<Dependency> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut dependencies = vec![
-            Dependency::vital("publishing", seen.publishing.clone()),
-            Dependency::part("name servers", seen.name_servers.clone()),
-        ];
         let brokers = seen.brokers.iter();
-        dependencies
-            .extend(brokers.map(|(name, state)| Dependency::part(format!("broker {name}"), state.clone())));
-        dependencies
+        let brokers = brokers.map(|(name, state)| Dependency::part(format!("broker {name}"), state.clone()));
+        [Dependency::part("name servers", seen.name_servers.clone())].into_iter().chain(brokers).collect()
     }
 }
 

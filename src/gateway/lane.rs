@@ -95,12 +95,12 @@ impl Publish {
 
 /// A publish that waits, with what its messages take in a batch.
 #[derive(Debug)]
-struct Sized {
+struct Queued {
     publish: Publish,
     batch_bytes: usize,
 }
 
-impl From<Publish> for Sized {
+impl From<Publish> for Queued {
     fn from(publish: Publish) -> Self {
         let beside = publish.beside_bytes();
         let records = publish.bodies.iter().map(|body| batch_record_len(body.len(), beside));
@@ -117,7 +117,7 @@ pub(super) struct Lane {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    publishes: VecDeque<Sized>,
+    publishes: VecDeque<Queued>,
     /// Of all these publishes.
     messages: usize,
     bytes: usize,
@@ -131,13 +131,13 @@ impl Waiting {
         self.messages >= GOOD_MESSAGES || self.bytes >= GOOD_BYTES
     }
 
-    fn count(&mut self, publish: &Sized) {
+    fn count(&mut self, publish: &Queued) {
         self.messages += publish.publish.bodies.len();
         self.bytes += publish.batch_bytes;
     }
 
     fn pop(&mut self) -> Option<Publish> {
-        let Sized { publish, batch_bytes } = self.publishes.pop_front()?;
+        let Queued { publish, batch_bytes } = self.publishes.pop_front()?;
         self.messages -= publish.bodies.len();
         self.bytes -= batch_bytes;
         Some(publish)
@@ -163,7 +163,7 @@ impl Lane {
     /// Adds a publish; `true` tells the caller to begin sending.
     #[must_use]
     pub(super) fn join(&self, publish: Publish) -> bool {
-        let publish = Sized::from(publish);
+        let publish = Queued::from(publish);
         let mut waiting = self.lock();
         waiting.count(&publish);
         waiting.publishes.push_back(publish);
@@ -209,7 +209,7 @@ impl Lane {
         late.into_iter().for_each(Publish::settle_late);
         let mut waiting = self.lock();
         for publish in again.into_iter().rev() {
-            let publish = Sized::from(publish);
+            let publish = Queued::from(publish);
             waiting.count(&publish);
             waiting.publishes.push_front(publish);
         }

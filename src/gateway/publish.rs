@@ -470,12 +470,13 @@ impl Publisher {
         self.admission.held().1
     }
 
-    /// Whether publishing can be expected to work now, and why not.
+    /// Whether publishing can be expected to work now, by RocketMQ or by the spool, and why not.
     ///
     /// # Errors
     /// The reason, in words.
     pub fn health(&self) -> Result<(), String> {
-        self.health.state()
+        let spooled = || self.spool.as_ref().is_some_and(|spool| spool.stands_in());
+        self.health.state().or_else(|reason| if spooled() { Ok(()) } else { Err(reason) })
     }
 
     /// See [`Health::answers`].
@@ -486,7 +487,8 @@ impl Publisher {
     /// What publishing depends on.
     #[must_use]
     pub fn dependencies(&self) -> Vec<Dependency> {
-        let mut dependencies = self.health.dependencies();
+        let mut dependencies = vec![Dependency::vital("publishing", self.health())];
+        dependencies.extend(self.health.dependencies());
         dependencies.extend(self.spool.iter().map(|spool| Dependency::part("spool", spool.state())));
         dependencies
     }

@@ -166,18 +166,12 @@ impl Standing {
     /// Takes note of why nothing may be taken in; whether that is another reason than before.
     pub(super) fn hold(&self, reason: Option<String>) -> bool {
         self.held.set(i64::from(reason.is_some()));
-        let mut troubles = self.troubles();
-        let other = troubles.hold != reason;
-        troubles.hold = reason;
-        other
+        replace(&mut self.troubles().hold, reason)
     }
 
     /// Takes note of why RocketMQ stores nothing now; whether that is another trouble than before.
     pub(super) fn rocketmq(&self, trouble: Option<String>) -> bool {
-        let mut troubles = self.troubles();
-        let other = troubles.rocketmq != trouble;
-        troubles.rocketmq = trouble;
-        other
+        replace(&mut self.troubles().rocketmq, trouble)
     }
 
     /// Takes note of where so many messages were stored.
@@ -190,10 +184,7 @@ impl Standing {
 
     /// Takes note of how the connection is; whether that is another trouble than before.
     pub(super) fn connection(&self, trouble: Option<String>) -> bool {
-        let mut troubles = self.troubles();
-        let other = troubles.connection != trouble;
-        troubles.connection = trouble;
-        other
+        replace(&mut self.troubles().connection, trouble)
     }
 
     pub(super) fn delivered(&self) {
@@ -219,4 +210,11 @@ impl Standing {
     pub(super) fn in_hand(&self, messages: usize) {
         self.in_hand.set(i64::try_from(messages).unwrap_or(i64::MAX));
     }
+}
+
+/// Takes note of a reason; whether that is another than before.
+fn replace(slot: &mut Option<String>, with: Option<String>) -> bool {
+    let other = *slot != with;
+    *slot = with;
+    other
 }

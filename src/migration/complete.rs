@@ -141,11 +141,13 @@ pub async fn preview(subject: &Subject) -> Result<Vec<String>, Refusal> {
     let [waiting, ..] = world.look.messages();
     let nsqds = world.look.channels().count();
     let nsqlookupds = subject.nsqlookupds.len();
-    Ok(vec![
+    let mut lines = vec![
         format!("{} is {:?}, its consumer group is {}", subject.path(), world.stage(), subject.group),
         format!(
             "the channel would be deleted on {nsqds} nsqds and in {nsqlookupds} nsqlookupds, with the {waiting} messages it collected"
         ),
         "relays would never create it again, and there would be no way back".to_owned(),
-    ])
+    ];
+    lines.extend(subject.dead_letters_in_words().await.map_err(Refusal::untouched)?);
+    Ok(lines)
 }

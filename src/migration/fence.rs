@@ -61,7 +61,7 @@ impl<'a> Fence<'a> {
     /// Lets the relay go on. Where that is not heard the lease ends.
     pub(super) async fn lift(&self) {
         if let Err(trouble) = self.tell(Change::Lift(self.owner.clone())).await {
-            tracing::warn!(%trouble, "the relay goes on when its lease ends");
+            tracing::warn!(%trouble, "the fence could not be lifted; it ends with its lease");
         }
     }
 

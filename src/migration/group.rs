@@ -1,6 +1,6 @@
 //! The consumer group: its offsets, and what its consumers have in hand.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::try_join_all;
 
@@ -9,11 +9,16 @@ use super::{
     refusal::{Reason, Trouble},
     subject::{Places, Subject, World},
 };
-use crate::rocketmq::{ClusterError, Queue};
+use crate::rocketmq::{ClusterError, Queue, reader::Bounds};
 
 /// Where consumers of a group send what they want to have again.
 fn retry_topic(group: &str) -> String {
     format!("%RETRY%{group}")
+}
+
+/// Where RocketMQ puts what the group's consumers have failed too often (`retryMaxTimes`), and counts as consumed.
+fn dead_letter_topic(group: &str) -> String {
+    format!("%DLQ%{group}")
 }
 
 impl Subject {
@@ -79,18 +84,37 @@ impl Subject {
 
     /// What waits for another try, queue by queue; nothing when nothing was ever tried again.
     async fn retries(&self) -> Result<Vec<(Queue, i64, i64)>, Trouble> {
-        let topic = retry_topic(&self.group);
-        match self.cluster.fresh_route(&topic).await {
-            Ok(_) => {}
-            Err(ClusterError::UnknownTopic(_)) => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
-        }
-        let bounds = self.cluster.topic_stats(&topic).await?;
+        let bounds = self.bounds_of(&retry_topic(&self.group)).await?;
         let queues = bounds.into_iter().map(async |(queue, bounds)| {
             let committed = self.cluster.committed_offset(&self.group, &queue).await?;
             Ok::<_, Trouble>((queue, committed.unwrap_or(bounds.min).max(bounds.min), bounds.max))
         });
         try_join_all(queues).await
+    }
+
+    /// A topic that a broker creates when it needs it; empty until then.
+    async fn bounds_of(&self, topic: &str) -> Result<BTreeMap<Queue, Bounds>, Trouble> {
+        match self.cluster.fresh_route(topic).await {
+            Ok(_) => Ok(self.cluster.topic_stats(topic).await?),
+            Err(ClusterError::UnknownTopic(_)) => Ok(BTreeMap::new()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// How many messages the group's consumers have failed too often.
+    pub(super) async fn dead_letters(&self) -> Result<i64, Trouble> {
+        let bounds = self.bounds_of(&dead_letter_topic(&self.group)).await?;
+        Ok(bounds.values().map(|bounds| bounds.max - bounds.min).sum())
+    }
+
+    /// The same for people who are about to take them for consumed; nothing when there are none.
+    pub(super) async fn dead_letters_in_words(&self) -> Result<Option<String>, Trouble> {
+        let dead = self.dead_letters().await?;
+        let topic = dead_letter_topic(&self.group);
+        let words = format!(
+            "but {dead} messages are in {topic}: its consumers failed them too often, and they count as consumed"
+        );
+        Ok((dead > 0).then_some(words))
     }
 
     /// Whether none of the group's messages waits for another try. One that RocketMQ still holds back for its delay is not seen.

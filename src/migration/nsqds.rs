@@ -288,11 +288,6 @@ impl Look {
         Ok(())
     }
 
-    /// The same, wherever the relay stands.
-    pub(super) fn is_copied_at(&self, _: &super::subject::Places) -> Result<(), Trouble> {
-        self.is_copied()
-    }
-
     /// Whether the channel's consumers have everything, as far as one look can tell.
     pub(super) fn is_empty(&self) -> Result<(), Trouble> {
         self.is_copied()?;

@@ -30,13 +30,17 @@ use crate::{
         finisher::Finisher,
         names::{ChannelPath, TopicName},
     },
-    rocketmq::{ClusterError, QueueReader, codes::response, group::Member, reader::Pull},
+    rocketmq::{
+        ClusterError, QueueReader,
+        codes::response,
+        group::Member,
+        reader::{PULL_MAX, Pull},
+    },
 };
 
 /// Each side consumes for so long.
 const ACT: Duration = Duration::from_secs(3);
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
-const PULL: u32 = 32;
 /// What the channel's name begins with.
 const SCRATCH: &str = "nsqbridge-rehearsal-";
 
@@ -101,7 +105,7 @@ async fn play(
     sweep(subject, progress).await?;
     // The channel appears where the relay stands.
     let created = async |driver: &Driver<'_>| driver.main.nsqds.create().await;
-    let (begin, ()) = fenced(subject, options, progress, stop, Look::is_copied_at, created).await?;
+    let (begin, ()) = fenced(subject, options, progress, stop, |look, _| look.is_copied(), created).await?;
     let nsqds = subject.read().await?.nsqds;
     let old = Finisher::start(nsqds.all(), &subject.path()).await?;
     let mut expected = 0;
@@ -249,7 +253,7 @@ async fn read_until_closed(subject: &Subject, consumed: &AtomicI64) -> Result<()
     loop {
         let mut idle = true;
         for (queue, at) in &mut places {
-            let pulled = match reader.pull(queue, *at, PULL, Duration::ZERO).await {
+            let pulled = match reader.pull(queue, *at, PULL_MAX, Duration::ZERO).await {
                 Ok(Pull::Messages { messages, .. }) => messages.len(),
                 Ok(Pull::Empty { .. } | Pull::OffsetMoved { .. }) => 0,
                 Err(ClusterError::Refused { code: response::NO_PERMISSION, .. }) => return Ok(()),

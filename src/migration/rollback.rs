@@ -187,7 +187,7 @@ async fn until_reached(driver: &mut Driver<'_>) -> Result<Places, Trouble> {
     let Driver { subject, progress, .. } = *driver;
     driver.renew().await?;
     progress.step(Step::Fenced, "the relay sends nothing new; producers notice nothing")?;
-    let reached = driver.until_level(Look::is_copied_at).await?.places;
+    let reached = driver.until_level(|look, _| look.is_copied()).await?.places;
     let reached = driver.or_rest(reached).await?;
     // What is left may be relayed meanwhile, as far as it will have to be anyway.
     driver.fence.follow(&reached);
@@ -250,7 +250,7 @@ async fn until_complete(driver: &mut Driver<'_>) -> Result<(), Trouble> {
         return is_complete(driver).await;
     }
     // Else what the relay has yet to pass would make up for what is missing.
-    let complete = match driver.until_level(Look::is_copied_at).await {
+    let complete = match driver.until_level(|look, _| look.is_copied()).await {
         Ok(_) => is_complete(driver).await,
         Err(trouble) => Err(trouble),
     };
@@ -399,6 +399,7 @@ pub async fn preview(subject: &Subject, mode: Mode, options: Options) -> Result<
                 "the {waiting} messages the channel collected are dropped, and it goes on where the group ended: nothing is lost, \
                  nothing comes twice"
             ));
+            lines.extend(subject.dead_letters_in_words().await.map_err(Refusal::untouched)?);
             if accept_more {
                 lines.push(
                     "but what was published straight to an nsqd while it had no intake is lost by it, for more than came since the cutover is \

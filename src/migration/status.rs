@@ -32,6 +32,8 @@ pub struct ChannelStatus {
     pub consumers: usize,
     /// Messages the group has still to consume.
     pub lag: Option<i64>,
+    /// Messages its consumers failed too often, in `%DLQ%GROUP`; RocketMQ counts them as consumed.
+    pub dead_letters: Option<i64>,
     /// Messages it has consumed since the cutover; they come again after a rollback that takes the new consumers for broken.
     pub since_barrier: Option<i64>,
     /// Where the cutover drew the line, queue by queue.
@@ -76,11 +78,12 @@ pub struct Place {
 pub async fn status(subject: &Subject) -> Result<ChannelStatus, Trouble> {
     let world = subject.read().await?;
     let stage = world.stage();
-    let (mut lag, mut since_barrier) = (None, None);
+    let (mut lag, mut since_barrier, mut dead_letters) = (None, None, None);
     if world.group.exists() {
         let at = subject.places_of(&subject.group).await?;
         let bounds = subject.cluster.topic_stats(&subject.rocketmq_topic()).await?;
         lag = Some(self::lag(&at, &bounds));
+        dead_letters = Some(subject.dead_letters().await?);
         let beyond = |(queue, barrier): (_, &i64)| (at.get(queue).unwrap_or(barrier) - barrier).max(0);
         since_barrier = world.barrier.as_ref().map(|barrier| barrier.iter().map(beyond).sum());
     }
@@ -100,6 +103,7 @@ pub async fn status(subject: &Subject) -> Result<ChannelStatus, Trouble> {
         group_open: world.group.exists().then_some(world.group.open > 0),
         consumers: world.members.len(),
         lag,
+        dead_letters,
         since_barrier,
         rest,
         fence: fences.max_by_key(|fence| fence.left_ms),
@@ -172,13 +176,14 @@ pub fn text(status: &ChannelStatus) -> String {
     });
     format!(
         "channel        {}\nstage          {:?}: {}\nin nsqd        {waiting} waiting, {in_flight} in flight, {deferred} deferred\n\
-         group          {} ({group}), {} consumers\nlag            {}\nsince barrier  {}\n{rest}{fence}",
+         group          {} ({group}), {} consumers\nlag            {}\ndead letters   {}\nsince barrier  {}\n{rest}{fence}",
         status.channel,
         status.stage,
         status.reason,
         status.group,
         status.consumers,
         number(status.lag),
+        number(status.dead_letters),
         number(status.since_barrier),
     )
 }

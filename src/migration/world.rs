@@ -30,14 +30,12 @@ use crate::{
     rocketmq::{
         Cluster, ClusterConfig, ClusterError, Queue, QueueReader,
         producer::unix_millis,
-        reader::{Bounds, Pull},
+        reader::{Bounds, LOOKER, Pull},
         record::StoredMessage,
     },
     transfer::{control, state::TopicReport},
 };
 
-/// Group for looking at messages.
-const LOOKER: &str = "TOOLS_CONSUMER";
 /// What the doctor holds brokers against, where no gateway says otherwise: its own defaults.
 const MAX_MSG_SIZE: usize = 1_048_576;
 const MAX_REQ_TIMEOUT: Duration = Duration::from_secs(3_600);

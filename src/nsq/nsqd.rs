@@ -262,9 +262,7 @@ impl Nsqd {
     /// # Errors
     /// See [`HttpError`]; repeating is safe.
     pub async fn create_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
-        let (topic, channel) = (escape(topic.as_str()), escape(channel.as_str()));
-        let url = format!("http://{}/channel/create?topic={topic}&channel={channel}", self.address);
-        exchange(self.http.post(url).timeout(TIMEOUT), &self.address, "POST /channel/create").await.map(drop)
+        self.on_channel("/channel/create", "POST /channel/create", topic, channel).await
     }
 
     /// Stops copying a topic to its channels; what is published is taken, and waits. Once it has answered, no message is between the topic
@@ -380,12 +378,8 @@ impl Nsqd {
     /// See [`HttpError`]; repeating is safe.
     pub async fn clock(&self) -> Result<Option<i64>, HttpError> {
         let url = format!("http://{}/ping", self.address);
-        let answer =
-            self.http.get(url).timeout(TIMEOUT).send().await.map_err(|error| HttpError::Unknown {
-                address: self.address.clone(),
-                asked: "GET /ping",
-                reason: error.to_string(),
-            })?;
+        let answer = self.http.get(url).timeout(TIMEOUT).send().await;
+        let answer = answer.map_err(|error| failed(&error, &self.address, "GET /ping"))?;
         let date =
             answer.headers().get("date").and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
         let since = date.and_then(|date| date.duration_since(std::time::UNIX_EPOCH).ok());
@@ -411,14 +405,7 @@ pub(super) async fn exchange(
     address: &HttpAddress,
     asked: &'static str,
 ) -> Result<Bytes, HttpError> {
-    let failed = |error: reqwest::Error| {
-        let reason = chain(&error);
-        if error.is_connect() {
-            HttpError::NotSent { address: address.clone(), reason }
-        } else {
-            HttpError::Unknown { address: address.clone(), asked, reason }
-        }
-    };
+    let failed = |error: reqwest::Error| failed(&error, address, asked);
     let mut response = request.send().await.map_err(failed)?;
     let status = response.status();
     // An announced length is but a claim: memory is taken as bytes come.
@@ -440,6 +427,14 @@ pub(super) async fn exchange(
         status: status.as_u16(),
         code: error_code(&body),
     })
+}
+
+fn failed(error: &reqwest::Error, address: &HttpAddress, asked: &'static str) -> HttpError {
+    let (address, reason) = (address.clone(), chain(error));
+    match error.is_connect() {
+        true => HttpError::NotSent { address, reason },
+        false => HttpError::Unknown { address, asked, reason },
+    }
 }
 
 /// What `read` makes of an answer.

@@ -26,7 +26,7 @@ use crate::excerpt::excerpt;
 const IDENTITY: &str =
     concat!(r#"{"user_agent":"nsqbridge/"#, env!("CARGO_PKG_VERSION"), r#"","feature_negotiation":false}"#);
 const MAGIC: &[u8] = b"  V2";
-/// What the connections of this program call themselves.
+/// What a relay's connections call themselves; an intake's say otherwise, for a relay looks whose an nsqd is.
 pub const USER_AGENT: &str = concat!("nsqbridge/", env!("CARGO_PKG_VERSION"));
 
 /// Why a batch has no `OK`.

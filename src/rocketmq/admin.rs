@@ -10,11 +10,12 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
-    cluster::{Cluster, ClusterError, malformed, refused, those_that_answer},
+    cluster::{Cluster, ClusterError, malformed, parsed, refused, those_that_answer},
     codes::{request, response},
     command::Command,
-    loose_json::{self, Value},
+    loose_json::Value,
     producer::unix_millis,
+    properties::names::UNIQ_KEY,
     reader::Bounds,
     record::{self, StoredMessage},
     route::Queue,
@@ -239,8 +240,7 @@ impl Cluster {
             if answer.code != response::SUCCESS {
                 continue;
             }
-            let body = loose_json::parse(&answer.body)
-                .map_err(|error| malformed(&address, &asked, error.to_string()))?;
+            let body = parsed(&address, &asked, &answer)?;
             if let Some(Value::Array(ids)) = body.get("consumerIdList") {
                 let ids = ids.iter().filter_map(Value::as_str);
                 members.extend(ids.map(|id| (id.to_owned(), address.clone())));
@@ -276,20 +276,25 @@ impl Cluster {
         member: &str,
         told: &BTreeMap<String, String>,
     ) -> Answer {
-        let asked = format!("the running information of {member}");
+        let info = self.running_info(broker, group, member, told).await?;
+        let no_properties = || malformed(broker, &running_info_of(member), "no properties");
+        info.get("properties").map(texts).ok_or_else(no_properties)
+    }
+
+    async fn running_info(
+        &self,
+        broker: &str,
+        group: &str,
+        member: &str,
+        told: &BTreeMap<String, String>,
+    ) -> Result<Value, ClusterError> {
+        let asked = running_info_of(member);
         let command = Command::request(request::GET_CONSUMER_RUNNING_INFO)
             .field("consumerGroup", group)
             .field("clientId", member)
             .field("jstackEnable", false);
         let command = told.iter().fold(command, |command, (name, value)| command.field(name, value));
-        let answer = self.ask(broker, &asked, command).await?;
-        let body =
-            loose_json::parse(&answer.body).map_err(|error| malformed(broker, &asked, error.to_string()))?;
-        let properties = body.get("properties").ok_or_else(|| malformed(broker, &asked, "no properties"))?;
-        let pairs = properties.entries().iter();
-        Ok(pairs
-            .filter_map(|(name, value)| Some((name.as_str()?.to_owned(), value.as_str()?.to_owned())))
-            .collect())
+        parsed(broker, &asked, &self.ask(broker, &asked, command).await?)
     }
 
     /// What a member of a group has in hand of each of its queues, as it says itself; nothing of queues it does not speak of.
@@ -302,15 +307,8 @@ impl Cluster {
         group: &str,
         member: &str,
     ) -> Result<BTreeMap<Queue, Hand>, ClusterError> {
-        let asked = format!("the running information of {member}");
-        let command = Command::request(request::GET_CONSUMER_RUNNING_INFO)
-            .field("consumerGroup", group)
-            .field("clientId", member)
-            .field("jstackEnable", false);
-        let answer = self.ask(broker, &asked, command).await?;
-        let body =
-            loose_json::parse(&answer.body).map_err(|error| malformed(broker, &asked, error.to_string()))?;
-        let table = body.get("mqTable").map(Value::entries).unwrap_or_default();
+        let info = self.running_info(broker, group, member, &BTreeMap::new()).await?;
+        let table = info.get("mqTable").map(Value::entries).unwrap_or_default();
         let hand = |value: &Value| {
             let messages = value.get("cachedMsgCount")?.as_i64()?;
             Some(Hand { messages, consumed: value.get("commitOffset")?.as_i64()? })
@@ -327,9 +325,7 @@ impl Cluster {
         let (server, answer) = self
             .ask_any_name_server(asked, &Command::request(request::GET_ALL_TOPIC_LIST_FROM_NAMESERVER))
             .await?;
-        let body =
-            loose_json::parse(&answer.body).map_err(|error| malformed(&server, asked, error.to_string()))?;
-        match body.get("topicList") {
+        match parsed(&server, asked, &answer)?.get("topicList") {
             Some(Value::Array(names)) => {
                 Ok(names.iter().filter_map(Value::as_str).map(str::to_owned).collect())
             }
@@ -400,11 +396,11 @@ impl Cluster {
         let mut table = BTreeMap::new();
         for (_, address) in self.route(topic).await?.masters() {
             let answer = self.ask(address, asked, command.clone()).await?;
-            let unreadable = |reason: String| malformed(address, asked, reason);
-            let body = loose_json::parse(&answer.body).map_err(|error| unreadable(error.to_string()))?;
-            for (key, entry) in body.get("offsetTable").map(Value::entries).unwrap_or_default() {
+            let answer = parsed(address, asked, &answer)?;
+            for (key, entry) in answer.get("offsetTable").map(Value::entries).unwrap_or_default() {
                 let row = queue_of(key).zip(value(entry));
-                let (queue, value) = row.ok_or_else(|| unreadable(format!("an entry for {key:?}")))?;
+                let (queue, value) =
+                    row.ok_or_else(|| malformed(address, asked, format!("an entry for {key:?}")))?;
                 if queue.topic == topic {
                     table.insert(queue, value);
                 }
@@ -430,21 +426,16 @@ impl Cluster {
     /// # Errors
     /// When none answers.
     pub async fn reserves(&self) -> Result<BTreeMap<String, Duration>, ClusterError> {
-        let (mut reserves, mut failure) = (BTreeMap::new(), None);
+        let mut reserves = Vec::new();
         for (broker, address) in self.masters().await? {
-            let told = self.broker_config(&address).await.and_then(|config| {
+            reserves.push(self.broker_config(&address).await.and_then(|config| {
                 let hours = config.get("fileReservedTime").and_then(|hours| hours.parse::<u32>().ok());
-                hours.ok_or_else(|| malformed(&address, "its configuration", "no fileReservedTime"))
-            });
-            match told {
-                Ok(hours) => drop(reserves.insert(broker, hours * Duration::from_secs(3600))),
-                Err(error) => failure = Some(error),
-            }
+                let hours =
+                    hours.ok_or_else(|| malformed(&address, "its configuration", "no fileReservedTime"))?;
+                Ok((broker, hours * Duration::from_secs(3600)))
+            }));
         }
-        match failure {
-            Some(error) if reserves.is_empty() => Err(error),
-            _ => Ok(reserves),
-        }
+        Ok(those_that_answer(reserves)?.into_iter().collect())
     }
 
     /// What a broker counts and says of itself by name: its version, when it started, how full its disk is.
@@ -454,13 +445,10 @@ impl Cluster {
     pub async fn broker_runtime(&self, address: &str) -> Result<BTreeMap<String, String>, ClusterError> {
         let asked = "its runtime information";
         let answer = self.ask(address, asked, Command::request(request::GET_BROKER_RUNTIME_INFO)).await?;
-        let body =
-            loose_json::parse(&answer.body).map_err(|error| malformed(address, asked, error.to_string()))?;
-        let table = body.get("table").ok_or_else(|| malformed(address, asked, "no table"))?;
-        let pairs = table.entries().iter();
-        Ok(pairs
-            .filter_map(|(name, value)| Some((name.as_str()?.to_owned(), value.as_str()?.to_owned())))
-            .collect())
+        parsed(address, asked, &answer)?
+            .get("table")
+            .map(texts)
+            .ok_or_else(|| malformed(address, asked, "no table"))
     }
 
     /// The messages stored under a unique key: none, one, or one per copy. A broker's index runs up to a second behind.
@@ -490,13 +478,25 @@ impl Cluster {
             for message in record::decode_records(answer.body) {
                 let message = message.map_err(|error| malformed(address, &asked, error))?;
                 // The index goes by hash: other keys may share it.
-                if message.properties.get(super::properties::names::UNIQ_KEY) == Some(key) {
+                if message.properties.get(UNIQ_KEY) == Some(key) {
                     found.push(message);
                 }
             }
         }
         Ok(found)
     }
+}
+
+fn running_info_of(member: &str) -> String {
+    format!("the running information of {member}")
+}
+
+/// The entries that are texts.
+fn texts(table: &Value) -> BTreeMap<String, String> {
+    let entries = table.entries().iter();
+    let texts =
+        entries.filter_map(|(name, value)| Some((name.as_str()?.to_owned(), value.as_str()?.to_owned())));
+    texts.collect()
 }
 
 fn queue_of(key: &Value) -> Option<Queue> {

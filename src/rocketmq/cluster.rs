@@ -25,6 +25,7 @@ use super::{
     connection::{Connection, Inbound, RequestError},
     credentials::Credentials,
     inbound::{self, Describe, Descriptions},
+    loose_json::{self, Value},
     route::{Queue, Routes},
     tls::Tls,
 };
@@ -449,6 +450,11 @@ pub(super) fn those_that_answer<T>(
         Some(error) if said.is_empty() => Err(error),
         _ => Ok(said),
     }
+}
+
+/// What stands in the payload of an answer.
+pub(super) fn parsed(address: &str, asked: &str, answer: &Command) -> Result<Value, ClusterError> {
+    loose_json::parse(&answer.body).map_err(|error| malformed(address, asked, error))
 }
 
 /// The error for an answer that cannot be read.

@@ -94,13 +94,6 @@ impl Command {
         self
     }
 
-    /// Marks the request as one that wants no answer.
-    #[must_use]
-    pub fn oneway(mut self) -> Self {
-        self.flag |= FLAG_ONEWAY;
-        self
-    }
-
     /// Whether this is an answer.
     #[must_use]
     pub fn is_response(&self) -> bool {

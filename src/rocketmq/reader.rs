@@ -23,6 +23,9 @@ const LONG_POLL_OVERRUN: Duration = Duration::from_secs(6);
 /// Messages a broker hands out for one pull at most, by default (`maxTransferCountOnMessageInMemory`).
 pub const PULL_MAX: u32 = 32;
 
+/// Group for looking at messages: every broker has it, and a group of another name would become one by being used.
+pub const LOOKER: &str = "TOOLS_CONSUMER";
+
 /// Message bytes one pull hands out, if there is more than one message: a small record may be compressed from a body of 64 MiB, and
 /// an answer holds many.
 const MAX_PULL_BYTES: usize = 32 * 1024 * 1024;

@@ -76,6 +76,30 @@ pub struct StoredMessage {
     pub properties: Properties,
 }
 
+#[cfg(test)]
+impl StoredMessage {
+    /// The first message of `t`/0, from nowhere and of no time.
+    pub(crate) fn for_tests(body: impl Into<Bytes>, properties: Properties) -> Self {
+        let host = SocketAddr::from(([127, 0, 0, 1], 1));
+        Self {
+            topic: "t".into(),
+            queue_id: 0,
+            queue_offset: 0,
+            physical_offset: 0,
+            flag: 0,
+            sys_flag: 0,
+            born_timestamp: 0,
+            born_host: host,
+            store_timestamp: 0,
+            store_host: host,
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body: body.into(),
+            properties,
+        }
+    }
+}
+
 /// A record that cannot be handed out, and where it lies as far as the record itself tells.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} cannot be read: {problem}", Place(self))]

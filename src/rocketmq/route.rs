@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
 use super::{
-    cluster::{BrokerAddresses, Cluster, ClusterError, Shared, malformed, refused},
+    cluster::{BrokerAddresses, Cluster, ClusterError, Shared, malformed, parsed, refused},
     codes::{request, response},
     command::Command,
     loose_json::{self, Value},
@@ -222,7 +222,7 @@ impl Cluster {
         const ASKED: &str = "the names of brokers and clusters";
         let command = Command::request(request::GET_BROKER_CLUSTER_INFO);
         let (server, answer) = self.ask_any_name_server(ASKED, &command).await?;
-        let info = loose_json::parse(&answer.body).map_err(|error| malformed(&server, ASKED, error))?;
+        let info = parsed(&server, ASKED, &answer)?;
         let names = ["brokerAddrTable", "clusterAddrTable"]
             .map(|table| info.get(table).map(loose_json::Value::entries));
         let names = names.into_iter().flatten().flatten();
@@ -237,7 +237,7 @@ impl Cluster {
         const ASKED: &str = "the list of brokers";
         let command = Command::request(request::GET_BROKER_CLUSTER_INFO);
         let (server, answer) = self.ask_name_server_that(lists_brokers, ASKED, &command).await?;
-        let info = loose_json::parse(&answer.body).map_err(|error| malformed(&server, ASKED, error))?;
+        let info = parsed(&server, ASKED, &answer)?;
         let table = info.get("brokerAddrTable").map(loose_json::Value::entries).unwrap_or_default();
         let mut brokers = BTreeMap::new();
         for (name, data) in table {

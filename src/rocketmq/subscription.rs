@@ -11,10 +11,9 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::{
-    cluster::{Cluster, ClusterError, malformed, those_that_answer},
+    cluster::{Cluster, ClusterError, malformed, parsed, those_that_answer},
     codes::request,
     command::Command,
-    loose_json,
     route::Queue,
 };
 
@@ -161,7 +160,7 @@ impl Cluster {
                 let reason = format!("it answered success, and {CONSUME_ENABLE} is not {may}");
                 return Err(malformed(&address, &format!("to change group {group}"), reason).into());
             }
-            info!(group, broker, may, "group may consume");
+            info!(group, broker, may_consume = may, "group switched");
         }
         Ok(())
     }
@@ -211,8 +210,7 @@ impl Cluster {
         let asked = "its consumer groups";
         let answer =
             self.ask(address, asked, Command::request(request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG)).await?;
-        let body =
-            loose_json::parse(&answer.body).map_err(|error| malformed(address, asked, error.to_string()))?;
+        let body = parsed(address, asked, &answer)?;
         let table = body.get("subscriptionGroupTable");
         let table = table.ok_or_else(|| malformed(address, asked, "no subscriptionGroupTable"))?;
         let groups = table.entries().iter();

@@ -177,22 +177,7 @@ mod tests {
     }
 
     fn stored(len: usize) -> StoredMessage {
-        StoredMessage {
-            topic: "t".into(),
-            queue_id: 0,
-            queue_offset: 0,
-            physical_offset: 0,
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp: 0,
-            born_host: ([127, 0, 0, 1], 1).into(),
-            store_timestamp: 0,
-            store_host: ([127, 0, 0, 1], 1).into(),
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: vec![7; len].into(),
-            properties: Properties::default(),
-        }
+        StoredMessage::for_tests(vec![7; len], Properties::default())
     }
 
     fn taken_in(len: usize) -> StoredMessage {

@@ -59,11 +59,16 @@ pub(super) fn answer(state: &TopicState, asked: &BTreeMap<String, String>) -> BT
         info!(topic = %state.topic, rate, "rate limit changed by an operator");
         state.pace.change(|wish| wish.rate = rate);
     }
-    if let Some(order) = asked.get(FENCE).and_then(|text| serde_json::from_str(text).ok()) {
-        state.fence.raise(order);
+    if let Some(order) = asked.get(FENCE).and_then(|text| serde_json::from_str::<FenceOrder>(text).ok()) {
+        let owner = order.owner.clone();
+        if state.fence.raise(order) {
+            info!(topic = %state.topic, owner, "fenced: nothing new is sent");
+        }
     }
-    if let Some(owner) = asked.get(LIFT) {
-        state.fence.lift(owner);
+    if let Some(owner) = asked.get(LIFT)
+        && state.fence.lift(owner)
+    {
+        info!(topic = %state.topic, owner, "the fence is lifted");
     }
     if let Some(channel) = asked.get(COMPLETED).and_then(|text| text.parse().ok()) {
         state.destinations.complete(&channel);

@@ -1,9 +1,10 @@
 //! Brings one batch into nsqd, however long that takes.
 //!
-//! The only ways out are nsqd's `OK`, the parking topic's for what nsqd will never take, and the end of the queue's loop, which
-//! drops the claim unconfirmed. What is not nsqd's to be given ([`Feed::has`]) is not sent. Each failure sends the batch to another nsqd if there is one. A batch whose answer was
-//! lost may be in nsqd already: sending it again may double it, not sending it may lose it, so it is sent again and
-//! counted. A batch that is refused is taken apart, so that one bad message stands for itself only.
+//! The only ways out are nsqd's `OK`, the parking topic's for what nsqd will never take, and the end of the queue's
+//! loop, which drops the claim unconfirmed. What is not nsqd's to be given ([`Feed::has`]) is not sent. Each failure
+//! sends the batch to another nsqd if there is one. A batch whose answer was lost may be in nsqd already: sending it
+//! again may double it, not sending it may lose it, so it is sent again and counted. A batch that is refused is taken
+//! apart, so that one bad message stands for itself only.
 
 use std::{sync::Arc, time::Duration};
 

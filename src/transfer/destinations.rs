@@ -3,7 +3,7 @@
 //! An nsqd copies a message only to the channels it has at that moment. So an nsqd is used only when it is *ready*: it has
 //! answered, it has the topic, and it has every channel that any nsqd or nsqlookupd knows for the topic. What is ready is a
 //! process, not an address: a [`Connection`] is used only with the process that was made ready, for one that came up in
-//! its place may be empty. An nsqd that failed must become ready again.
+//! its place may be empty. An nsqd that failed must become ready again ([`ready`]).
 //!
 //! Of the ready ones, two are drawn and the one with less waiting is taken; one with more than `max_depth` waiting gets
 //! nothing until its consumers have caught up.
@@ -17,30 +17,29 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
-use tracing::{debug, info, warn};
+use tokio::{sync::Notify, time::Instant};
+use tracing::info;
+
+mod ready;
 
 use super::{
     completed::Completed,
-    fleet::{Fleet, Seen, TopicSeen, View},
+    fleet::Fleet,
     homes::Homes,
     state::NsqdReport,
     undrained::Process,
     watched::{Fate, Watched},
 };
-use crate::mapping::{Feed, Names, is_intake};
-use crate::nsq::{
-    address::HttpAddress,
-    names::{ChannelName, TopicName},
-    nsqd::{HttpError, Nsqd},
-    nsqlookupd::Nsqlookupd,
-    tcp::{Connection, TcpError},
+use crate::{
+    mapping::{Feed, Names},
+    nsq::{
+        address::HttpAddress,
+        names::{ChannelName, TopicName},
+        nsqd::Nsqd,
+        tcp::{Connection, TcpError},
+    },
+    rocketmq::Queue,
 };
-use crate::rocketmq::Queue;
 
 /// A failed nsqd is left alone this long, if another can take the messages.
 const PENALTY: Duration = Duration::from_secs(2);
@@ -149,6 +148,25 @@ impl Destination {
 }
 
 impl Node {
+    fn new(nsqd: Nsqd) -> Self {
+        Self {
+            nsqd,
+            prepared: None,
+            avoid_until: Instant::now(),
+            taken_in: false,
+            trouble: None,
+            depth: 0,
+            sent: 0,
+            pending: Arc::default(),
+            idle: Vec::new(),
+        }
+    }
+
+    /// Whether the process that was made ready is the one that started then.
+    fn is_prepared_as(&self, start_time: i64) -> bool {
+        self.prepared.as_ref().is_some_and(|prepared| prepared.start_time == start_time)
+    }
+
     /// What waits there, or is about to.
     fn load(&self) -> u64 {
         self.depth + self.sent + self.pending.load(Ordering::Relaxed)
@@ -184,23 +202,6 @@ impl Destinations {
         info!(topic = %self.topic, %channel, "this channel is done with, and will not be created again");
         self.completed.add(self.names.completed_group(&self.topic, channel));
         self.state().channels.remove(channel);
-    }
-
-    fn is_completed(&self, channel: &ChannelName) -> bool {
-        self.completed.has(&self.names.completed_group(&self.topic, channel))
-    }
-
-    /// Whether a channel that is on one nsqd belongs on all of them.
-    fn creates(&self, channel: &ChannelName) -> bool {
-        !is_intake(channel) && !self.is_completed(channel)
-    }
-
-    /// The channels whose consumers are RocketMQ's by now: paused behind a barrier. They wait for nobody, so nobody waits for
-    /// them, and what they hold is not relayed again for their sake: every other channel would get it twice.
-    fn parked(&self, seen: &TopicSeen) -> BTreeSet<ChannelName> {
-        let parked =
-            |channel: &&ChannelName| self.completed.has(&self.names.barrier_group(&self.topic, channel));
-        seen.paused.iter().filter(parked).cloned().collect()
     }
 
     /// The channels it does not create.
@@ -306,10 +307,15 @@ impl Destinations {
         (max > 0 && node.load() >= max).then(|| format!("depth {} of at most {max}", node.depth))
     }
 
+    /// Why it gets nothing now, ready or not.
+    fn trouble(&self, node: &Node) -> Option<String> {
+        self.closed(node).or_else(|| node.trouble.clone())
+    }
+
     fn why(&self, state: &State) -> String {
         let reason = |node: &Node| {
-            let trouble = self.closed(node).or_else(|| node.trouble.clone());
-            format!("{}: {}", node.nsqd.address(), trouble.unwrap_or_else(|| "not ready yet".to_owned()))
+            let trouble = self.trouble(node).unwrap_or_else(|| "not ready yet".to_owned());
+            format!("{}: {trouble}", node.nsqd.address())
         };
         let reasons: Vec<String> = state.nodes.values().map(reason).collect();
         if reasons.is_empty() { state.homes.why_none() } else { reasons.join("; ") }
@@ -324,7 +330,7 @@ impl Destinations {
     pub(super) fn standings(&self) -> Vec<NsqdReport> {
         let state = self.state();
         let standing = |node: &Node| {
-            let reason = self.closed(node).or_else(|| node.trouble.clone());
+            let reason = self.trouble(node);
             NsqdReport {
                 nsqd: node.nsqd.address().to_string(),
                 ready: node.prepared.is_some() && reason.is_none(),
@@ -358,10 +364,7 @@ impl Destinations {
     fn take_idle(&self, to: &Destination) -> Option<Connection> {
         let mut state = self.state();
         let node = state.nodes.get_mut(to.nsqd.address())?;
-        if node.prepared.as_ref().is_none_or(|prepared| prepared.start_time != to.start_time) {
-            return None;
-        }
-        node.idle.pop()
+        if node.is_prepared_as(to.start_time) { node.idle.pop() } else { None }
     }
 
     /// Takes note of messages that went there, and keeps the connection for the next.
@@ -369,8 +372,7 @@ impl Destinations {
         let mut state = self.state();
         let Some(node) = state.nodes.get_mut(to.nsqd.address()) else { return };
         node.sent += messages as u64;
-        let same = node.prepared.as_ref().is_some_and(|prepared| prepared.start_time == to.start_time);
-        if same && node.idle.len() < IDLE_CONNECTIONS {
+        if node.is_prepared_as(to.start_time) && node.idle.len() < IDLE_CONNECTIONS {
             node.idle.extend(connection);
         }
     }
@@ -385,211 +387,9 @@ impl Destinations {
         }
         self.fleet.look_soon();
     }
-
-    /// Keeps nodes and channels up to date; runs for as long as the topic is relayed.
-    pub(super) async fn keep_ready(
-        self: Arc<Self>,
-        mut views: watch::Receiver<Arc<View>>,
-        ask_every: Duration,
-    ) {
-        let mut ask_at = Instant::now();
-        let mut asked = self.fleet.nsqlookupds().is_empty();
-        let mut warned = false;
-        // A look that was under way when this topic was first asked for may not have asked for it.
-        let too_early = self.fleet.looks();
-        self.completed.known().await;
-        loop {
-            let view = Arc::clone(&views.borrow_and_update());
-            if view.look <= too_early {
-                match views.changed().await {
-                    Ok(()) => continue,
-                    Err(_) => return,
-                }
-            }
-            if ask_at <= Instant::now() {
-                asked |= self.ask_lookupds().await;
-                ask_at = Instant::now() + ask_every;
-            }
-            let todo = self.merge(&view);
-            let unseen = view.never_seen.iter().filter(|address| !self.choice.left_out.contains(*address));
-            let missing: Vec<&str> = unseen.map(HttpAddress::as_str).collect();
-            if !missing.is_empty() {
-                let reason = format!(
-                    "nsqds that have not answered yet, whose channels are unknown: {}",
-                    missing.join(", ")
-                );
-                if !std::mem::replace(&mut warned, true) {
-                    warn!(topic = %self.topic, "waiting for {reason}. Start them, or leave them out");
-                }
-                self.state().waiting = Some(reason);
-            } else if asked {
-                join_all(todo.into_iter().map(|todo| self.prepare(todo))).await;
-            }
-            // Whoever waits looks again: depths have changed, if nothing else has.
-            self.changed.notify_waiters();
-            tokio::select! {
-                changed = views.changed() => if changed.is_err() {
-                    return;
-                },
-                () = tokio::time::sleep_until(ask_at) => {}
-            }
-        }
-    }
-
-    /// Takes over the channels nsqlookupd knows, which outlive their nsqds; whether any of them answered.
-    async fn ask_lookupds(&self) -> bool {
-        let asks = self.fleet.nsqlookupds().iter().map(|lookupd: &Nsqlookupd| lookupd.channels(&self.topic));
-        let mut answered = false;
-        for answer in join_all(asks).await {
-            match answer {
-                Ok(channels) => {
-                    answered = true;
-                    let wanted = |channel: &ChannelName| !channel.is_ephemeral() && self.creates(channel);
-                    self.state().channels.extend(channels.into_iter().filter(wanted));
-                }
-                Err(error) => debug!(topic = %self.topic, %error, "channels not asked"),
-            }
-        }
-        answered
-    }
-
-    /// Takes over a view; returns what has to be done to make nsqds ready.
-    fn merge(&self, view: &View) -> Vec<Todo> {
-        let mut state = self.state();
-        let listed = state.homes.of(view, &self.topic);
-        let addresses: BTreeSet<&HttpAddress> = listed.iter().map(|seen| seen.nsqd.address()).collect();
-        state.nodes.retain(|address, _| {
-            let keep = addresses.contains(address);
-            if !keep {
-                info!(topic = %self.topic, nsqd = %address, "no longer a destination");
-            }
-            keep
-        });
-        let mut paused = BTreeSet::new();
-        state.channels.retain(|channel| !self.is_completed(channel));
-        let new = state.watched.look(view.look);
-        for Seen { nsqd, process, .. } in view.nsqds.values() {
-            let Ok(process) = process else { continue };
-            let seen = process.topic(&self.topic);
-            let counters = seen.counters.without(&self.parked(&seen));
-            state.channels.extend(seen.channels.into_iter().filter(|channel| self.creates(channel)));
-            paused.extend(seen.paused);
-            let known = Process { nsqd: nsqd.address().clone(), start_time: process.start_time };
-            if new && state.watched.see(known, &counters) {
-                warn!(topic = %self.topic, nsqd = %nsqd.address(),
-                    "this nsqd has started again; what it may have lost is relayed again");
-            }
-        }
-        state.watched.tidy();
-        let all = state.channels.clone();
-        listed.into_iter().filter_map(|seen| self.merge_one(&mut state, seen, &all, &paused)).collect()
-    }
-
-    fn merge_one(
-        &self,
-        state: &mut State,
-        seen: &Seen,
-        all: &BTreeSet<ChannelName>,
-        paused: &BTreeSet<ChannelName>,
-    ) -> Option<Todo> {
-        let address = seen.nsqd.address();
-        let node = state.nodes.entry(address.clone()).or_insert_with(|| {
-            info!(topic = %self.topic, nsqd = %address, "destination found");
-            Node {
-                nsqd: seen.nsqd.clone(),
-                prepared: None,
-                avoid_until: Instant::now(),
-                taken_in: false,
-                trouble: None,
-                depth: 0,
-                sent: 0,
-                pending: Arc::default(),
-                idle: Vec::new(),
-            }
-        });
-        let process = match &seen.process {
-            Ok(process) => process,
-            Err(reason) => {
-                node.trouble = Some(reason.clone());
-                // It may only be slow, and may be all there is; but whoever answers comes first.
-                node.avoid_until = Instant::now() + 2 * PENALTY;
-                return None;
-            }
-        };
-        let topic = process.topic(&self.topic);
-        node.taken_in = topic.channels.iter().any(is_intake);
-        node.depth = topic.waiting(&self.parked(&topic));
-        node.sent = 0;
-        let missing: Vec<_> = all.difference(&topic.channels).cloned().collect();
-        let same = node.prepared.as_ref().is_some_and(|prepared| prepared.start_time == process.start_time);
-        if !missing.is_empty() || !same {
-            // A channel came up elsewhere, or another process is there: nothing goes there until it has them all.
-            node.prepared = None;
-            node.idle.clear();
-        }
-        if !state.watched.is_told_apart(address) {
-            node.trouble = Some("has just started".to_owned());
-            self.fleet.look_soon();
-            return None;
-        }
-        if let Some(prepared) = &mut node.prepared {
-            node.trouble = None;
-            // It has all of them, those included that came up there by themselves.
-            prepared.channels.clone_from(all);
-            return None;
-        }
-        Some(Todo {
-            nsqd: node.nsqd.clone(),
-            paused: missing.iter().filter(|channel| paused.contains(channel)).cloned().collect(),
-            missing,
-            prepared: Prepared {
-                channels: all.clone(),
-                start_time: process.start_time,
-                tcp_address: process.tcp_address.clone(),
-            },
-        })
-    }
-
-    /// Creates what an nsqd lacks.
-    async fn prepare(&self, Todo { nsqd, missing, paused, prepared }: Todo) {
-        let created = async {
-            nsqd.create_topic(&self.topic).await?;
-            for channel in &missing {
-                nsqd.create_channel(&self.topic, channel).await?;
-                // Paused elsewhere, it is paused here before its first message: its consumer may have moved.
-                if paused.contains(channel) {
-                    nsqd.pause_channel(&self.topic, channel).await?;
-                }
-                info!(topic = %self.topic, nsqd = %nsqd.address(), %channel, "channel created");
-            }
-            nsqd.info().await
-        };
-        let created: Result<_, HttpError> = created.await;
-        let mut state = self.state();
-        let Some(node) = state.nodes.get_mut(nsqd.address()) else { return };
-        match created {
-            Ok(info) if info.start_time == prepared.start_time => {
-                debug!(topic = %self.topic, nsqd = %nsqd.address(), "ready");
-                node.prepared = Some(prepared);
-                node.trouble = None;
-            }
-            // Another process by now: the next look will tell.
-            Ok(_) => self.fleet.look_soon(),
-            Err(error) => node.trouble = Some(error.to_string()),
-        }
-    }
 }
 
 /// The same in every instance and after every restart.
 fn weight(key: &Queue, nsqd: &HttpAddress) -> u32 {
     crc32fast::hash(format!("{key} {nsqd}").as_bytes())
-}
-
-/// What makes an nsqd ready.
-struct Todo {
-    nsqd: Nsqd,
-    missing: Vec<ChannelName>,
-    /// Those of them that are paused on other nsqds.
-    paused: BTreeSet<ChannelName>,
-    prepared: Prepared,
 }

@@ -13,7 +13,6 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
-use tracing::info;
 
 use crate::rocketmq::Queue;
 
@@ -73,33 +72,32 @@ fn in_force(fence: Option<&InForce>) -> Option<&InForce> {
 }
 
 impl Fence {
-    /// Puts a fence up, or renews it; left as it is while somebody else's is in force.
-    pub(super) fn raise(&self, order: FenceOrder) {
+    /// Puts a fence up, or renews it; left as it is while somebody else's is in force. Whether none was in force.
+    pub(super) fn raise(&self, order: FenceOrder) -> bool {
         let FenceOrder { owner, lease_ms, limits } = order;
         let until = Instant::now() + Duration::from_millis(lease_ms).min(LONGEST);
         let limits = limits.into_iter().map(|limit| ((limit.broker, limit.queue), limit.offset)).collect();
+        let mut is_new = false;
         self.0.send_if_modified(|fence| match in_force(fence.as_ref()) {
             Some(other) if other.owner != owner => false,
             known => {
-                if known.is_none() {
-                    info!(owner, "fenced: nothing new is sent");
-                }
+                is_new = known.is_none();
                 *fence = Some(InForce { owner, until, limits });
                 true
             }
         });
+        is_new
     }
 
-    /// Takes the owner's fence away.
-    pub(super) fn lift(&self, owner: &str) {
+    /// Takes the owner's fence away; whether there was one.
+    pub(super) fn lift(&self, owner: &str) -> bool {
         self.0.send_if_modified(|fence| {
             let theirs = fence.as_ref().is_some_and(|fence| fence.owner == owner);
             if theirs {
-                info!(owner, "the fence is lifted");
                 *fence = None;
             }
             theirs
-        });
+        })
     }
 
     pub(super) fn report(&self) -> Option<FenceReport> {

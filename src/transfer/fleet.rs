@@ -60,15 +60,15 @@ pub(super) struct Seen {
     pub(super) registered: BTreeSet<TopicName>,
     pub(super) tombstoned: BTreeSet<TopicName>,
     /// What it said, or why it said nothing.
-    pub(super) process: Result<Arc<Process>, String>,
+    pub(super) process: Result<Arc<ProcessSeen>, String>,
 }
 
 /// What an nsqd process says of itself.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(super) struct ProcessSeen {
     /// Seconds since 1970; another value means another process, perhaps an empty one.
     pub(super) start_time: i64,
-    /// Its TCP port.
+    /// Where its TCP protocol listens, as `HOST:PORT`.
     pub(super) tcp_address: String,
     topics: BTreeMap<String, TopicSeen>,
 }
@@ -86,7 +86,7 @@ pub(super) struct TopicSeen {
     pub(super) counters: Counters,
 }
 
-impl Process {
+impl ProcessSeen {
     pub(super) fn topic(&self, topic: &TopicName) -> TopicSeen {
         self.topics.get(topic.as_str()).cloned().unwrap_or_default()
     }
@@ -100,7 +100,7 @@ impl TopicSeen {
     }
 }
 
-/// Keeps looking.
+/// The nsqds, and what the last look at them showed.
 #[derive(Debug)]
 pub(super) struct Fleet {
     source: Source,
@@ -174,7 +174,7 @@ impl Fleet {
         let looks = listed.into_iter().map(|seen| {
             let topics = &topics;
             async move {
-                let answer = tokio::time::timeout(ANSWER_WITHIN, process(&seen, topics)).await;
+                let answer = tokio::time::timeout(ANSWER_WITHIN, ask(&seen, topics)).await;
                 let answer = answer.map_err(|_| format!("no answer within {ANSWER_WITHIN:?}"));
                 Seen { process: answer.and_then(|answer| answer.map_err(|error| error.to_string())), ..seen }
             }
@@ -240,7 +240,7 @@ impl Fleet {
 }
 
 /// Asks one nsqd for everything that matters.
-async fn process(seen: &Seen, topics: &BTreeSet<TopicName>) -> Result<Arc<Process>, HttpError> {
+async fn ask(seen: &Seen, topics: &BTreeSet<TopicName>) -> Result<Arc<ProcessSeen>, HttpError> {
     let mut answers: Vec<Stats> = Vec::new();
     if topics.len() <= ASKED_ONE_BY_ONE {
         for topic in topics {
@@ -277,7 +277,7 @@ async fn process(seen: &Seen, topics: &BTreeSet<TopicName>) -> Result<Arc<Proces
         }
         (topic.topic_name, seen)
     });
-    Ok(Arc::new(Process { start_time, tcp_address, topics: topics.collect() }))
+    Ok(Arc::new(ProcessSeen { start_time, tcp_address, topics: topics.collect() }))
 }
 
 /// What was said already, so that a lasting fault is logged once.

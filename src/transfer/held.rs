@@ -28,7 +28,8 @@ pub(super) enum Held {
     Journal(#[from] JournalError),
     /// Something in the queue cannot be read.
     #[error(
-        "{0}. The relay stands before it. To give that message up, stop the relay and set the group's offset past it"
+        "{0}. The relay stands before it. To give up what cannot be read, stop the relay, set the group's offset past it, and start the relay \
+         once with --on-gap continue"
     )]
     Unreadable(#[from] Problem),
     /// The position is not in the queue any more, or not yet.
@@ -107,6 +108,17 @@ pub(super) enum Held {
         /// The next offset to be read.
         offset: i64,
     },
+    /// The broker lost its newest messages while it was away, and has taken others since; the relay begins anew, where its record says.
+    #[error(
+        "{queue}: another message stands before {offset} than was read there: the broker lost its newest messages and has others in their \
+         place, or the topic was recreated; looking where to go on"
+    )]
+    Replaced {
+        /// The queue.
+        queue: Queue,
+        /// The next offset to be read.
+        offset: i64,
+    },
     /// A delivery, or the queue's loop, ended without an outcome: a defect of this program. What it had is relayed again.
     #[error(
         "{queue}: a task of this program failed, which is a defect; what it had is relayed again: {error}"
@@ -127,6 +139,7 @@ impl Held {
             | Held::Journal(_)
             | Held::Moved { .. }
             | Held::Reset { .. }
+            | Held::Replaced { .. }
             | Held::DeliveryFailed { .. } => false,
             Held::OutOfRange { .. }
             | Held::Ahead { .. }

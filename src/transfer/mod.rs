@@ -4,6 +4,7 @@
 //! topics  which topics are relayed, found while running
 //!   └ topic   which of its queues are mine: membership, allocation, locks
 //!       └ queue   one loop a queue: confirmed? commit. Room? read.
+//!           ├ work          what it has in hand
 //!           ├ start         where it begins, and what is made of an offset that is not where it was left
 //!           ├ read_ahead    several pulls at a time, in order
 //!           ├ window        what is in flight, how far may be committed
@@ -14,7 +15,8 @@
 //!           └ deliver       until nsqd has answered OK, at the pace allowed
 //!               ├ watched        which nsqd processes there are, and what has become of them
 //!               ├ homes          which nsqds are the topic's
-//!               ├ destinations   which of them is ready: topic and every channel exist, with room
+//!               ├ destinations   which of them is next: ready, with room
+//!               │   └ ready      topic and every channel exist there
 //!               └ parking        what nsqd will never take
 //! fleet   the nsqds, looked at for all topics at once
 //! committed   what the brokers hold as committed, looked at for all queues of a topic at once
@@ -36,8 +38,9 @@
 //! - A queue that cannot go on (unreadable record, offset out of range) is held and named, never skipped.
 //! - A committed offset that this bridge has not committed is noticed, and what is made of it is somebody's choice ([`OnGap`]).
 //!
-//! Batches go over nsqd's TCP protocol, not HTTP. The two are equally fast (`cargo bench --bench transport`: 1.05 to 1, within
-//! the noise); but a TCP connection of our own is bound to one nsqd process, and a batch cannot reach one that came up empty in its place ([`crate::nsq::tcp`]).
+//! Batches go over nsqd's TCP protocol, not HTTP. The two are equally fast (`cargo bench --bench transport`: 1.05 to
+//! 1, within the noise); but a TCP connection of our own is bound to one nsqd process, and a batch cannot reach one
+//! that came up empty in its place ([`crate::nsq::tcp`]).
 
 mod audited;
 mod batch;

@@ -18,8 +18,8 @@ use crate::{
     rocketmq::{
         Cluster, ClusterError, Message, Outcome, Producer, Queue, QueueReader,
         producer::unix_millis,
-        properties::{PropertiesBuilder, is_reserved},
-        reader::Pull,
+        properties::{PropertiesBuilder, is_reserved, names},
+        reader::{PULL_MAX, Pull},
         record::{MAX_BODY_BYTES, RecordError, StoredMessage},
         unique_key::UniqueKeys,
     },
@@ -32,8 +32,8 @@ const EMPTY: &[u8] = b"(empty)";
 /// The body of what is parked without its own.
 const LEFT: &[u8] = b"(left at its place)";
 const BUDGET: Duration = Duration::from_secs(5);
-/// All properties together take no more: what RocketMQ takes has to do for the message's id, too.
-const MOST_PROPERTIES: usize = 12 * 1024;
+/// All properties together, in bytes: less than RocketMQ takes, to leave room for the message's id.
+const MOST_PROPERTIES_BYTES: usize = 12 * 1024;
 
 const REASON: &str = "park_reason";
 const PLACE: &str = "park_place";
@@ -202,7 +202,7 @@ impl Origin {
 
 /// Adds a property, if RocketMQ can carry it beside those there are.
 fn add(properties: &mut PropertiesBuilder, name: &str, value: &str) -> bool {
-    if properties.len() + name.len() + value.len() > MOST_PROPERTIES {
+    if properties.len() + name.len() + value.len() > MOST_PROPERTIES_BYTES {
         return false;
     }
     match properties.clone().user(name, value) {
@@ -216,7 +216,7 @@ fn add(properties: &mut PropertiesBuilder, name: &str, value: &str) -> bool {
 /// stored what no client of this kind would send.
 fn properties(message: &StoredMessage, origin: &Origin) -> PropertiesBuilder {
     let mut properties = origin.properties.clone();
-    if let Some(id) = message.properties.get("UNIQ_KEY") {
+    if let Some(id) = message.properties.get(names::UNIQ_KEY) {
         add(&mut properties, ID, id);
     }
     if message.body.is_empty() {
@@ -267,10 +267,10 @@ pub async fn parked(
         let bounds = cluster.queue_bounds(&queue).await?;
         let mut offset = cluster.committed_offset(GROUP, &queue).await?.unwrap_or(0).max(bounds.min);
         while offset < bounds.max {
-            match reader.pull(&queue, offset, 32, Duration::ZERO).await? {
+            match reader.pull(&queue, offset, PULL_MAX, Duration::ZERO).await? {
                 Pull::Messages { messages, .. } if !messages.is_empty() => {
                     offset += messages.len() as i64;
-                    parked.extend(messages.into_iter().map(|message| of(&queue, message)));
+                    parked.extend(messages.into_iter().map(|message| parked_message(&queue, message)));
                 }
                 _ => break,
             }
@@ -279,7 +279,7 @@ pub async fn parked(
     Ok(parked)
 }
 
-fn of(queue: &Queue, message: StoredMessage) -> ParkedMessage {
+fn parked_message(queue: &Queue, message: StoredMessage) -> ParkedMessage {
     let property = |name| message.properties.get(name).unwrap_or_default().to_owned();
     let left_bytes = message.properties.get(LEFT_BYTES).and_then(|bytes| bytes.parse().ok());
     let bodyless = left_bytes.is_some() || message.properties.get(WAS_EMPTY).is_some();
@@ -309,8 +309,6 @@ pub async fn settled(cluster: &Cluster, message: &ParkedMessage) -> Result<(), C
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddr};
-
     use super::*;
     use crate::rocketmq::properties::{MAX_PROPERTIES_BYTES, Properties};
 
@@ -319,29 +317,14 @@ mod tests {
     }
 
     fn stored(body: Bytes, properties: &[u8]) -> StoredMessage {
-        let host = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        StoredMessage {
-            topic: "t".into(),
-            queue_id: 3,
-            queue_offset: 7,
-            physical_offset: 0,
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp: 0,
-            born_host: host,
-            store_timestamp: 0,
-            store_host: host,
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body,
-            properties: Properties::from_encoded(Bytes::copy_from_slice(properties)),
-        }
+        let properties = Properties::from_encoded(Bytes::copy_from_slice(properties));
+        StoredMessage { queue_id: 3, queue_offset: 7, ..StoredMessage::for_tests(body, properties) }
     }
 
     /// What the parking topic would hold of a message that carries these properties.
     fn as_parked(body: Bytes, properties: PropertiesBuilder) -> ParkedMessage {
         let built = properties.build().expect("RocketMQ takes them");
-        of(&queue(), stored(body, built.encoded()))
+        parked_message(&queue(), stored(body, built.encoded()))
     }
 
     #[test]

@@ -15,11 +15,8 @@ use super::undrained::{
 };
 use crate::{
     mapping::{Feed, Names},
-    rocketmq::{Cluster, Queue},
+    rocketmq::{Cluster, Queue, reader::LOOKER},
 };
-
-/// Group for looking at messages: every broker has it, and the relay's own is closed.
-const LOOKER: &str = "TOOLS_CONSUMER";
 
 /// The record of a relay that does not run.
 pub struct Record(BTreeMap<Queue, Page>);

@@ -7,43 +7,35 @@
 //! The loop owns its queue only while its lease lasts ([`crate::rocketmq::group`]). Without a valid lease it neither
 //! publishes nor commits, because another instance may be doing both.
 
-use std::{collections::VecDeque, fmt::Display, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::watch,
-    task::{JoinError, JoinSet},
-    time::Instant,
-};
+use tokio::{sync::watch, task::JoinError, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+mod work;
+
+use self::work::{Streak, Work};
 use super::{
     audited::Audited,
-    batch::{Batch, Cut, held_bytes},
+    batch::held_bytes,
     committed::Looks,
     deliver::Delivery,
     held::{Held, OnGap},
     memory::{Memory, Share},
     read_ahead::{Read, ReadAhead},
     replay::{self, Piece, Replayed},
-    start::Begun,
     state::{QueueState, TopicState},
-    undrained::{
-        Process, Undrained,
-        journal::{self, Entry, Journal, JournalError, Page},
-    },
+    undrained::journal::{Entry, Journal, JournalError},
     watched::Fate,
-    window::{Confirmed, Proof, Window},
+    window::{Confirmed, Proof},
 };
 use crate::{
     audit::Ledger,
     retry::Backoff,
     rocketmq::{
-        Cluster, ClusterError, Queue, QueueReader,
-        offsets::Commit,
-        producer::unix_millis,
-        reader::Problem,
-        record::{RecordError, StoredMessage},
+        Cluster, ClusterError, Queue, QueueReader, offsets::Commit, producer::unix_millis, reader::Problem,
+        record::RecordError,
     },
 };
 
@@ -55,14 +47,14 @@ const LAST_COMMIT_TRIES: usize = 3;
 const ROOM_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// A record that cannot be read is asked for so many times before it is parked.
 const UNREADABLE_TRIES: usize = 3;
+/// A broker that nobody has read from for so long may have been away meanwhile, and have lost its newest messages.
+const UNWATCHED: Duration = Duration::from_secs(1);
 /// What every queue may hold, however much the others do: enough for a batch.
 const LEAST_BYTES: usize = 64 * 1024;
 /// What has left the nsqds, and what they may have lost, is looked after this often.
 const TEND_EVERY: Duration = Duration::from_secs(1);
 /// What has left the nsqds is written down this often, where no commit does it sooner.
 const DRAINED_EVERY: Duration = Duration::from_secs(5);
-/// Batches of one queue on their way to nsqd at a time.
-const BATCHES_IN_FLIGHT: usize = 2;
 
 /// How a queue's relay ended without fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,12 +102,11 @@ impl QueueRelay {
     /// Relays until asked to drain, or until the queue must be held.
     pub(super) async fn run(mut self) -> Result<Ended, Held> {
         let begun = self.begin().await?;
-        let start = begun.offset;
+        let (start, stored_ms) = (begun.offset, begun.stored_ms);
         let audited = Audited::new(self.ledger.clone(), self.queue.clone(), start);
         let mut work = Work::new(begun, audited);
         debug!(queue = %self.queue, offset = start, "relaying");
-        let reader = QueueReader::new(self.cluster.clone(), self.group.clone());
-        let mut reads = ReadAhead::new(reader, self.queue.clone(), start, self.lanes);
+        let mut reads = ReadAhead::new(self.reader(), self.queue.clone(), start, stored_ms, self.lanes);
         let ended = self.relay(&mut reads, &mut work).await;
         if matches!(ended, Ok(Ended::LeaseLost)) {
             work.audited.hand_over(work.window.committable());
@@ -125,11 +116,15 @@ impl QueueRelay {
         ended
     }
 
+    fn reader(&self) -> QueueReader {
+        QueueReader::new(self.cluster.clone(), self.group.clone())
+    }
+
     async fn relay(&mut self, reads: &mut ReadAhead, work: &mut Work) -> Result<Ended, Held> {
         let mut commit_at = Instant::now() + COMMIT_EVERY;
         let mut tend_at = Instant::now() + TEND_EVERY;
         let (mut reading, mut committing) = (Streak::new("reading"), Streak::new("committing"));
-        let mut read_after = Instant::now();
+        let (mut read_after, mut unread_since) = (Instant::now(), None);
         let mut held = None;
         let mut share = Share { memory: Arc::clone(&self.memory), held: 0 };
         let drain = self.drain.clone();
@@ -149,8 +144,7 @@ impl QueueRelay {
                 match stopped {
                     Held::Unreadable(Problem::Record { offset, error, .. }) if self.park_unreadable => {
                         self.beyond(work, offset, &error).await?;
-                        *reads =
-                            ReadAhead::new(reads.reader(), self.queue.clone(), work.read_to(), self.lanes);
+                        reads.go_on_at(work.read_to());
                     }
                     stopped => return Err(stopped),
                 }
@@ -158,18 +152,23 @@ impl QueueRelay {
             share.set(work.held_bytes() + if work.replaying.is_empty() { 0 } else { replay::PIECE_BYTES });
             let wanted = held.is_none() && work.held_bytes() < self.max_bytes && Instant::now() < until;
             let room = wanted && (share.held < LEAST_BYTES || share.memory.has_room());
+            if !room {
+                unread_since.get_or_insert_with(Instant::now);
+            } else if unread_since.take().is_some_and(|since| since.elapsed() >= UNWATCHED) {
+                reads.doubt();
+            }
             let due = commit_at.max(work.commit_due());
             tokio::select! {
                 biased;
                 () = drain.cancelled() => return Ok(Ended::Drained),
                 Some(confirmed) = work.in_flight.join_next() => self.settle(confirmed, work)?,
                 Some(replayed) = work.replaying.join_next() => match self.replayed(replayed, work)? {
-                    Ok(true) => self.tend(work, reads),
+                    Ok(true) => self.tend(work),
                     Ok(false) => debug!(queue = %self.queue, "nothing to relay again could be read yet"),
                     Err(error) => debug!(queue = %self.queue, %error, "not relayed again yet"),
                 },
                 () = tokio::time::sleep_until(tend_at), if !work.undrained.is_empty() => {
-                    self.tend(work, reads);
+                    self.tend(work);
                     tend_at = Instant::now() + TEND_EVERY;
                 }
                 () = tokio::time::sleep_until(due), if Instant::now() < until => {
@@ -179,7 +178,10 @@ impl QueueRelay {
                             COMMIT_EVERY
                         }
                         // Until it is taken a crash would relay a little twice.
-                        Err(error) => committing.fails(&self.queue, &error),
+                        Err(error) => {
+                            reads.doubt();
+                            committing.fails(&self.queue, &error)
+                        }
                     };
                     // From its end: commits that fail slowly must not crowd out everything else.
                     commit_at = Instant::now() + pause;
@@ -203,7 +205,7 @@ impl QueueRelay {
                 }, if room => match read {
                     Ok(read) => {
                         reading.works(&self.queue);
-                        held = self.take(read, work);
+                        held = self.take(read, work)?;
                     }
                     Err(error) => read_after = Instant::now() + reading.fails(&self.queue, &error),
                 },
@@ -269,7 +271,10 @@ impl QueueRelay {
     }
 
     /// Queues what was read for nsqd; what stops the queue is returned, to be raised once everything before it is done.
-    fn take(&self, read: Read, work: &mut Work) -> Option<Held> {
+    ///
+    /// # Errors
+    /// What stops it at once.
+    fn take(&self, read: Read, work: &mut Work) -> Result<Option<Held>, Held> {
         let (messages, held) = match read {
             Read::Messages(messages) => (messages, None),
             Read::Broken(messages, problem) => (messages, Some(Held::Unreadable(problem))),
@@ -277,16 +282,19 @@ impl QueueRelay {
                 let offset = work.read_to();
                 (Vec::new(), Some(Held::Reset { queue: self.queue.clone(), offset }))
             }
+            Read::Renewed => {
+                return Err(Held::Replaced { queue: self.queue.clone(), offset: work.read_to() });
+            }
         };
         let expected = work.read_to();
         if let Some(first) = messages.first().filter(|first| first.queue_offset != expected) {
             let (queue, found) = (self.queue.clone(), first.queue_offset);
-            return Some(Held::Unreadable(Problem::Displaced { queue, offset: expected, found }));
+            return Ok(Some(Held::Unreadable(Problem::Displaced { queue, offset: expected, found })));
         }
         self.state.metrics.read(messages.len());
         work.waiting_bytes += messages.iter().map(held_bytes).sum::<usize>();
         work.waiting.extend(messages);
-        held
+        Ok(held)
     }
 
     fn settle(&self, confirmed: Result<Confirmed, JoinError>, work: &mut Work) -> Result<(), Held> {
@@ -319,7 +327,7 @@ impl QueueRelay {
     }
 
     /// Forgets what has left the nsqds, and begins to relay again what one of them may have lost.
-    fn tend(&self, work: &mut Work, reads: &ReadAhead) {
+    fn tend(&self, work: &mut Work) {
         let processes: Vec<_> = work.undrained.processes().cloned().collect();
         for process in processes {
             match self.delivery.destinations.fate(&process) {
@@ -333,7 +341,7 @@ impl QueueRelay {
                         work.lost = Some(process.clone());
                     }
                     let (delivery, lease) = (Arc::clone(&self.delivery), self.lease.clone());
-                    let (reader, queue) = (reads.reader(), self.queue.clone());
+                    let (reader, queue) = (self.reader(), self.queue.clone());
                     let piece = Piece { process, from, to };
                     work.replaying
                         .spawn(async move { replay::replay(&delivery, &reader, &queue, lease, piece).await });
@@ -404,6 +412,10 @@ impl QueueRelay {
         work.in_flight.abort_all();
         work.replaying.abort_all();
         work.audited.finish(work.window.committable()).await;
+        if matches!(ended, Err(Held::Replaced { .. })) {
+            // A record written now would speak of messages that are gone. The last one may still tell up to where they are the same.
+            return;
+        }
         // A stop leaves nothing to be relayed again that need not be.
         work.drained_after = Instant::now();
         let ours = match ended {
@@ -438,142 +450,5 @@ impl QueueRelay {
             }
         }
         info!(queue = %self.queue, committed = work.committed, "relay of the queue ended");
-    }
-}
-
-/// Failures in a row of one kind: logged when they begin and end, repeated with growing pauses.
-struct Streak {
-    doing: &'static str,
-    backoff: Backoff,
-    failing: bool,
-}
-
-impl Streak {
-    fn new(doing: &'static str) -> Self {
-        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-        Self { doing, backoff, failing: false }
-    }
-
-    fn works(&mut self, queue: &Queue) {
-        if std::mem::take(&mut self.failing) {
-            info!(%queue, "{} works again", self.doing);
-            self.backoff.reset();
-        }
-    }
-
-    /// How long to wait before the next try.
-    fn fails(&mut self, queue: &Queue, error: &dyn Display) -> Duration {
-        if !std::mem::replace(&mut self.failing, true) {
-            warn!(%queue, %error, "{} fails; trying again until it works", self.doing);
-        }
-        self.backoff.next_delay()
-    }
-}
-
-/// What one queue's loop has in hand.
-struct Work {
-    window: Window,
-    page: Page,
-    /// Up to where the record says that everything is relayed.
-    recorded: i64,
-    recorded_at: Instant,
-    /// What has left the nsqds is written down no earlier.
-    drained_after: Instant,
-    committed: i64,
-    committed_at: Instant,
-    /// Read, and not yet on its way to nsqd.
-    waiting: VecDeque<StoredMessage>,
-    waiting_bytes: usize,
-    in_flight: JoinSet<Confirmed>,
-    undrained: Undrained,
-    audited: Audited,
-    /// A piece of what an nsqd may have lost, on its way once more.
-    replaying: JoinSet<Result<Replayed, ClusterError>>,
-    /// The process whose share is being relayed again.
-    lost: Option<Process>,
-    /// The first offset that must not be sent, while there is a fence.
-    limit: Option<i64>,
-    /// The offset of a record that could not be read, and how often it was tried.
-    unreadable: Option<(i64, usize)>,
-}
-
-impl Work {
-    fn new(Begun { offset, stored_ms, page, undrained }: Begun, audited: Audited) -> Self {
-        Self {
-            audited,
-            window: Window::new(offset).behind(stored_ms),
-            page,
-            recorded: offset,
-            recorded_at: Instant::now(),
-            drained_after: Instant::now() + DRAINED_EVERY,
-            committed: offset,
-            committed_at: Instant::now(),
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
-            in_flight: JoinSet::new(),
-            undrained,
-            replaying: JoinSet::new(),
-            lost: None,
-            limit: None,
-            unreadable: None,
-        }
-    }
-
-    fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.in_flight.is_empty()
-    }
-
-    fn held_bytes(&self) -> usize {
-        self.waiting_bytes + self.window.in_flight_bytes()
-    }
-
-    /// When there is something to commit, or to write down.
-    fn commit_due(&self) -> Instant {
-        let offset = self.window.committable();
-        if offset > self.committed { self.recorded_at } else { self.record_due(offset) }
-    }
-
-    /// When the record is to be written: with each commit before it, and else rarely, for it lies among the messages.
-    fn record_due(&self, offset: i64) -> Instant {
-        if offset > self.recorded {
-            self.recorded_at
-        } else if self.undrained.outdated() {
-            self.drained_after
-        } else {
-            self.recorded_at + journal::AGAIN_AFTER
-        }
-    }
-
-    /// Whether this relay has left the committed offset there: a commit without an answer may have been taken.
-    fn left(&self, committed: i64) -> bool {
-        (self.committed..=self.recorded).contains(&committed)
-    }
-
-    fn read_to(&self) -> i64 {
-        self.window.next_offset() + self.waiting.len() as i64
-    }
-
-    /// How many messages a fence lets on their way.
-    fn may_send(&self) -> usize {
-        let next = self.window.next_offset();
-        self.limit.map_or(usize::MAX, |limit| usize::try_from(limit - next).unwrap_or(0))
-    }
-
-    /// Sends waiting messages on their way while there is room for another batch.
-    fn send(&mut self, relay: &QueueRelay) {
-        let at_a_time = if relay.delivery.ordered { 1 } else { BATCHES_IN_FLIGHT };
-        while self.in_flight.len() < at_a_time {
-            let Delivery { limits, feed, audited, .. } = &*relay.delivery;
-            let cut = Cut { feed, limits: *limits, audited: *audited, most: self.may_send() };
-            let Some(mut batch) = Batch::cut(&mut self.waiting, cut) else { return };
-            self.waiting_bytes -= batch.held_bytes();
-            let claim = self.window.claim(batch.messages(), batch.held_bytes(), batch.stored_ms());
-            self.audited.sent(claim.start(), &mut batch);
-            self.window.ends_with(&claim, batch.last_stored_ms());
-            let delivery = Arc::clone(&relay.delivery);
-            let queue = relay.queue.clone();
-            let lease = relay.lease.clone();
-            self.in_flight.spawn(async move { delivery.until_confirmed(&queue, lease, claim, batch).await });
-        }
     }
 }

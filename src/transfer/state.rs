@@ -87,11 +87,10 @@ pub struct TopicReport {
     pub rate: f64,
     /// Messages since it began: read, relayed, sent again, parked, perhaps doubled.
     pub totals: [u64; 5],
-    /// How long the brokers keep messages at least, and until the oldest that nsqd does not have yet may expire; none while it is not
-    /// known.
+    /// How long the brokers keep messages at least; none while it is not known.
     #[serde(default)]
     pub retention_seconds: Option<f64>,
-    /// See there.
+    /// Until the oldest message that nsqd does not have yet may expire; none while it is not known.
     #[serde(default)]
     pub expires_in_seconds: Option<f64>,
     /// The same for the oldest that an nsqd may still lose.
@@ -236,7 +235,7 @@ impl TopicState {
     }
 
     /// What of the queues relayed here each nsqd may still lose.
-    pub(super) fn undrained_by_nsqd(&self) -> BTreeMap<String, u64> {
+    fn undrained_by_nsqd(&self) -> BTreeMap<String, u64> {
         let mut total = BTreeMap::new();
         for (process, messages) in self.undrained_by_process() {
             *total.entry(process.nsqd.to_string()).or_default() += messages;

@@ -1,9 +1,10 @@
 //! What of a queue is in flight, and how far it may be committed.
 //!
-//! Messages go to nsqd in runs of consecutive offsets, and the runs are confirmed in any order. The offset that may be
-//! committed is the lowest one not confirmed yet. A run enters the window as a [`Claim`] and leaves it only as a
-//! [`Confirmed`], which only proofs can make of it, nsqd's `OK`, a broker's for what was parked, or that it is not nsqd's to be given: there is no way to commit what
-//! nobody has answered for. A claim that is dropped stays open, and the window never moves past it.
+//! Messages go to nsqd in runs of consecutive offsets, and the runs are confirmed in any order. The offset that may
+//! be committed is the lowest one not confirmed yet. A run enters the window as a [`Claim`] and leaves it only as a
+//! [`Confirmed`]. Only a proof makes one: nsqd's `OK`, a broker's for what was parked, or that it is not nsqd's to be
+//! given. So nothing can be committed that nobody has answered for. A claim that is dropped stays open, and the
+//! window never moves past it.
 
 use std::collections::{BTreeMap, VecDeque};
 

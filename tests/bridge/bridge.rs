@@ -19,7 +19,7 @@ use nsqbridge::{
     },
 };
 use nsqbridge_brokers::{Line, NameServer, Nsqd, Nsqlookupd, Rig, RigOptions, Server, http, ports::Ports};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -52,6 +52,13 @@ pub fn cluster(rig: &Rig) -> Cluster {
 /// A topic name no other test uses.
 pub fn topic(stem: &str) -> String {
     format!("{stem}.{:08x}", fastrand::u32(..))
+}
+
+/// A file with this text, which goes with its handle.
+pub fn file(text: &str) -> NamedTempFile {
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
 }
 
 /// Waits until `condition` holds.

@@ -9,22 +9,21 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
 use nsqbridge::rocketmq::{
     Cluster, ClusterConfig, ClusterError, Outcome, Producer, Queue, QueueReader,
     codes::{request, response},
     command::Command,
     group::Member,
     offsets::Commit,
-    outcome::Hint,
+    outcome::{Arm, Hint},
     properties::Properties,
     reader::{Problem, Pull},
-    record::{StoredMessage, encode_stored},
+    record::StoredMessage,
 };
 
 use crate::{
     bridge::{SOON, eventually},
-    scripted::{Peer, Reply, message, ok, refuse, stored},
+    scripted::{Peer, Reply, message, ok, pulled, record, refuse, stored},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -52,8 +51,8 @@ async fn a_second_answer_never_confirms_another_message() {
 
 #[tokio::test]
 async fn a_reply_that_never_comes_is_unknown_after_the_deadline_and_the_retry_carries_the_same_id() {
-    let keys = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let told = std::sync::Arc::clone(&keys);
+    let keys = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&keys);
     let peer = Peer::start(1, move |nth, asked| {
         let properties = Properties::from_encoded(asked.ext["i"].clone().into());
         told.lock().unwrap().push(properties.get("UNIQ_KEY").unwrap().to_owned());
@@ -108,12 +107,6 @@ async fn a_frame_cut_in_half_or_unreadable_makes_the_send_unknown_and_the_next_o
 
 #[tokio::test]
 async fn each_refusing_code_has_its_outcome() {
-    #[derive(Debug, Clone, Copy, PartialEq)]
-    enum Arm {
-        Rejected,
-        NotSent,
-        Unknown,
-    }
     use Arm::{NotSent, Rejected, Unknown};
     let cases = [
         (1, "java.lang.RuntimeException: something", Unknown),
@@ -248,8 +241,8 @@ async fn an_answer_that_is_missing_among_others_replaces_no_connection() {
 
 #[tokio::test]
 async fn a_batch_goes_out_with_empty_outer_properties() {
-    let outer = std::sync::Arc::new(std::sync::Mutex::new(None));
-    let told = std::sync::Arc::clone(&outer);
+    let outer = Arc::new(Mutex::new(None));
+    let told = Arc::clone(&outer);
     let peer = Peer::start(1, move |_, asked| {
         *told.lock().unwrap() = Some((asked.code, asked.ext["i"].clone(), asked.ext["m"].clone()));
         Reply::Answer(stored(asked, 0))
@@ -262,38 +255,8 @@ async fn a_batch_goes_out_with_empty_outer_properties() {
     assert_eq!(outer, Some((request::SEND_BATCH_MESSAGE, String::new(), "true".to_owned())));
 }
 
-/// A record as a broker stores it, at this place of queue `t`/0.
-fn record(offset: i64, body: &[u8]) -> StoredMessage {
-    StoredMessage {
-        topic: "t".into(),
-        queue_id: 0,
-        queue_offset: offset,
-        physical_offset: 1_000 + offset,
-        flag: 0,
-        sys_flag: 0,
-        born_timestamp: 1,
-        born_host: "127.0.0.1:1".parse().unwrap(),
-        store_timestamp: 2,
-        store_host: "127.0.0.1:2".parse().unwrap(),
-        reconsume_times: 0,
-        prepared_transaction_offset: 0,
-        body: body.to_vec().into(),
-        properties: Properties::default(),
-    }
-}
-
-fn pulled(asked: &Command, next: i64, records: &[StoredMessage], damage: impl Fn(&mut BytesMut)) -> Reply {
-    let mut body = BytesMut::new();
-    for record in records {
-        encode_stored(&mut body, record);
-    }
-    damage(&mut body);
-    let answer = ok(asked).field("nextBeginOffset", next).field("minOffset", 0).field("maxOffset", 100);
-    Reply::Answer(answer.body(body.freeze()))
-}
-
-async fn problem_of(reply: impl Fn(&Command) -> Reply + Send + Sync + 'static) -> (usize, Problem) {
-    let peer = Peer::start(1, move |_, asked| reply(asked)).await;
+async fn problem_of(answer: impl Fn(&Command) -> Command + Send + Sync + 'static) -> (usize, Problem) {
+    let peer = Peer::start(1, move |_, asked| Reply::Answer(answer(asked))).await;
     let reader = QueueReader::new(peer.cluster(), "g");
     match reader.pull(&queue(), 5, 32, Duration::ZERO).await.unwrap() {
         Pull::Messages { messages, problem: Some(problem), .. } => (messages.len(), problem),
@@ -304,10 +267,11 @@ async fn problem_of(reply: impl Fn(&Command) -> Reply + Send + Sync + 'static) -
 #[tokio::test]
 async fn a_record_that_cannot_be_decoded_is_named_and_what_stands_before_it_is_kept() {
     let (kept, problem) = problem_of(|asked| {
-        pulled(asked, 8, &[record(5, b"good"), record(6, b"damaged"), record(7, b"good")], |body| {
-            let place = body.windows(7).position(|bytes| bytes == b"damaged").unwrap();
-            body[place] ^= 1;
-        })
+        let answer = pulled(asked, 8, &[record(5, b"good"), record(6, b"damaged"), record(7, b"good")]);
+        let mut body = answer.body.to_vec();
+        let place = body.windows(7).position(|bytes| bytes == b"damaged").unwrap();
+        body[place] ^= 1;
+        answer.body(body)
     })
     .await;
     assert_eq!(kept, 1);
@@ -318,21 +282,20 @@ async fn a_record_that_cannot_be_decoded_is_named_and_what_stands_before_it_is_k
 
 #[tokio::test]
 async fn a_record_at_the_wrong_place_is_named() {
-    let (kept, problem) =
-        problem_of(|asked| pulled(asked, 7, &[record(5, b"a"), record(7, b"b")], |_| {})).await;
+    let (kept, problem) = problem_of(|asked| pulled(asked, 7, &[record(5, b"a"), record(7, b"b")])).await;
     assert_eq!(kept, 1);
     assert!(matches!(problem, Problem::Displaced { offset: 6, found: 7, .. }), "{problem}");
 }
 
 #[tokio::test]
 async fn places_the_broker_skips_are_named() {
-    let (kept, problem) = problem_of(|asked| pulled(asked, 9, &[record(5, b"a")], |_| {})).await;
+    let (kept, problem) = problem_of(|asked| pulled(asked, 9, &[record(5, b"a")])).await;
     assert_eq!(kept, 1);
     assert!(matches!(problem, Problem::Gap { from: 6, to: 8, .. }), "{problem}");
 
     let (kept, problem) = problem_of(|asked| {
         let answer = refuse(asked, response::PULL_RETRY_IMMEDIATELY, "filtered");
-        Reply::Answer(answer.field("nextBeginOffset", 9).field("minOffset", 0).field("maxOffset", 100))
+        answer.field("nextBeginOffset", 9).field("minOffset", 0).field("maxOffset", 100)
     })
     .await;
     assert_eq!(kept, 0);
@@ -342,7 +305,7 @@ async fn places_the_broker_skips_are_named() {
 #[tokio::test]
 async fn a_record_of_another_queue_is_named() {
     let stray = StoredMessage { topic: "other".into(), ..record(5, b"a") };
-    let (_, problem) = problem_of(move |asked| pulled(asked, 6, std::slice::from_ref(&stray), |_| {})).await;
+    let (_, problem) = problem_of(move |asked| pulled(asked, 6, std::slice::from_ref(&stray))).await;
     assert!(matches!(problem, Problem::Stray { offset: 5, .. }), "{problem}");
 }
 

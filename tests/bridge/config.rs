@@ -12,15 +12,9 @@ use nsqbridge::{
 };
 use nsqbridge_brokers::{Line, http};
 
-use crate::bridge::{Consumer, Program, SOON, blocking, create_channel, eventually, shared, topic};
+use crate::bridge::{Consumer, Program, SOON, blocking, create_channel, eventually, file, shared, topic};
 
 const ANNOTATED: &str = include_str!("../../docs/bridge.toml");
-
-fn file(text: &str) -> tempfile::NamedTempFile {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), text).unwrap();
-    file
-}
 
 fn parse(text: &str, arguments: &[&str]) -> Result<config::Invocation, Refusal> {
     let file = file(text);

@@ -23,8 +23,8 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::bridge::{
-    Consumer, Gateway, Program, SOON, To, blocking, cluster, command, create_channel, eventually, shared,
-    topic, transfer,
+    Consumer, Gateway, Program, SOON, To, blocking, cluster, command, create_channel, eventually, file,
+    shared, topic, transfer,
 };
 
 fn folder() -> PathBuf {
@@ -57,13 +57,6 @@ fn nsqbridge(arguments: &[&str]) -> Output {
 
 fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
-}
-
-/// A plan file with this text.
-fn file(text: &str) -> tempfile::NamedTempFile {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), text).unwrap();
-    file
 }
 
 /// What `plan` says of a plan: its exit code, and the verdict.

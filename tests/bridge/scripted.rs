@@ -14,7 +14,8 @@ use nsqbridge::rocketmq::{
     codes::{request, response},
     command::{self, Command},
     producer::unix_millis,
-    properties::PropertiesBuilder,
+    properties::{Properties, PropertiesBuilder},
+    record::{StoredMessage, encode_stored},
     unique_key::UniqueKeys,
 };
 use tokio::{
@@ -211,6 +212,34 @@ pub fn stored(asked: &Command, offset: i64) -> Command {
         .field("msgId", "7F00000100002A9F0000000000000000")
         .field("queueId", 0)
         .field("queueOffset", offset)
+}
+
+/// A record as a broker stores it, at this place of queue `t`/0.
+pub fn record(offset: i64, body: &[u8]) -> StoredMessage {
+    StoredMessage {
+        topic: "t".into(),
+        queue_id: 0,
+        queue_offset: offset,
+        physical_offset: 1_000 + offset,
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp: 1,
+        born_host: "127.0.0.1:1".parse().unwrap(),
+        store_timestamp: 2,
+        store_host: "127.0.0.1:2".parse().unwrap(),
+        reconsume_times: 0,
+        prepared_transaction_offset: 0,
+        body: body.to_vec().into(),
+        properties: Properties::default(),
+    }
+}
+
+/// The answer to a pull from a queue of a hundred messages: these, and to go on at `next`.
+pub fn pulled(asked: &Command, next: i64, records: &[StoredMessage]) -> Command {
+    let mut body = BytesMut::new();
+    records.iter().for_each(|record| encode_stored(&mut body, record));
+    let answer = ok(asked).field("nextBeginOffset", next).field("minOffset", 0).field("maxOffset", 100);
+    answer.body(body.freeze())
 }
 
 /// A refusal.

@@ -71,8 +71,11 @@ async fn publishing_goes_on_without_a_broker_and_nothing_overtakes(line: Line) {
     assert_eq!(deferred, (200, "OK".to_owned()));
     assert_eq!(gateway.metric("nsqbridge_spool_messages"), 103.0);
     assert_eq!(gateway.metric("nsqbridge_spool_spooling_topics"), 2.0);
-    let (_, ready) = gateway.admin("/readyz");
-    assert!(ready.contains("100 spooled messages"), "{ready}");
+    let unreached = async || gateway.admin("/readyz").1.contains("[-] broker broker-a: ");
+    eventually("the broker's absence is noticed", SOON, unreached).await;
+    let (status, ready) = gateway.admin("/readyz");
+    assert!(status == 200 && ready.contains("100 spooled messages"), "{ready}");
+    assert_eq!(gateway.get("/ping").0, 200, "a load balancer would take it away");
     blocking(|| rig.brokers[0].start_again()).unwrap();
     publish(150..400).await;
     drained(&gateway).await;
@@ -227,6 +230,8 @@ async fn past_its_bounds_the_spool_refuses_and_a_stop_keeps_what_is_there() {
     assert!(kept >= 15, "{kept}");
     let refused = "nsqbridge_spool_refused_total{reason=\"spool-max-topic-bytes\"}";
     assert_eq!(gateway.metric(refused), 1.0);
+    let not_taken = async || gateway.get("/ping").0 == 500;
+    eventually("load balancers hear that it takes nothing any more", SOON, not_taken).await;
     // A second gateway may not use the folder.
     let path = folder.path().display().to_string();
     let name_server = rig.name_server.addr().to_string();

@@ -218,11 +218,24 @@ impl Spool {
         topics.iter().map(|(name, topic)| (name.clone(), Arc::clone(topic))).collect()
     }
 
+    /// Whether publishes are taken without RocketMQ: of topics that are spooled already, or of any that may be while none is.
+    pub(super) fn stands_in(&self) -> bool {
+        let mut spooling = self.spooling().peekable();
+        let takes = match spooling.peek() {
+            None => self.usage.refuses().is_none(),
+            Some(_) => spooling.any(|(_, topic)| topic.refuses().is_none()),
+        };
+        self.config.spools() && takes
+    }
+
     /// Topics with spooled messages, in words; an error while there are any, or the disk fails.
     pub(super) fn state(&self) -> Result<(), String> {
-        let spooling = self.topics().into_iter().filter(|(_, topic)| topic.is_spooling());
         let words: Vec<String> =
-            spooling.map(|(name, topic)| format!("{name}: {}", topic.in_words())).collect();
+            self.spooling().map(|(name, topic)| format!("{name}: {}", topic.in_words())).collect();
         if words.is_empty() { Ok(()) } else { Err(words.join("; ")) }
+    }
+
+    fn spooling(&self) -> impl Iterator<Item = (TopicName, Arc<TopicSpool>)> {
+        self.topics().into_iter().filter(|(_, topic)| topic.is_spooling())
     }
 }

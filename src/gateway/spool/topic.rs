@@ -59,6 +59,16 @@ impl Usage {
         }
     }
 
+    /// Which bound keeps every topic out, as far as is known without asking the disk: whoever looks at this must not wait for it.
+    pub(super) fn refuses(&self) -> Option<&'static str> {
+        let full = || self.was_full.load(Ordering::Relaxed).then_some(MAX_DISK_USE);
+        self.passes().or_else(full)
+    }
+
+    fn passes(&self) -> Option<&'static str> {
+        (self.bytes.load(Ordering::Relaxed) >= self.max_bytes).then_some("spool-max-bytes")
+    }
+
     /// Whether the disk may take more. It is asked, and may not answer for long.
     fn disk_has_room(&self) -> Result<(), NotSpooled> {
         // Who cannot say how full the disk is will find out by writing.
@@ -187,10 +197,7 @@ impl TopicSpool {
     pub(super) fn in_words(&self) -> String {
         let Standing { messages, bytes, .. } = self.standing();
         let age = self.age().as_secs();
-        // The disk is not asked: whoever looks at this must not wait for it.
-        let full = || self.noted.usage.was_full.load(Ordering::Relaxed).then_some(MAX_DISK_USE);
-        let refuses = self.passes().or_else(full);
-        let refuses = refuses.map_or_else(String::new, |reason| format!(", refusing: {reason}"));
+        let refuses = self.refuses().map_or_else(String::new, |bound| format!(", refusing: {bound}"));
         format!("{messages} spooled messages of {bytes} bytes, the oldest {age} s old{refuses}")
     }
 
@@ -201,16 +208,17 @@ impl TopicSpool {
         Duration::from_millis(u64::try_from(age).unwrap_or(0))
     }
 
+    /// Which bound keeps this topic out, as [`Usage::refuses`].
+    pub(super) fn refuses(&self) -> Option<&'static str> {
+        self.passes().or_else(|| self.noted.usage.refuses())
+    }
+
     /// Which bound is passed, of those that are known without asking the disk.
     fn passes(&self) -> Option<&'static str> {
         let usage = &self.noted.usage;
-        if usage.bytes.load(Ordering::Relaxed) >= usage.max_bytes {
-            return Some("spool-max-bytes");
-        }
-        if self.standing().bytes >= usage.max_topic_bytes {
-            return Some("spool-max-topic-bytes");
-        }
-        (self.age() > usage.max_age).then_some("spool-max-age")
+        let of_all = usage.passes();
+        let of_topic = (self.standing().bytes >= usage.max_topic_bytes).then_some("spool-max-topic-bytes");
+        of_all.or(of_topic).or_else(|| (self.age() > usage.max_age).then_some("spool-max-age"))
     }
 
     /// Does something with the log, on a thread that may block.

@@ -448,6 +448,18 @@ mod tests {
         }
     }
 
+    /// What passes through a channel between two looks: it is never empty, and something is always in flight.
+    fn busy(model: &mut Model) {
+        for _ in 0..10 {
+            model.take(Step::Publish);
+            model.take(Step::Copy);
+            model.take(Step::HandOut { from_disk: false });
+            if model.in_flight.len() > 5 {
+                model.in_flight.remove(0);
+            }
+        }
+    }
+
     #[test]
     fn a_channel_that_is_never_empty_is_drained_in_spite_of_two_lines() {
         fastrand::seed(7);
@@ -486,39 +498,22 @@ mod tests {
     #[test]
     fn a_busy_channel_is_drained_up_to_about_the_longest_time_in_flight() {
         let (mut model, mut watch) = (Model::default(), DrainWatch::new(Duration::from_secs(60)));
-        // Never empty, and something always in flight.
-        watch_until(&mut model, &mut watch, 1..200, |model| {
-            for _ in 0..10 {
-                model.take(Step::Publish);
-                model.take(Step::Copy);
-                model.take(Step::HandOut { from_disk: false });
-                if model.in_flight.len() > 5 {
-                    model.in_flight.remove(0);
-                }
-            }
-        });
+        watch_until(&mut model, &mut watch, 1..200, busy);
         assert!(watch.drained() > 200 - 40, "only to look {}", watch.drained());
     }
 
     #[test]
     fn a_channel_whose_consumers_put_messages_back_all_the_time_is_given_an_hour() {
         let (mut model, mut watch) = (Model::default(), DrainWatch::new(Duration::from_secs(60)));
-        let busy = |model: &mut Model| {
-            for _ in 0..10 {
-                model.take(Step::Publish);
-                model.take(Step::Copy);
-                model.take(Step::HandOut { from_disk: false });
-                if model.in_flight.len() > 5 {
-                    model.in_flight.remove(0);
-                }
-            }
+        let putting_back = |model: &mut Model| {
+            busy(model);
             let (message, _) = model.in_flight.remove(0);
             model.put_back += 1;
             model.put(message);
         };
-        watch_until(&mut model, &mut watch, 1..1_700, busy);
+        watch_until(&mut model, &mut watch, 1..1_700, putting_back);
         assert_eq!(watch.drained(), 0);
-        watch_until(&mut model, &mut watch, 1_700..1_900, busy);
+        watch_until(&mut model, &mut watch, 1_700..1_900, putting_back);
         assert!(watch.drained() > 0);
     }
 

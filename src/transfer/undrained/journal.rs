@@ -334,6 +334,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::rocketmq::properties::Properties;
 
     /// The queue of a page, and what is on its way there.
     #[derive(Debug, Default)]
@@ -467,22 +468,12 @@ mod tests {
         let entry =
             Entry { relayed: 7, stored_ms: None, undrained: Snapshot::default(), homes: BTreeSet::new() };
         let record = Record { place: 3, writer: 1, entry, stored_ms: 0 };
-        let host = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 1));
+        let body = serde_json::to_vec(&record).unwrap();
         let message = StoredMessage {
             topic: "j".into(),
-            queue_id: 0,
             queue_offset: 3,
-            physical_offset: 0,
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp: 0,
-            born_host: host,
             store_timestamp: 42,
-            store_host: host,
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: serde_json::to_vec(&record).unwrap().into(),
-            properties: Default::default(),
+            ..StoredMessage::for_tests(body, Properties::default())
         };
         assert_eq!(counted(&queue, &message), Some(Record { stored_ms: 42, ..record }));
         assert_eq!(counted(&queue, &StoredMessage { queue_offset: 4, ..message }), None);

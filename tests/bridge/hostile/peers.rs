@@ -2,15 +2,8 @@
 
 use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
-use nsqbridge::rocketmq::{
-    Queue, QueueReader,
-    codes::request,
-    command,
-    properties::Properties,
-    reader::Pull,
-    record::{StoredMessage, encode_stored},
-};
+use bytes::BytesMut;
+use nsqbridge::rocketmq::{Queue, QueueReader, codes::request, command, reader::Pull, record::StoredMessage};
 use nsqbridge_brokers::Line;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -22,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{KIB, MIB};
 use crate::{
     bridge::{Gateway, SOON, To, blocking, eventually, shared, topic, transfer},
-    scripted::{Peer, Reply, ok},
+    scripted::{Peer, Reply, ok, pulled, record, refuse},
 };
 
 /// The bytes of a frame of this length, as far as they are given.
@@ -77,7 +70,7 @@ async fn a_broker_that_sends_no_answer_but_bytes_is_named_and_held_off() {
     });
     survives("a hundred thousand answers to nothing", "nobody waits for", flood.await).await;
     let wordy = Peer::start(1, |_, asked| {
-        Reply::Answer(crate::scripted::refuse(asked, 1, &"\u{1b}[2J\nnothing is wrong ".repeat(20_000)))
+        Reply::Answer(refuse(asked, 1, &"\u{1b}[2J\nnothing is wrong ".repeat(20_000)))
     });
     survives("a remark of 400 KB that steers terminals", "nothing is wrong", wordy.await).await;
 }
@@ -114,33 +107,13 @@ async fn a_pull_of_bombs_hands_out_little_at_a_time_and_skips_nothing() {
     let compressed = {
         let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
         encoder.write_all(&vec![0; BODY]).unwrap();
-        Bytes::from(encoder.finish().unwrap())
+        encoder.finish().unwrap()
     };
-    let host = "127.0.0.1:1".parse().unwrap();
-    let record = move |queue_offset: i64| StoredMessage {
-        topic: "t".into(),
-        queue_id: 0,
-        queue_offset,
-        physical_offset: 0,
-        flag: 0,
-        sys_flag: 1,
-        born_timestamp: 0,
-        born_host: host,
-        store_timestamp: 0,
-        store_host: host,
-        reconsume_times: 0,
-        prepared_transaction_offset: 0,
-        body: compressed.clone(),
-        properties: Properties::default(),
-    };
+    let bomb = move |offset: i64| StoredMessage { sys_flag: 1, ..record(offset, &compressed) };
     // Gives everything from the offset on, however little is asked for.
     let peer = Peer::start(1, move |_, asked| {
-        let mut body = BytesMut::new();
-        (asked.number("queueOffset").unwrap()..MESSAGES)
-            .for_each(|offset| encode_stored(&mut body, &record(offset)));
-        let answer =
-            ok(asked).field("minOffset", 0).field("maxOffset", MESSAGES).field("nextBeginOffset", MESSAGES);
-        Reply::Answer(answer.body(body.freeze()))
+        let bombs: Vec<_> = (asked.number("queueOffset").unwrap()..MESSAGES).map(&bomb).collect();
+        Reply::Answer(pulled(asked, MESSAGES, &bombs))
     })
     .await;
     let reader = QueueReader::new(peer.cluster(), "g");

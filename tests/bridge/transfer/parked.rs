@@ -130,8 +130,7 @@ async fn what_rocketmq_takes_only_once_is_parked_without_it(line: Line) {
     store(&cluster, &name, "last", "", 0).await;
     let relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &["--max-msg-size", "5"]);
     let consumer = Consumer::start(&[nsqd], &topic, "ch");
-    consumer.wait_for(2).await;
-    assert_eq!(consumer.received(), ["first", "last"]);
+    assert_eq!(consumer.wait_for(2).await, ["first", "last"]);
     let mut listed = Value::Null;
     eventually("all three are parked", SOON, async || {
         listed = serde_json::from_str(&say(rig, &["parked", "list", &topic, "-o", "json"])).unwrap();

@@ -21,7 +21,7 @@ pub struct GatewayArgs {
     /// Listen here for producers that speak HTTP; nsqd's own port by default.
     #[arg(
         long,
-        value_name = "HOST:PORT",
+        value_name = "IP:PORT",
         default_value = "0.0.0.0:4151",
         value_parser = listen_address,
         env = "NSQBRIDGE_HTTP_ADDRESS"
@@ -30,7 +30,7 @@ pub struct GatewayArgs {
     /// Listen here for producers that speak nsqd's TCP protocol; nsqd's own port by default. An empty address serves none.
     #[arg(
         long,
-        value_name = "HOST:PORT",
+        value_name = "IP:PORT",
         default_value = "0.0.0.0:4150",
         value_parser = listen_address_or_none,
         env = "NSQBRIDGE_TCP_ADDRESS"

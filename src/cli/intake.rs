@@ -40,7 +40,7 @@ pub struct IntakeArgs {
     pub drain_timeout: Duration,
     /// End the intake of these topics on these nsqds, once no producer publishes there any more and everything is finished, stored and
     /// passed by the relay: delete the channels. Name all the nsqds.
-    #[arg(long, env = "NSQBRIDGE_INTAKE_RETIRE", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", env = "NSQBRIDGE_INTAKE_RETIRE", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub retire: bool,
     /// What topics are called.
     #[command(flatten)]

@@ -117,8 +117,8 @@ pub enum Role {
     Gateway(Box<GatewayArgs>),
     /// Relay topics from RocketMQ back into nsqd, for consumers that have not moved yet.
     ///
-    /// Start as many instances as you like with the same topics: they share the queues, and none is relayed twice.
-    /// Before the first message, the topic and every known channel are created on each nsqd.
+    /// Start as many instances as you like with the same topics: they share the queues, and no two relay one at a time.
+    /// Before the first message, the topic and every known channel are created on each nsqd, but for #ephemeral channels.
     #[command(after_help = "Examples:\n  \
         nsqbridge transfer --namesrv rmq-1:9876 --topic orders --lookupd-http-address lookup-1:4161\n  \
         nsqbridge transfer --namesrv rmq-1:9876 --topic orders --nsqd-http-address nsqd-1:4151")]
@@ -151,12 +151,15 @@ pub enum Question {
     Status(Box<StatusArgs>),
     /// Pause, resume or slow down every running relay of a topic.
     ///
-    /// Lasts as long as the instances run: one that starts later begins with its own settings.
+    /// Acts at once, without --execute or a question, and lasts as long as the instances run: one that starts later begins with its
+    /// own settings.
     #[command(after_help = "Examples:\n  \
         nsqbridge relay pause orders --namesrv rmq-1:9876\n  \
         nsqbridge relay rate orders 500 --namesrv rmq-1:9876")]
     Relay(Box<RelayArgs>),
     /// List, show, retry or drop the messages of a topic that nsqd would not take.
+    ///
+    /// `retry` and `drop` act at once, without --execute or a question.
     #[command(after_help = "Examples:\n  \
         nsqbridge parked list orders --namesrv rmq-1:9876\n  \
         nsqbridge parked show orders broker-a:3:1712 --namesrv rmq-1:9876\n  \
@@ -184,11 +187,11 @@ pub enum Question {
     #[command(after_help = "Example:\n  \
         nsqbridge plan -f orders.toml     (migration-plans/ has examples)")]
     Plan(Box<PlanArgs>),
-    /// Move a channel's consumer to a RocketMQ consumer group: nothing lost, nothing doubled, and a way back.
+    /// Move a channel's consumer to a RocketMQ consumer group, exactly and with a way back.
     ///
     /// Shows what it would do; with --execute, does it. The topic's relay is held until the channel's consumers have finished all they
-    /// have; then the channel is paused, and the group begins exactly there. Started again after an interruption, it finishes or
-    /// undoes what was begun.
+    /// have; then the channel is paused, and the group begins exactly there: nothing is lost, nor doubled by a consumer that lets go
+    /// of what nsqd takes back from it. Started again after an interruption, it finishes or undoes what was begun.
     #[command(after_help = "Examples:\n  \
         nsqbridge cutover orders/billing --namesrv rmq-1:9876\n  \
         nsqbridge cutover orders/billing --namesrv rmq-1:9876 --execute --max-pause 10s")]
@@ -196,18 +199,21 @@ pub enum Question {
     /// Give a channel that was cut over back to its NSQ consumers.
     ///
     /// With --mode healthy nothing comes twice. With --mode broken what the group has consumed since the cutover comes again; the
-    /// command shows how much before it asks. Nothing is lost either way.
+    /// command shows how much before it asks. Nothing is lost either way, but for what docs/playbook.md names in section 6: what an
+    /// nsqd that crashes meanwhile had in memory.
     #[command(after_help = "Example:\n  \
         nsqbridge rollback orders/billing --mode broken --namesrv rmq-1:9876 --execute")]
     Rollback(Box<RollbackArgs>),
     /// Delete a channel whose consumer has moved for good. There is no way back.
     ///
-    /// Where there are nsqlookupds, give all of them with --lookupd-http-address: one that is left out keeps the channel's name, and an
-    /// nsqd that gets the topic later creates the channel again.
+    /// Where there are nsqlookupds, give all of them with --lookupd-http-address: one that is left out still lists the channel, and an
+    /// nsqd that gets the topic later creates it again.
     #[command(after_help = "Example:\n  \
         nsqbridge complete orders/billing --namesrv rmq-1:9876 --lookupd-http-address lookup-1:4161 --execute")]
     Complete(Box<CompleteArgs>),
     /// Rehearse cutover and rollback on a scratch channel of a topic, with a small counting consumer on each side.
+    ///
+    /// It works with the topic's live traffic: the relay of all its channels is held five times, each time for at most --max-pause.
     #[command(after_help = "Example:\n  \
         nsqbridge rehearse orders --namesrv rmq-1:9876 --lookupd-http-address lookup-1:4161 --execute")]
     Rehearse(Box<RehearseArgs>),

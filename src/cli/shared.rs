@@ -40,7 +40,8 @@ pub struct RocketmqArgs {
 /// A plan in the place of other flags.
 #[derive(Debug, Args)]
 pub struct PlanArg {
-    /// Take servers, names, groups and limits from this plan. Servers that are given as flags win over it.
+    /// Take servers, names, groups and limits from this plan. Servers, --group and --max-pause given as flags or in the environment win
+    /// over it; --rename and --group-prefix do not.
     #[arg(short = 'f', long = "plan", value_name = "FILE", env = "NSQBRIDGE_PLAN")]
     pub plan: Option<PathBuf>,
 }
@@ -62,7 +63,7 @@ pub struct NamesArgs {
 pub struct AdminArgs {
     /// Serve /livez, /readyz and /metrics here; an empty address serves them nowhere. By default loopback, port 4153 for a
     /// gateway, 4154 for a relay, 4155 for `run`, 4156 for an intake.
-    #[arg(long, value_name = "HOST:PORT", env = "NSQBRIDGE_ADMIN_ADDRESS", value_parser = address_or_none)]
+    #[arg(long, value_name = "IP:PORT", env = "NSQBRIDGE_ADMIN_ADDRESS", value_parser = address_or_none)]
     pub admin_address: Option<AddressOrNone>,
     /// Serve them over TLS, with the certificate chain in this PEM file. Beyond loopback this or a token is needed.
     #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ADMIN_TLS_CERT")]
@@ -75,7 +76,7 @@ pub struct AdminArgs {
     #[arg(long, value_name = "FILE", env = "NSQBRIDGE_ADMIN_TOKEN_FILE")]
     pub admin_token_file: Option<PathBuf>,
     /// Serve them beyond loopback to anybody, with neither TLS nor a token.
-    #[arg(long, env = "NSQBRIDGE_ADMIN_INSECURE", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", env = "NSQBRIDGE_ADMIN_INSECURE", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub admin_insecure: bool,
 }
 

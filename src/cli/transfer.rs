@@ -60,7 +60,7 @@ pub struct TransferArgs {
     pub on_unreadable: UnreadablePolicy,
     /// Keep the order of each queue as far as NSQ can: always into the same nsqd, one batch after the other. Slower, and an nsqd
     /// that is away moves its queues to another.
-    #[arg(long, env = "NSQBRIDGE_ORDERED", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", env = "NSQBRIDGE_ORDERED", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub ordered: bool,
     /// The committed offset is not where the relay left it, or messages have expired. What to do then. hold: ignore an offset that
     /// moved back; stop the queue for an operator rather than skip messages. continue: ignore it; skip what must be skipped.

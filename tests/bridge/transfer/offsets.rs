@@ -1,6 +1,6 @@
 //! Committed offsets that jump: by an operator's hand, another client's, or a broker's crash.
 
-use std::time::Duration;
+use std::{path::Path, process, time::Duration};
 
 use bytes::Bytes;
 use nsqbridge::{
@@ -64,6 +64,13 @@ impl<'a> Scene<'a> {
     async fn committed_is(&self, offset: i64) {
         eventually(&format!("{offset} is committed"), SOON, async || {
             self.cluster.committed_offset(&self.group, &self.queue).await.ok().flatten() == Some(offset)
+        })
+        .await;
+    }
+
+    async fn broker_serves(&self) {
+        eventually("the broker serves again", SOON, async || {
+            self.cluster.committed_offset(&self.group, &self.queue).await.is_ok()
         })
         .await;
     }
@@ -175,10 +182,7 @@ async fn a_broker_that_forgets_commits_in_a_crash_doubles_nothing(line: Line) {
     scene.committed_is(200).await;
     blocking(|| relay.kill()).unwrap();
     crash(&rig.brokers[0]);
-    eventually("the broker serves again", SOON, async || {
-        scene.cluster.committed_offset(&scene.group, &scene.queue).await.is_ok()
-    })
-    .await;
+    scene.broker_serves().await;
     assert!(scene.committed().await.unwrap_or(0) < 200, "the broker has forgotten nothing");
 
     let ports = Ports::claim().unwrap();
@@ -228,6 +232,38 @@ async fn a_broker_that_forgets_commits_in_a_crash_doubles_nothing(line: Line) {
     say(&rig, &["relay", "resume", &scene.topic]);
     assert_eq!(scene.consumer.wait_for(230).await, numbered(0..230));
     assert_eq!(scene.consumer.count(), 230, "nothing came twice");
+}
+
+/// Copies a folder; what was in its place is gone.
+fn copy(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    assert!(process::Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+}
+
+/// As after a power failure: what was not on the disk yet is gone, and other messages take its place before the relay reads again.
+async fn a_broker_that_lost_its_newest_messages_and_has_others_in_their_place(line: Line) {
+    let rig = own(line, &RigOptions { brokers: 1, nsqds: 1, ..RigOptions::default() });
+    let scene = Scene::set(&rig, "lost-tail").await;
+    let broker = &rig.brokers[0];
+    let (store, kept) = (broker.folder().join("store"), broker.folder().join("kept"));
+    scene.store(&numbered(0..50)).await;
+    let relay = scene.relay(&[]);
+    scene.consumer.wait_for(50).await;
+    scene.committed_is(50).await;
+    blocking(|| broker.kill().map(|()| copy(&store, &kept)).and_then(|()| broker.start_again())).unwrap();
+    scene.broker_serves().await;
+
+    scene.store(&numbered(50..90)).await;
+    scene.consumer.wait_for(90).await;
+    relay.signal("STOP").unwrap();
+    blocking(|| broker.kill().map(|()| copy(&kept, &store)).and_then(|()| broker.start_again())).unwrap();
+    scene.broker_serves().await;
+    scene.store(&numbered(100..160)).await;
+    relay.signal("CONT").unwrap();
+    let expected = [numbered(0..90), numbered(100..160)].concat();
+    assert_eq!(scene.consumer.wait_for(150).await, expected);
+    scene.committed_is(110).await;
+    assert_eq!(scene.consumer.count(), 150, "something came twice: {}", relay.logged());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -348,6 +384,7 @@ async fn a_topic_made_anew_is_not_taken_for_the_one_that_was_relayed(line: Line)
 }
 
 on_both_lines!(
+    a_broker_that_lost_its_newest_messages_and_has_others_in_their_place,
     a_topic_made_anew_is_not_taken_for_the_one_that_was_relayed,
     messages_skipped_by_hand_hold_the_queue_until_somebody_decides,
     a_rewind_by_hand_doubles_nothing_unless_it_is_asked_for,

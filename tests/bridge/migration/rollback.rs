@@ -2,15 +2,51 @@
 
 use std::time::Duration;
 
+use nsqbridge::{mapping::Names, rocketmq::command::Command};
 use nsqbridge_brokers::Line;
 
-use super::{GroupConsumer, Ledger, Stage, counted, doubled};
-use crate::bridge::{SOON, eventually, shared};
+use super::{GroupConsumer, Ledger, Stage, act, counted, doubled};
+use crate::bridge::{SOON, cluster, eventually, shared, stored};
 
 async fn cut_over(stage: &Stage<'_>, new: &GroupConsumer) {
     stage.at_work(1_000).await;
     stage.act("cutover", &["--max-pause", "60s"]).await.done();
     eventually("the new consumer is at work", SOON, async || new.count() > 1_000).await;
+}
+
+/// Has RocketMQ put a message where it puts what a group's consumers have failed too often.
+async fn fail_for_good(stage: &Stage<'_>) {
+    const CONSUMER_SEND_MSG_BACK: i32 = 36;
+    let cluster = cluster(stage.rig);
+    let topic = Names::default().rocketmq_topic(&stage.topic.parse().unwrap());
+    let (queue, message) = stored(&cluster, &topic).await.swap_remove(0);
+    let route = cluster.route(&topic).await.unwrap();
+    let back = Command::request(CONSUMER_SEND_MSG_BACK)
+        .field("group", stage.group())
+        .field("originTopic", &topic)
+        .field("originMsgId", "")
+        .field("offset", message.physical_offset)
+        // Not to be tried again.
+        .field("delayLevel", -1)
+        .field("unitMode", false)
+        .field("maxReconsumeTimes", 16);
+    cluster.ask(route.master(&queue.broker).unwrap(), "to take a message back", back).await.unwrap();
+}
+
+async fn dead_letters_are_told_of_before_they_count_as_consumed(line: Line) {
+    let stage = Stage::set(shared(line), "dead").await;
+    let load = stage.load(50, Duration::from_millis(50));
+    let new = GroupConsumer::start(stage.rig, &stage.topic, &stage.group());
+    cut_over(&stage, &new).await;
+    assert_eq!(stage.status().await["dead_letters"], 0);
+    fail_for_good(&stage).await;
+    eventually("it is counted", SOON, async || stage.status().await["dead_letters"] == 1).await;
+    let told = format!("but 1 messages are in %DLQ%{}", stage.group());
+    for command in ["rollback", "complete"] {
+        let preview = act(stage.rig, &[command, &stage.path()]).await;
+        assert!(preview.events[0]["lines"].to_string().contains(&told), "{preview:?}");
+    }
+    stage.is_given_back(load, &new).await;
 }
 
 async fn healthy_consumers_give_back_without_a_message_lost_or_doubled(line: Line) {
@@ -48,6 +84,7 @@ async fn broken_consumers_lose_nothing_and_double_no_more_than_told(line: Line) 
 }
 
 on_both_lines!(
+    dead_letters_are_told_of_before_they_count_as_consumed,
     healthy_consumers_give_back_without_a_message_lost_or_doubled,
     broken_consumers_lose_nothing_and_double_no_more_than_told,
 );

@@ -248,7 +248,7 @@ impl Collector for Standing {
         )?;
         gauge(
             "waiting",
-            "1 while nothing can be sent; the log and `nsqbridge status` say why",
+            "1 while nothing can be sent, or nothing of some queue; the log and `nsqbridge status` say why",
             None,
             &|topic| f64::from(u8::from(topic.waiting().is_some())),
         )?;

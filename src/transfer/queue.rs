@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 
 mod work;
 
-use self::work::{Streak, Work};
+use self::work::Work;
 use super::{
     audited::Audited,
     batch::held_bytes,
@@ -123,7 +123,6 @@ impl QueueRelay {
     async fn relay(&mut self, reads: &mut ReadAhead, work: &mut Work) -> Result<Ended, Held> {
         let mut commit_at = Instant::now() + COMMIT_EVERY;
         let mut tend_at = Instant::now() + TEND_EVERY;
-        let (mut reading, mut committing) = (Streak::new("reading"), Streak::new("committing"));
         let (mut read_after, mut unread_since) = (Instant::now(), None);
         let mut held = None;
         let mut share = Share { memory: Arc::clone(&self.memory), held: 0 };
@@ -174,13 +173,13 @@ impl QueueRelay {
                 () = tokio::time::sleep_until(due), if Instant::now() < until => {
                     let pause = match self.commit(work).await? {
                         Ok(()) => {
-                            committing.works(&self.queue);
+                            work.committing.works(&self.queue);
                             COMMIT_EVERY
                         }
                         // Until it is taken a crash would relay a little twice.
                         Err(error) => {
                             reads.doubt();
-                            committing.fails(&self.queue, &error)
+                            work.committing.fails(&self.queue, &error)
                         }
                     };
                     // From its end: commits that fail slowly must not crowd out everything else.
@@ -204,10 +203,10 @@ impl QueueRelay {
                     reads.read().await
                 }, if room => match read {
                     Ok(read) => {
-                        reading.works(&self.queue);
+                        work.reading.works(&self.queue);
                         held = self.take(read, work)?;
                     }
-                    Err(error) => read_after = Instant::now() + reading.fails(&self.queue, &error),
+                    Err(error) => read_after = Instant::now() + work.reading.fails(&self.queue, &error),
                 },
             }
         }
@@ -245,6 +244,7 @@ impl QueueRelay {
             end: reads.known_end().max(work.read_to()),
             oldest_ms: work.window.oldest_ms().or_else(oldest),
             undrained: work.undrained.oldest(),
+            failing: work.reading.failing().or_else(|| work.committing.failing()),
             held: None,
         };
         self.state.update(&self.queue, state);

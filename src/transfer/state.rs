@@ -55,6 +55,8 @@ pub(super) struct QueueState {
     pub(super) oldest_ms: Option<i64>,
     /// The lowest offset an nsqd may still lose.
     pub(super) undrained: Option<i64>,
+    /// What RocketMQ does not do for it now; it is tried again.
+    pub(super) failing: Option<String>,
     /// Why it does not go on.
     pub(super) held: Option<String>,
 }
@@ -71,7 +73,7 @@ struct Rate {
 pub struct TopicReport {
     /// The NSQ topic.
     pub topic: String,
-    /// Why nothing is sent now; none while it is.
+    /// Why nothing is sent now, or nothing of some queue; none while everything is.
     pub waiting: Option<String>,
     /// Whether somebody paused it.
     pub paused: bool,
@@ -271,11 +273,12 @@ impl TopicState {
         *self.kept_out.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
-    /// Why nothing is sent now.
+    /// Why nothing is sent now, or nothing of some queue.
     pub(super) fn waiting(&self) -> Option<String> {
         let kept_out = self.kept_out.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let paused = || self.pace.wish().paused.then(|| "paused".to_owned());
-        kept_out.or_else(paused).or_else(|| self.destinations.waiting())
+        let failing = || self.lock().values().find_map(|queue| queue.failing.clone());
+        kept_out.or_else(paused).or_else(|| self.destinations.waiting()).or_else(failing)
     }
 
     /// Takes the rate anew; call it every few seconds.

@@ -238,7 +238,10 @@ impl TopicRelay {
                     self.state.keep_out(why.clone());
                     said = why;
                 }
-                Err(error) => warn!(topic = %self.topic, %error, "cannot begin; trying again"),
+                Err(error) => {
+                    self.cannot_begin(&error);
+                    said = None;
+                }
             }
             tokio::time::sleep(ASK_GATE_EVERY).await;
         }
@@ -251,17 +254,26 @@ impl TopicRelay {
         let mut waiting = false;
         loop {
             match self.try_join().await {
-                Ok(member) => return member,
+                Ok(member) => {
+                    self.state.keep_out(None);
+                    return member;
+                }
                 Err(ClusterError::UnknownTopic(topic)) => {
                     if !waiting {
                         info!(topic, "the topic does not exist yet; waiting for its first message");
                     }
                     waiting = true;
+                    self.state.keep_out(Some("the topic does not exist in RocketMQ yet".to_owned()));
                 }
-                Err(error) => warn!(topic = %self.topic, %error, "cannot begin; trying again"),
+                Err(error) => self.cannot_begin(&error),
             }
             backoff.wait().await;
         }
+    }
+
+    fn cannot_begin(&self, error: &ClusterError) {
+        warn!(topic = %self.topic, %error, "cannot begin; trying again");
+        self.state.keep_out(Some(format!("it cannot begin: {error}")));
     }
 
     async fn try_join(&self) -> Result<Member, ClusterError> {

@@ -33,17 +33,17 @@ const BATCHES_IN_FLIGHT: usize = 2;
 pub(super) struct Streak {
     doing: &'static str,
     backoff: Backoff,
-    failing: bool,
+    failing: Option<String>,
 }
 
 impl Streak {
     pub(super) fn new(doing: &'static str) -> Self {
         let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-        Self { doing, backoff, failing: false }
+        Self { doing, backoff, failing: None }
     }
 
     pub(super) fn works(&mut self, queue: &Queue) {
-        if std::mem::take(&mut self.failing) {
+        if self.failing.take().is_some() {
             info!(%queue, "{} works again", self.doing);
             self.backoff.reset();
         }
@@ -51,10 +51,16 @@ impl Streak {
 
     /// How long to wait before the next try.
     pub(super) fn fails(&mut self, queue: &Queue, error: &dyn Display) -> Duration {
-        if !std::mem::replace(&mut self.failing, true) {
+        if self.failing.is_none() {
             warn!(%queue, %error, "{} fails; trying again until it works", self.doing);
+            self.failing = Some(format!("{} {queue} fails: {error}", self.doing));
         }
         self.backoff.next_delay()
+    }
+
+    /// What fails, as it began.
+    pub(super) fn failing(&self) -> Option<String> {
+        self.failing.clone()
     }
 }
 
@@ -75,6 +81,8 @@ pub(super) struct Work {
     pub(super) in_flight: JoinSet<Confirmed>,
     pub(super) undrained: Undrained,
     pub(super) audited: Audited,
+    pub(super) reading: Streak,
+    pub(super) committing: Streak,
     /// A piece of what an nsqd may have lost, on its way once more.
     pub(super) replaying: JoinSet<Result<Replayed, ClusterError>>,
     /// The process whose share is being relayed again.
@@ -100,6 +108,8 @@ impl Work {
             waiting_bytes: 0,
             in_flight: JoinSet::new(),
             undrained,
+            reading: Streak::new("reading"),
+            committing: Streak::new("committing"),
             replaying: JoinSet::new(),
             lost: None,
             limit: None,

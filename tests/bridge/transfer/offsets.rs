@@ -12,7 +12,7 @@ use nsqbridge_brokers::{Broker, Line, Nsqd, Rig, RigOptions, http, ports::Ports,
 use super::{say, status};
 use crate::bridge::{
     Consumer, Program, SOON, To, blocking, cluster, create_channel, eventually, insisting, numbered, own,
-    shared, topic, transfer,
+    shared, topic, transfer, transfer_at,
 };
 
 /// A topic of one queue, with a consumer behind an nsqd.
@@ -247,11 +247,19 @@ async fn a_broker_that_lost_its_newest_messages_and_has_others_in_their_place(li
     let broker = &rig.brokers[0];
     let (store, kept) = (broker.folder().join("store"), broker.folder().join("kept"));
     scene.store(&numbered(0..50)).await;
-    let relay = scene.relay(&[]);
+    let admin = std::net::SocketAddr::from(([127, 0, 0, 1], Ports::claim().unwrap().get(0)));
+    let to = To::Nsqds(&[scene.nsqd]);
+    let flags = ["--admin-address", &admin.to_string()];
+    let relay = transfer_at(rig.name_server.addr(), &scene.topic, &to, &flags);
     scene.consumer.wait_for(50).await;
     scene.committed_is(50).await;
-    blocking(|| broker.kill().map(|()| copy(&store, &kept)).and_then(|()| broker.start_again())).unwrap();
+    blocking(|| broker.kill()).unwrap();
+    let waits = async || blocking(|| http::get(admin, "/readyz")).unwrap().1.contains("waiting: reading");
+    eventually("the relay says what it waits for", SOON, waits).await;
+    copy(&store, &kept);
+    blocking(|| broker.start_again()).unwrap();
     scene.broker_serves().await;
+    eventually("it waits no more", SOON, async || !waits().await).await;
 
     scene.store(&numbered(50..90)).await;
     scene.consumer.wait_for(90).await;

@@ -57,6 +57,8 @@ pub(super) struct Reader<'a, 'b> {
     answers: mpsc::Sender<Answer>,
     /// Cancelled once a command has failed: nothing may begin any more.
     failed: &'a CancellationToken,
+    /// Whether an answer was still to be written when the client's silence began.
+    owed: bool,
     /// Since when the next command is read.
     began: Instant,
 }
@@ -96,6 +98,7 @@ impl<'a, 'b> Reader<'a, 'b> {
             window: Arc::new(Semaphore::new(WINDOW_BYTES)),
             answers,
             failed,
+            owed: false,
             began: Instant::now(),
         }
     }
@@ -124,7 +127,7 @@ impl<'a, 'b> Reader<'a, 'b> {
     /// The next command, with what it holds; nothing for one without a body.
     async fn next(&mut self) -> Result<(Command, Option<Held>), End> {
         let mut held = None;
-        let mut deadline = self.idle_deadline();
+        let mut deadline = self.begin_silence();
         loop {
             let idle = held.is_none() && self.decoder.is_idle();
             if idle && (self.failed.is_cancelled() || self.gateway.drain.is_cancelled()) {
@@ -182,9 +185,10 @@ impl<'a, 'b> Reader<'a, 'b> {
                 }
                 Ok(())
             }
-            // nsqd waits for a command only once it has answered the last one.
-            Err(error) if idle && error.kind() == io::ErrorKind::TimedOut && self.is_answering() => {
-                *deadline = self.idle_deadline();
+            Err(error)
+                if idle && error.kind() == io::ErrorKind::TimedOut && (self.owed || self.is_answering()) =>
+            {
+                *deadline = self.begin_silence();
                 Ok(())
             }
             Ok(0) | Err(_) => Err(self.decoder.cut_off(&self.buffer).map_or(End::Over, End::CutOff)),
@@ -263,8 +267,10 @@ impl<'a, 'b> Reader<'a, 'b> {
         self.window.available_permits() < WINDOW_BYTES
     }
 
-    /// When a client that says nothing counts as gone.
-    fn idle_deadline(&self) -> Option<Instant> {
+    /// When a client that says nothing from now on counts as gone. As nsqd does, it has all of that time once its last command is
+    /// answered.
+    fn begin_silence(&mut self) -> Option<Instant> {
+        self.owed = self.is_answering();
         self.client.heartbeat.map(|every| Instant::now() + 2 * every)
     }
 

@@ -36,8 +36,8 @@ use tokio::{
         TcpStream,
         tcp::{ReadHalf, WriteHalf},
     },
-    sync::mpsc,
-    time::{sleep, timeout},
+    sync::{mpsc, watch},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -101,9 +101,10 @@ async fn converse(
     producer: &Producer,
 ) -> io::Result<()> {
     let (answers, waiting) = mpsc::channel(reader::WINDOW_COMMANDS);
+    let (tells, answered) = watch::channel(Instant::now());
     let failed = CancellationToken::new();
-    let mut reading = pin!(Reader::new(gateway, producer, from, answers, &failed).read());
-    let mut writing = pin!(Writer::new(gateway, producer, to, waiting, &failed).write());
+    let mut reading = pin!(Reader::new(gateway, producer, from, answers, answered, &failed).read());
+    let mut writing = pin!(Writer::new(gateway, producer, to, waiting, tells, &failed).write());
     let mut reads = true;
     loop {
         tokio::select! {

@@ -12,7 +12,7 @@ use hyper::HeaderMap;
 use tokio::{
     io::{self, AsyncReadExt},
     net::tcp::ReadHalf,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -57,8 +57,8 @@ pub(super) struct Reader<'a, 'b> {
     answers: mpsc::Sender<Answer>,
     /// Cancelled once a command has failed: nothing may begin any more.
     failed: &'a CancellationToken,
-    /// Whether an answer was still to be written when the client's silence began.
-    owed: bool,
+    /// When the last answer was written.
+    answered: watch::Receiver<Instant>,
     /// Since when the next command is read.
     began: Instant,
 }
@@ -86,6 +86,7 @@ impl<'a, 'b> Reader<'a, 'b> {
         producer: &'a Producer,
         from: &'a mut ReadHalf<'b>,
         answers: mpsc::Sender<Answer>,
+        answered: watch::Receiver<Instant>,
         failed: &'a CancellationToken,
     ) -> Self {
         Self {
@@ -98,7 +99,7 @@ impl<'a, 'b> Reader<'a, 'b> {
             window: Arc::new(Semaphore::new(WINDOW_BYTES)),
             answers,
             failed,
-            owed: false,
+            answered,
             began: Instant::now(),
         }
     }
@@ -127,7 +128,7 @@ impl<'a, 'b> Reader<'a, 'b> {
     /// The next command, with what it holds; nothing for one without a body.
     async fn next(&mut self) -> Result<(Command, Option<Held>), End> {
         let mut held = None;
-        let mut deadline = self.begin_silence();
+        let mut deadline = self.idle_deadline(Instant::now());
         loop {
             let idle = held.is_none() && self.decoder.is_idle();
             if idle && (self.failed.is_cancelled() || self.gateway.drain.is_cancelled()) {
@@ -186,9 +187,11 @@ impl<'a, 'b> Reader<'a, 'b> {
                 Ok(())
             }
             Err(error)
-                if idle && error.kind() == io::ErrorKind::TimedOut && (self.owed || self.is_answering()) =>
+                if idle
+                    && error.kind() == io::ErrorKind::TimedOut
+                    && self.idle_deadline(self.answered()) > Some(Instant::now()) =>
             {
-                *deadline = self.begin_silence();
+                *deadline = self.idle_deadline(self.answered());
                 Ok(())
             }
             Ok(0) | Err(_) => Err(self.decoder.cut_off(&self.buffer).map_or(End::Over, End::CutOff)),
@@ -262,16 +265,15 @@ impl<'a, 'b> Reader<'a, 'b> {
         room.map_err(|bound| End::NotPublished(None, PublishError::Full(bound)))
     }
 
-    /// Whether answers are still to be written.
-    fn is_answering(&self) -> bool {
-        self.window.available_permits() < WINDOW_BYTES
+    /// When the last answer was written: now, while one is still to be. nsqd waits for a command only once it has answered the last one.
+    fn answered(&self) -> Instant {
+        let is_answering = self.window.available_permits() < WINDOW_BYTES;
+        if is_answering { Instant::now() } else { *self.answered.borrow() }
     }
 
-    /// When a client that says nothing from now on counts as gone. As nsqd does, it has all of that time once its last command is
-    /// answered.
-    fn begin_silence(&mut self) -> Option<Instant> {
-        self.owed = self.is_answering();
-        self.client.heartbeat.map(|every| Instant::now() + 2 * every)
+    /// Until when a client may say nothing that has said or heard something at this time.
+    fn idle_deadline(&self, since: Instant) -> Option<Instant> {
+        self.client.heartbeat.map(|every| since + 2 * every)
     }
 
     /// When the rest of a command must be there: while it is read it holds room that others need.

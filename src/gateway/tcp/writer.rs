@@ -10,7 +10,7 @@ use futures_util::{FutureExt, StreamExt, stream::FuturesOrdered};
 use tokio::{
     io::AsyncWriteExt,
     net::tcp::WriteHalf,
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::{OwnedSemaphorePermit, mpsc, watch},
     time::{Instant, Interval, MissedTickBehavior, interval_at, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -76,6 +76,8 @@ pub(super) struct Writer<'a, 'b> {
     producer: &'a Producer,
     to: &'a mut WriteHalf<'b>,
     answers: mpsc::Receiver<Answer>,
+    /// Told when an answer is written.
+    answered: watch::Sender<Instant>,
     failed: &'a CancellationToken,
     heartbeat: Option<Interval>,
     /// How long a client may leave what is written to it unread.
@@ -89,6 +91,7 @@ impl<'a, 'b> Writer<'a, 'b> {
         producer: &'a Producer,
         to: &'a mut WriteHalf<'b>,
         answers: mpsc::Receiver<Answer>,
+        answered: watch::Sender<Instant>,
         failed: &'a CancellationToken,
     ) -> Self {
         let heartbeat = every(Some(HEARTBEAT_EVERY));
@@ -97,6 +100,7 @@ impl<'a, 'b> Writer<'a, 'b> {
             producer,
             to,
             answers,
+            answered,
             failed,
             heartbeat,
             within: HEARTBEAT_EVERY,
@@ -120,6 +124,9 @@ impl<'a, 'b> Writer<'a, 'b> {
                 () = tick(&mut self.heartbeat) => frames::encode(RESPONSE, HEARTBEAT, &mut self.buffer),
             }
             let mut last = false;
+            if ready.is_some() {
+                self.answered.send_replace(Instant::now());
+            }
             while let Some(answer) = ready {
                 last = self.put(answer);
                 ready = if last { None } else { waiting.next().now_or_never().flatten() };

@@ -5,13 +5,13 @@
 
 use std::{collections::VecDeque, fmt::Display, sync::Arc, time::Duration};
 
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tracing::{info, warn};
 
 use super::{DRAINED_EVERY, QueueRelay};
 use crate::{
     retry::Backoff,
-    rocketmq::{ClusterError, Queue, record::StoredMessage},
+    rocketmq::{ClusterError, Queue, group::LOCKED_BEYOND, record::StoredMessage},
     transfer::{
         audited::Audited,
         batch::{Batch, Cut},
@@ -60,6 +60,9 @@ impl Streak {
 
 /// What one queue's loop has in hand.
 pub(super) struct Work {
+    begun: Instant,
+    /// Until when the lock may be relied on, by whatever sends: its last grant, once it is known that nobody else had the queue before.
+    pub(super) lease: watch::Sender<Option<Instant>>,
     pub(super) window: Window,
     pub(super) page: Page,
     /// Up to where the record says that everything is relayed.
@@ -86,8 +89,11 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub(super) fn new(Begun { offset, stored_ms, page, undrained }: Begun, audited: Audited) -> Self {
+    pub(super) fn new(begun: Begun, audited: Audited, lease: Option<Instant>) -> Self {
+        let Begun { offset, stored_ms, page, undrained } = begun;
         Self {
+            begun: Instant::now(),
+            lease: watch::Sender::new(lease),
             audited,
             window: Window::new(offset).behind(stored_ms),
             page,
@@ -105,6 +111,16 @@ impl Work {
             limit: None,
             unreadable: None,
         }
+    }
+
+    /// Long ago, when the lock is lost.
+    pub(super) fn leased_until(&self) -> Instant {
+        self.lease.borrow().unwrap_or(self.begun)
+    }
+
+    /// Whether the lock can have been nobody else's since it could last be relied on.
+    pub(super) fn is_locked(&self) -> bool {
+        self.lease.borrow().is_some_and(|until| Instant::now() < until + LOCKED_BEYOND)
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -160,7 +176,7 @@ impl Work {
             self.window.ends_with(&claim, batch.last_stored_ms());
             let delivery = Arc::clone(&relay.delivery);
             let queue = relay.queue.clone();
-            let lease = relay.lease.clone();
+            let lease = self.lease.subscribe();
             self.in_flight.spawn(async move { delivery.until_confirmed(&queue, lease, claim, batch).await });
         }
     }

@@ -214,7 +214,7 @@ fn gaps(written: &Written, stored: &Stored, away: &[&String], first: i64, last: 
     if let Some((from, to)) = written.incomplete.filter(|(from, to)| *from <= last && first <= *to) {
         let (from, to) = (super::report::time(start_of(from)), super::report::time(start_of(to)));
         gaps.push(doubt(format!(
-            "a process could not write its records for hours and has forgotten some of {from} to {to}"
+            "a process has counted more than it could write down, and has forgotten some of {from} to {to}"
         )));
     }
     if written.unreadable > 0 {

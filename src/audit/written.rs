@@ -33,8 +33,8 @@ pub(super) struct AuditTopic {
     queues: Vec<Queue>,
     /// The store time of the oldest record of a relay, in milliseconds since 1970.
     pub(super) relays_since: Option<i64>,
-    /// Older records have expired.
-    pub(super) expired: bool,
+    /// Of what was written before this time, in milliseconds since 1970, some has expired; `None` while all is there.
+    pub(super) expired_until: Option<i64>,
 }
 
 /// What is known from the records of a stretch of time.
@@ -74,12 +74,15 @@ impl AuditTopic {
             cluster: cluster.clone(),
             queues: route.read_queues.clone(),
             relays_since: None,
-            expired: false,
+            expired_until: None,
         };
         for queue in topic.queues.clone() {
             let bounds = topic.bounds(&queue).await?;
-            topic.expired |= bounds.min > 0;
-            topic.look_at_oldest(&queue, bounds).await?;
+            let oldest = topic.look_at_oldest(&queue, bounds).await?;
+            if bounds.min > 0 {
+                // Where nothing is left, up to now.
+                topic.expired_until = topic.expired_until.max(Some(oldest.unwrap_or_else(unix_millis)));
+            }
         }
         Ok(topic)
     }
@@ -88,17 +91,17 @@ impl AuditTopic {
         patiently(async || self.cluster.queue_bounds(queue).await).await
     }
 
-    async fn look_at_oldest(&mut self, queue: &Queue, bounds: Bounds) -> Result<(), VerifyError> {
-        let mut offset = bounds.min;
+    /// When the oldest record of a queue was stored; looks for the oldest of a relay on the way.
+    async fn look_at_oldest(&mut self, queue: &Queue, bounds: Bounds) -> Result<Option<i64>, VerifyError> {
+        let (mut offset, mut oldest) = (bounds.min, None);
         for _ in 0..OLDEST_PULLS {
             if offset >= bounds.max {
                 break;
             }
             let pull = async || self.reader.pull(queue, offset, OLDEST, Duration::ZERO).await;
             let Pull::Messages { messages, .. } = patiently(pull).await? else { break };
-            if messages.is_empty() {
-                break;
-            }
+            let Some(first) = messages.first() else { break };
+            oldest.get_or_insert(first.store_timestamp);
             offset += messages.len() as i64;
             let of_a_relay = messages.iter().find(|message| {
                 Record::decode(&message.body).is_ok_and(|record| !record.delta.covered.is_empty())
@@ -108,7 +111,7 @@ impl AuditTopic {
                 break;
             }
         }
-        Ok(())
+        Ok(oldest)
     }
 
     fn saw_relay(&mut self, ms: i64) {

@@ -194,6 +194,12 @@ impl Delta {
         }
     }
 
+    /// Takes note that of these minutes, first and last, something was counted that nobody will tell of.
+    pub fn lacks(&mut self, (first, last): (i64, i64)) {
+        let (from, to) = self.incomplete.unwrap_or((first, last));
+        self.incomplete = Some((from.min(first), to.max(last)));
+    }
+
     /// Takes out the oldest minutes when there are more than fit into a record. The offsets stay: what a relay was done with is told
     /// after where it went, so that of a relay killed in between nothing looks relayed that is not told of.
     pub(super) fn overflow(&mut self) -> Option<Self> {
@@ -209,10 +215,7 @@ impl Delta {
     pub(super) fn forget(&mut self, before: Self) {
         let Self { tallies, covered, highest, brokers, incomplete } = before;
         let minutes = tallies.into_keys().map(|(minute, _)| (minute, minute));
-        for (first, last) in minutes.chain(incomplete) {
-            let (from, to) = self.incomplete.unwrap_or((first, last));
-            self.incomplete = Some((from.min(first), to.max(last)));
-        }
+        minutes.chain(incomplete).for_each(|minutes| self.lacks(minutes));
         for Covered { broker, queue, from, to } in std::mem::replace(&mut self.covered, covered) {
             self.cover(&broker, queue, from, to);
         }

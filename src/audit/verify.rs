@@ -156,13 +156,12 @@ async fn look_at(
     let brokers: BTreeSet<&str> = committed.keys().map(|queue| queue.broker.as_str()).collect();
     let away: Vec<&String> =
         written.brokers.iter().filter(|broker| !brokers.contains(broker.as_str())).collect();
+    let incomplete = written.incomplete.filter(|(from, to)| *from <= last && first <= *to);
     let seen = Seen {
         all_stored: away.is_empty() && stored.expired_until.is_none(),
-        all_written: away.is_empty()
-            && written.missing + written.unreadable == 0
-            && written.incomplete.is_none(),
+        all_written: away.is_empty() && written.missing + written.unreadable == 0 && incomplete.is_none(),
     };
-    answer.findings.extend(gaps(&written, &stored, &away, first, last));
+    answer.findings.extend(gaps(&written, &stored, &away, incomplete));
     for (minute, counted) in &minutes {
         answer.totals.add(counted);
         answer.findings.extend(counted.judge(*minute, now_ms, seen));
@@ -188,7 +187,12 @@ impl Totals {
 }
 
 /// What could not be looked at.
-fn gaps(written: &Written, stored: &Stored, away: &[&String], first: i64, last: i64) -> Vec<Finding> {
+fn gaps(
+    written: &Written,
+    stored: &Stored,
+    away: &[&String],
+    incomplete: Option<(i64, i64)>,
+) -> Vec<Finding> {
     let finding = |weight, at, what, messages, detail: String| Finding {
         minute: None,
         at,
@@ -215,10 +219,10 @@ fn gaps(written: &Written, stored: &Stored, away: &[&String], first: i64, last: 
         };
         gaps.push(doubt(detail));
     }
-    if let Some((from, to)) = written.incomplete.filter(|(from, to)| *from <= last && first <= *to) {
+    if let Some((from, to)) = incomplete {
         let (from, to) = (super::report::time(start_of(from)), super::report::time(start_of(to)));
         gaps.push(doubt(format!(
-            "a process has counted more than it could write down, and has forgotten some of {from} to {to}"
+            "a process could not write down all it had counted, and has forgotten some of {from} to {to}"
         )));
     }
     if written.unreadable > 0 {

@@ -106,7 +106,7 @@ impl QueueRelay {
         let lease = *self.lease.borrow();
         let begun = self.begin().await?;
         let (start, stored_ms) = (begun.offset, begun.stored_ms);
-        let audited = Audited::new(self.ledger.clone(), self.queue.clone(), start);
+        let audited = Audited::new(self.ledger.clone(), self.queue.clone(), start, begun.unaudited);
         let mut work = Work::new(begun, audited, lease);
         debug!(queue = %self.queue, offset = start, "relaying");
         let mut reads = ReadAhead::new(self.reader(), self.queue.clone(), start, stored_ms, self.lanes);
@@ -421,9 +421,10 @@ impl QueueRelay {
 
     async fn write_down(&self, work: &mut Work, offset: i64) -> Result<(), JournalError> {
         let (stored_ms, undrained) = (work.window.stored_before(offset), work.undrained.snapshot());
-        let homes = self.delivery.destinations.homes();
-        work.page.write(Entry { relayed: offset, stored_ms, undrained, homes }).await?;
+        let (homes, unaudited) = (self.delivery.destinations.homes(), work.audited.unaudited());
+        work.page.write(Entry { relayed: offset, stored_ms, undrained, homes, unaudited }).await?;
         (work.recorded, work.recorded_at) = (offset, Instant::now());
+        work.recorded_unaudited = unaudited;
         work.drained_after = work.recorded_at + DRAINED_EVERY;
         work.undrained.written();
         Ok(())

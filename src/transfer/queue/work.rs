@@ -68,6 +68,8 @@ pub(super) struct Work {
     /// Up to where the record says that everything is relayed.
     pub(super) recorded: i64,
     pub(super) recorded_at: Instant,
+    /// The minutes it says are not audited.
+    pub(super) recorded_unaudited: Option<(i64, i64)>,
     /// What has left the nsqds is written down no earlier.
     pub(super) drained_after: Instant,
     pub(super) committed: i64,
@@ -90,7 +92,7 @@ pub(super) struct Work {
 
 impl Work {
     pub(super) fn new(begun: Begun, audited: Audited, lease: Option<Instant>) -> Self {
-        let Begun { offset, stored_ms, page, undrained } = begun;
+        let Begun { offset, stored_ms, page, undrained, unaudited } = begun;
         Self {
             begun: Instant::now(),
             lease: watch::Sender::new(lease),
@@ -99,6 +101,7 @@ impl Work {
             page,
             recorded: offset,
             recorded_at: Instant::now(),
+            recorded_unaudited: unaudited,
             drained_after: Instant::now() + DRAINED_EVERY,
             committed: offset,
             committed_at: Instant::now(),
@@ -139,7 +142,7 @@ impl Work {
 
     /// When the record is to be written: with each commit before it, and else rarely, for it lies among the messages.
     pub(super) fn record_due(&self, offset: i64) -> Instant {
-        if offset > self.recorded {
+        if offset > self.recorded || self.recorded_unaudited != self.audited.unaudited() {
             self.recorded_at
         } else if self.undrained.outdated() {
             self.drained_after

@@ -69,14 +69,30 @@ pub(super) async fn compare(
     if has <= at_most {
         return Ok(None);
     }
+    let finding = |weight, what, detail| finding(weight, what, has.abs_diff(at_most), detail);
+    if let Some(until) = audit.expired_until
+        && is_older(start_time, until)
+    {
+        let detail = format!(
+            "{address} has {has} messages since it started, before the oldest audit record there still is ({}): those that are there tell of \
+             {at_most}, so the two cannot be compared",
+            time(until)
+        );
+        return Ok(finding(Weight::Note, What::Incomplete, detail));
+    }
     let begun = audit.relays_since.map_or_else(|| "never".to_owned(), time);
     let detail = format!(
         "{address} has {has} messages since it started, and relays gave it {at_most} since their audit began ({begun}): somebody \
          publishes to it directly, or parked messages were retried, or answers were lost"
     );
-    // What has expired of the audit may tell of them.
-    let weight = if audit.expired { Weight::Doubt } else { Weight::Note };
-    Ok(finding(weight, What::Bypass, has.abs_diff(at_most), detail))
+    let weight = if audit.expired_until.is_some() { Weight::Doubt } else { Weight::Note };
+    Ok(finding(weight, What::Bypass, detail))
+}
+
+/// Whether an nsqd that started then, in seconds, was perhaps given something in a record that has expired since. Every nsqd that runs
+/// for longer than brokers keep records is.
+fn is_older(start_time: i64, expired_until_ms: i64) -> bool {
+    start_time.saturating_mul(1_000) - SLACK_MS < expired_until_ms
 }
 
 async fn counted(topic: &TopicName, nsqd: &Nsqd) -> Result<(i64, i64), HttpError> {
@@ -84,4 +100,18 @@ async fn counted(topic: &TopicName, nsqd: &Nsqd) -> Result<(i64, i64), HttpError
     let of_topic = stats.topics.iter().find(|stats| stats.topic_name == topic.as_str());
     let has = of_topic.map_or(0, |stats| i64::try_from(stats.message_count).unwrap_or(i64::MAX));
     Ok((stats.start_time, has))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_nsqd_is_compared_only_when_no_record_of_its_time_can_have_expired() {
+        let slack = SLACK_MS / 1_000;
+        assert!(is_older(1_000, 2_000_000));
+        assert!(is_older(2_000, 2_000_000), "clocks differ");
+        assert!(is_older(2_000 + slack - 1, 2_000_000));
+        assert!(!is_older(2_000 + slack, 2_000_000));
+    }
 }

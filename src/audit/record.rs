@@ -24,9 +24,8 @@ use super::{
 use crate::nsq::address::HttpAddress;
 
 const MAGIC: u32 = u32::from_be_bytes(*b"NBA\x01");
-/// Minutes and hops that wait to be written, at most: some hours in which RocketMQ takes no record, and below what one message
-/// can hold.
-const TALLIES: usize = 600;
+/// Minutes and hops of one record, at most: below what one message can hold.
+pub(super) const TALLIES: usize = 600;
 
 /// One nsqd process.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -173,7 +172,6 @@ impl Delta {
                 *known = highest.max(*known);
             }
         }
-        self.bound();
     }
 
     /// Takes note of a broker that has stored something.
@@ -196,14 +194,36 @@ impl Delta {
         }
     }
 
-    /// Forgets the oldest minutes when there are too many, and says so.
-    fn bound(&mut self) {
-        while self.tallies.len() > TALLIES
-            && let Some(((minute, _), _)) = self.tallies.pop_first()
-        {
-            let (first, last) = self.incomplete.unwrap_or((minute, minute));
-            self.incomplete = Some((first.min(minute), last.max(minute)));
+    /// Takes note that of these minutes, first and last, something was counted that nobody will tell of.
+    pub fn lacks(&mut self, (first, last): (i64, i64)) {
+        let (from, to) = self.incomplete.unwrap_or((first, last));
+        self.incomplete = Some((from.min(first), to.max(last)));
+    }
+
+    /// Takes out the oldest minutes when there are more than fit into a record. The offsets stay: what a relay was done with is told
+    /// after where it went, so that of a relay killed in between nothing looks relayed that is not told of.
+    pub(super) fn overflow(&mut self) -> Option<Self> {
+        if self.tallies.len() <= TALLIES {
+            return None;
         }
+        let (cut, _) = self.tallies.iter().nth(TALLIES)?;
+        let later = self.tallies.split_off(&cut.clone());
+        Some(Self { tallies: std::mem::replace(&mut self.tallies, later), ..Self::default() })
+    }
+
+    /// Takes over what came before, but for its messages, and says which were forgotten.
+    pub(super) fn forget(&mut self, before: Self) {
+        let Self { tallies, covered, highest, brokers, incomplete } = before;
+        let minutes = tallies.into_keys().map(|(minute, _)| (minute, minute));
+        minutes.chain(incomplete).for_each(|minutes| self.lacks(minutes));
+        for Covered { broker, queue, from, to } in std::mem::replace(&mut self.covered, covered) {
+            self.cover(&broker, queue, from, to);
+        }
+        for (minter, id) in highest {
+            let known = self.highest.entry(minter).or_default();
+            *known = id.max(*known);
+        }
+        self.brokers.extend(brokers);
     }
 }
 

@@ -1,14 +1,15 @@
 //! Collects what a process counts, and writes it down in RocketMQ.
 //!
 //! A [`Ledger`] for each topic adds up what its hops count, and a task of its own writes that to the topic's audit topic: what has
-//! gathered since it wrote last, in one record. So nothing grows but what is not written yet, and that is bounded
-//! ([`super::record::Delta`]).
+//! gathered since it wrote last, in one record. What becomes too much for one, for hours of messages are relayed within a second or
+//! nothing can be written for hours, is sealed and written at once, and of what is sealed the oldest is forgotten when that
+//! becomes too much. So nothing grows but what is not written yet, and that is bounded.
 //!
 //! A record that was not answered is written again with the same number, before anything newer: it may be stored twice, and counts
 //! once. What a process that dies has not written is lost with it; whoever must not lose it waits for [`Ledger::is_settled`].
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     hash::{BuildHasher, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -24,7 +25,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
-use super::record::{Delta, Record};
+use super::record::{Delta, Record, TALLIES};
 use crate::{
     mapping::Names,
     nsq::names::TopicName,
@@ -43,6 +44,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AS_OFTEN_AS_ONE: usize = 40;
 /// However many there are: so that what is two minutes old is written down.
 const SPREAD_AT_MOST: Duration = Duration::from_secs(60);
+
+/// A record of so many minutes and hops is full.
+const FULL: usize = TALLIES / 2;
+/// Full records of a topic that wait to be written, at most.
+const SEALED: usize = 8;
 
 /// How often a process writes.
 #[derive(Debug, Clone, Copy)]
@@ -106,13 +112,7 @@ impl Recorder {
         let ledgers: Vec<_> =
             self.ledgers.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         let all = futures_util::future::join_all(ledgers.iter().map(|ledger| ledger.write_now()));
-        let written = tokio::time::timeout(within, all).await.is_ok();
-        if !written {
-            warn!(
-                "audit records are not written; `nsqbridge verify` will find messages nobody has accounted for"
-            );
-        }
-        written
+        tokio::time::timeout(within, all).await.is_ok()
     }
 }
 
@@ -142,6 +142,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Book {
     delta: Delta,
+    /// Full records, to be written before it, and the changes up to which each tells of everything; none for a part of one change.
+    sealed: VecDeque<(Delta, Option<u64>)>,
     /// Changes so far.
     changes: u64,
     failing_since: Option<Instant>,
@@ -164,20 +166,29 @@ impl Ledger {
 
     /// Counts; it is written before long.
     pub fn record(&self, count: impl FnOnce(&mut Delta)) -> Ticket {
-        let ticket = {
+        let (ticket, full) = {
             let mut book = self.inner.book();
             count(&mut book.delta);
             book.changes += 1;
-            Ticket(book.changes)
+            (Ticket(book.changes), book.seal())
         };
         self.inner.counted.notify_one();
+        if full {
+            self.inner.hurry.notify_one();
+        }
         ticket
+    }
+
+    /// Whether everything up to `ticket` is written.
+    #[must_use]
+    pub fn is_written(&self, ticket: Ticket) -> bool {
+        *self.inner.written.borrow() >= ticket.0
     }
 
     /// Whether everything up to `ticket` is written, or has waited so long that nobody should wait for it any more.
     #[must_use]
     pub fn is_settled(&self, ticket: Ticket) -> bool {
-        *self.inner.written.borrow() >= ticket.0
+        self.is_written(ticket)
             || self.inner.book().failing_since.is_some_and(|since| since.elapsed() > PATIENCE)
     }
 
@@ -188,6 +199,34 @@ impl Ledger {
         self.inner.hurry.notify_one();
         // The sender lives as long as the ledger.
         let _ = written.wait_for(|written| *written >= counted).await;
+    }
+}
+
+impl Book {
+    /// Puts what is full behind what waits to be written; whether it is.
+    fn seal(&mut self) -> bool {
+        if self.delta.tallies.len() < FULL {
+            return false;
+        }
+        while let Some(part) = self.delta.overflow() {
+            self.sealed.push_back((part, None));
+        }
+        self.sealed.push_back((std::mem::take(&mut self.delta), Some(self.changes)));
+        while self.sealed.len() > SEALED
+            && let Some((oldest, _)) = self.sealed.pop_front()
+            && let Some((next, _)) = self.sealed.front_mut()
+        {
+            next.forget(oldest);
+        }
+        true
+    }
+
+    /// What is to be written next, the changes up to which everything is told of then, and whether it is all there is.
+    fn next(&mut self) -> (Delta, Option<u64>, bool) {
+        match self.sealed.pop_front() {
+            Some((delta, changes)) => (delta, changes, false),
+            None => (std::mem::take(&mut self.delta), Some(self.changes), true),
+        }
     }
 }
 
@@ -232,14 +271,18 @@ async fn keep_writing(ledger: Arc<Inner>) {
             () = tokio::time::sleep_until(next) => {}
             () = ledger.hurry.notified() => {}
         }
-        let (delta, changes) = {
-            let mut book = ledger.book();
-            (std::mem::take(&mut book.delta), book.changes)
-        };
-        if !delta.is_empty() {
-            write_until_stored(&ledger, delta).await;
+        loop {
+            let (delta, changes, is_all) = ledger.book().next();
+            if !delta.is_empty() {
+                write_until_stored(&ledger, delta).await;
+            }
+            if let Some(changes) = changes {
+                ledger.written.send_replace(changes);
+            }
+            if is_all {
+                break;
+            }
         }
-        ledger.written.send_replace(changes);
         next = Instant::now() + ledger.pause();
     }
 }
@@ -296,6 +339,49 @@ mod tests {
             "test",
             Pace { every: Duration::from_secs(1), spread: false },
         )
+    }
+
+    fn counted(book: &mut Book, minutes: std::ops::Range<i64>) {
+        for minute in minutes {
+            book.delta.count(&Hop::Parked, [Entry { minute, id: 1 }]);
+        }
+        book.changes += 1;
+        book.seal();
+    }
+
+    #[test]
+    fn hours_that_are_counted_within_a_moment_become_several_records() {
+        let mut book = Book::default();
+        let (full, most) = (FULL as i64, TALLIES as i64);
+        counted(&mut book, 0..full - 1);
+        assert!(book.sealed.is_empty());
+        counted(&mut book, full - 1..full);
+        // One change that is too much for a record.
+        counted(&mut book, full..full + most + 1);
+        counted(&mut book, 0..1);
+        let mut next = || {
+            let (delta, changes, is_all) = book.next();
+            (delta.tallies.len(), changes, is_all)
+        };
+        assert_eq!(next(), (FULL, Some(2), false));
+        assert_eq!(next(), (TALLIES, None, false));
+        assert_eq!(next(), (1, Some(3), false));
+        assert_eq!(next(), (1, Some(4), true));
+        assert_eq!(next(), (0, Some(4), true));
+    }
+
+    #[test]
+    fn only_what_is_more_than_can_wait_is_forgotten() {
+        let mut book = Book::default();
+        let full = FULL as i64;
+        for record in 0..SEALED as i64 + 2 {
+            counted(&mut book, record * full..(record + 1) * full);
+        }
+        assert_eq!(book.sealed.len(), SEALED);
+        let (delta, changes, _) = book.next();
+        assert_eq!((delta.tallies.len(), delta.incomplete), (FULL, Some((0, 2 * full - 1))));
+        assert_eq!(changes, Some(3));
+        assert_eq!(book.next().0.incomplete, None);
     }
 
     #[tokio::test(start_paused = true)]

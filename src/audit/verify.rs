@@ -8,6 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ use super::{
     nsqds,
     read::patiently,
     reconcile::{At, Finding, Minute, Seen, Weight, What},
-    stored::{Passed, SLACK_MS, Stored, committed},
+    stored::{Kept, Passed, SLACK_MS, Stored, committed},
     written::{AuditTopic, Written},
 };
 use crate::{
@@ -118,10 +119,13 @@ pub async fn ask(question: &Question) -> Result<Answer, VerifyError> {
         findings: Vec::new(),
         passed: Vec::new(),
     };
+    // Where an account may not ask, a queue whose oldest message is young makes a doubt.
+    let reserves = cluster.reserves().await.unwrap_or_default();
+    let kept = Kept { reserves: &reserves, now_ms };
     let mut first = from;
     while first <= to {
         let last = to.min(first + PIECE - 1);
-        look_at(question, &mut audit, first, last, now_ms, &mut answer).await?;
+        look_at(question, &mut audit, first..=last, &kept, &mut answer).await?;
         first = last + 1;
     }
     tell_copies(question, &mut answer.findings).await?;
@@ -134,11 +138,11 @@ pub async fn ask(question: &Question) -> Result<Answer, VerifyError> {
 async fn look_at(
     question: &Question,
     audit: &mut AuditTopic,
-    first: i64,
-    last: i64,
-    now_ms: i64,
+    looked_at: RangeInclusive<i64>,
+    kept: &Kept<'_>,
     answer: &mut Answer,
 ) -> Result<(), VerifyError> {
+    let (first, last, now_ms) = (*looked_at.start(), *looked_at.end(), kept.now_ms);
     let Question { cluster, names, group_prefix, topic, .. } = question;
     let group = names.relay_group(group_prefix, topic);
     let rocketmq_topic = names.rocketmq_topic(topic);
@@ -146,19 +150,18 @@ async fn look_at(
         (first..=last).map(|minute| (minute, Minute::default())).collect();
     let committed = committed(cluster, &rocketmq_topic, &group).await?;
     let written = audit.read(start_of(first) - SLACK_MS, &mut minutes).await?;
-    let mut stored = Stored::find(cluster, &committed, &minutes, audit.relays_since).await?;
+    let mut stored = Stored::find(cluster, &committed, &minutes, &written, kept, audit.relays_since).await?;
     stored.count(&written, &mut minutes, now_ms).await?;
 
     let brokers: BTreeSet<&str> = committed.keys().map(|queue| queue.broker.as_str()).collect();
     let away: Vec<&String> =
         written.brokers.iter().filter(|broker| !brokers.contains(broker.as_str())).collect();
+    let incomplete = written.incomplete.filter(|(from, to)| *from <= last && first <= *to);
     let seen = Seen {
         all_stored: away.is_empty() && stored.expired_until.is_none(),
-        all_written: away.is_empty()
-            && written.missing + written.unreadable == 0
-            && written.incomplete.is_none(),
+        all_written: away.is_empty() && written.missing + written.unreadable == 0 && incomplete.is_none(),
     };
-    answer.findings.extend(gaps(&written, &stored, &away, first, last));
+    answer.findings.extend(gaps(&written, &stored, &away, incomplete));
     for (minute, counted) in &minutes {
         answer.totals.add(counted);
         answer.findings.extend(counted.judge(*minute, now_ms, seen));
@@ -184,7 +187,12 @@ impl Totals {
 }
 
 /// What could not be looked at.
-fn gaps(written: &Written, stored: &Stored, away: &[&String], first: i64, last: i64) -> Vec<Finding> {
+fn gaps(
+    written: &Written,
+    stored: &Stored,
+    away: &[&String],
+    incomplete: Option<(i64, i64)>,
+) -> Vec<Finding> {
     let finding = |weight, at, what, messages, detail: String| Finding {
         minute: None,
         at,
@@ -211,10 +219,10 @@ fn gaps(written: &Written, stored: &Stored, away: &[&String], first: i64, last: 
         };
         gaps.push(doubt(detail));
     }
-    if let Some((from, to)) = written.incomplete.filter(|(from, to)| *from <= last && first <= *to) {
+    if let Some((from, to)) = incomplete {
         let (from, to) = (super::report::time(start_of(from)), super::report::time(start_of(to)));
         gaps.push(doubt(format!(
-            "a process could not write its records for hours and has forgotten some of {from} to {to}"
+            "a process could not write down all it had counted, and has forgotten some of {from} to {to}"
         )));
     }
     if written.unreadable > 0 {

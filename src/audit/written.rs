@@ -14,14 +14,16 @@ use super::{
 };
 use crate::rocketmq::{
     Cluster, ClusterError, Queue, QueueReader,
+    producer::unix_millis,
     reader::{Bounds, Pull},
 };
 
 /// Of the oldest records so many show since when there is an audit.
 const OLDEST: u32 = 32;
 const OLDEST_PULLS: i64 = 16;
-/// Where reading begins, brokers' clocks decide what is read; so much later every record must be there.
-const FIRM_AFTER_MS: i64 = 60_000;
+/// Where reading begins, brokers' clocks decide what is read, and where it ends, which queue is read first; so much later, and so much
+/// earlier, every record must be there.
+const FIRM_WITHIN_MS: i64 = 60_000;
 
 /// The audit topic's queues, and since when gateways and relays write there.
 #[derive(Debug)]
@@ -31,8 +33,8 @@ pub(super) struct AuditTopic {
     queues: Vec<Queue>,
     /// The store time of the oldest record of a relay, in milliseconds since 1970.
     pub(super) relays_since: Option<i64>,
-    /// Older records have expired.
-    pub(super) expired: bool,
+    /// Of what was written before this time, in milliseconds since 1970, some has expired; `None` while all is there.
+    pub(super) expired_until: Option<i64>,
 }
 
 /// What is known from the records of a stretch of time.
@@ -72,12 +74,15 @@ impl AuditTopic {
             cluster: cluster.clone(),
             queues: route.read_queues.clone(),
             relays_since: None,
-            expired: false,
+            expired_until: None,
         };
         for queue in topic.queues.clone() {
             let bounds = topic.bounds(&queue).await?;
-            topic.expired |= bounds.min > 0;
-            topic.look_at_oldest(&queue, bounds).await?;
+            let oldest = topic.look_at_oldest(&queue, bounds).await?;
+            if bounds.min > 0 {
+                // Where nothing is left, up to now.
+                topic.expired_until = topic.expired_until.max(Some(oldest.unwrap_or_else(unix_millis)));
+            }
         }
         Ok(topic)
     }
@@ -86,17 +91,17 @@ impl AuditTopic {
         patiently(async || self.cluster.queue_bounds(queue).await).await
     }
 
-    async fn look_at_oldest(&mut self, queue: &Queue, bounds: Bounds) -> Result<(), VerifyError> {
-        let mut offset = bounds.min;
+    /// When the oldest record of a queue was stored; looks for the oldest of a relay on the way.
+    async fn look_at_oldest(&mut self, queue: &Queue, bounds: Bounds) -> Result<Option<i64>, VerifyError> {
+        let (mut offset, mut oldest) = (bounds.min, None);
         for _ in 0..OLDEST_PULLS {
             if offset >= bounds.max {
                 break;
             }
             let pull = async || self.reader.pull(queue, offset, OLDEST, Duration::ZERO).await;
             let Pull::Messages { messages, .. } = patiently(pull).await? else { break };
-            if messages.is_empty() {
-                break;
-            }
+            let Some(first) = messages.first() else { break };
+            oldest.get_or_insert(first.store_timestamp);
             offset += messages.len() as i64;
             let of_a_relay = messages.iter().find(|message| {
                 Record::decode(&message.body).is_ok_and(|record| !record.delta.covered.is_empty())
@@ -106,7 +111,7 @@ impl AuditTopic {
                 break;
             }
         }
-        Ok(())
+        Ok(oldest)
     }
 
     fn saw_relay(&mut self, ms: i64) {
@@ -124,6 +129,8 @@ impl AuditTopic {
     ) -> Result<Written, VerifyError> {
         let mut written = Written::default();
         let mut seen: HashMap<u64, Sequences> = HashMap::new();
+        // A queue whose end was asked for later may hold what was written after a record that was not there yet.
+        let firm = from_ms + FIRM_WITHIN_MS..unix_millis() - FIRM_WITHIN_MS;
         for queue in &self.queues {
             let from = patiently(async || self.cluster.offset_at(queue, from_ms).await).await?;
             let to = self.bounds(queue).await?.max;
@@ -137,7 +144,7 @@ impl AuditTopic {
                         written.unreadable += 1;
                         continue;
                     };
-                    let firm = message.store_timestamp >= from_ms + FIRM_AFTER_MS;
+                    let firm = firm.contains(&message.store_timestamp);
                     if seen.entry(record.instance).or_default().insert(record.sequence, firm) {
                         written.take(record.delta, message.store_timestamp, minutes);
                     }
@@ -166,22 +173,23 @@ impl AuditTopic {
 #[derive(Debug, Default)]
 struct Sequences {
     seen: BTreeSet<u64>,
-    /// From here on none may be missing.
-    firm: Option<u64>,
+    /// Between these, the first and the last, none may be missing.
+    firm: Option<(u64, u64)>,
 }
 
 impl Sequences {
     /// `false` when it was seen before.
     fn insert(&mut self, sequence: u64, firm: bool) -> bool {
         if firm {
-            self.firm = Some(self.firm.map_or(sequence, |known| known.min(sequence)));
+            let (first, last) = self.firm.unwrap_or((sequence, sequence));
+            self.firm = Some((first.min(sequence), last.max(sequence)));
         }
         self.seen.insert(sequence)
     }
 
     fn missing(&self) -> u64 {
-        let (Some(first), Some(last)) = (self.firm, self.seen.last()) else { return 0 };
-        (last - first + 1).saturating_sub(self.seen.range(first..).count() as u64)
+        let Some((first, last)) = self.firm else { return 0 };
+        (last - first + 1).saturating_sub(self.seen.range(first..=last).count() as u64)
     }
 }
 
@@ -233,5 +241,8 @@ mod tests {
         assert_eq!(sequences(&[(7, true), (11, true)]), 3);
         // Where reading began nothing is sure: 5 may lie before it on another broker.
         assert_eq!(sequences(&[(4, false), (6, false), (7, true), (8, true)]), 0);
+        // Nor where it ended: 9 was written to a queue that had been read before.
+        assert_eq!(sequences(&[(7, true), (8, true), (10, false)]), 0);
+        assert_eq!(sequences(&[(10, false), (9, true), (7, true)]), 1);
     }
 }

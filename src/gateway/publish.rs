@@ -17,7 +17,7 @@ use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::info;
+use tracing::{info, warn};
 
 mod topics;
 
@@ -460,8 +460,12 @@ impl Publisher {
             self.stopping.cancel();
             self.tasks.wait().await;
         }
-        if let Some(recorder) = &self.recorder {
-            recorder.drain(LAST_RECORDS_WITHIN).await;
+        if let Some(recorder) = &self.recorder
+            && !recorder.drain(LAST_RECORDS_WITHIN).await
+        {
+            warn!(
+                "audit records are not written; `nsqbridge verify` will find messages no gateway has told of"
+            );
         }
     }
 

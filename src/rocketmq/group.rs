@@ -28,6 +28,8 @@ use super::{
 
 /// How long a granted lock may be relied on without renewal; half of what the broker grants.
 pub const LEASE: Duration = Duration::from_secs(30);
+/// The other half: so long after a lease has ended nobody else has the lock.
+pub const LOCKED_BEYOND: Duration = LEASE;
 
 /// A member that beats this often is missed soon by nobody, and known to a restarted broker soon.
 const BEAT_EVERY: Duration = Duration::from_secs(5);

@@ -2,7 +2,9 @@
 //!
 //! What is confirmed is handed to the topic's ledger once nothing before it is in flight, and the offset behind it may be committed
 //! when that is written. So a relay that is killed has told of everything it has committed. The loop never waits for
-//! this: it commits what it may. Where nothing can be written for a while, it may all the same ([`Ledger::is_settled`]).
+//! this: it commits what it may. Where nothing can be written for a while, it may all the same ([`Ledger::is_settled`]): then the
+//! queue's record says of which minutes the audit is not written, and if this relay never writes it, the next owner tells that it lacks
+//! them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -33,8 +35,27 @@ pub(super) struct Audited {
     /// Everything below is handed over.
     handed_to: i64,
     /// Offsets handed over, and what must be written before they are committed.
-    open: VecDeque<(Ticket, i64)>,
+    open: VecDeque<(i64, Owed)>,
+    /// What may be committed, and perhaps before it is written.
+    owed: Option<Owed>,
     committable: i64,
+}
+
+/// What is handed over, and perhaps not written.
+#[derive(Debug, Clone, Copy)]
+struct Owed {
+    ticket: Ticket,
+    /// The first and the last minute of its messages.
+    minutes: Option<(i64, i64)>,
+}
+
+impl Owed {
+    /// Together with what was handed over before.
+    fn and(self, before: Option<Self>) -> Option<Self> {
+        let all = || before.iter().chain([&self]).filter_map(|owed| owed.minutes);
+        let (first, last) = (all().map(|(first, _)| first).min(), all().map(|(_, last)| last).max());
+        Some(Self { ticket: self.ticket, minutes: first.zip(last) })
+    }
 }
 
 /// Messages by offset, and where they went.
@@ -66,6 +87,12 @@ impl Sent {
         Self { runs, landings }
     }
 
+    /// The first and the last minute of its messages.
+    fn minutes(&self) -> Option<(i64, i64)> {
+        let minutes = || self.runs.values().flatten().flatten().map(|entry| entry.minute);
+        minutes().min().zip(minutes().max())
+    }
+
     /// Counts all of it: at the nsqds where it went, and what went to none by `elsewhere`.
     fn count(&self, delta: &mut Delta, landed: impl Fn(record::Process) -> Hop, elsewhere: Option<&Hop>) {
         for (start, entries) in &self.runs {
@@ -92,8 +119,19 @@ fn of(process: &Process) -> record::Process {
 }
 
 impl Audited {
-    pub(super) fn new(ledger: Option<Arc<Ledger>>, queue: Queue, start: i64) -> Self {
+    /// `unaudited` is what a former owner's audit lacks.
+    pub(super) fn new(
+        ledger: Option<Arc<Ledger>>,
+        queue: Queue,
+        start: i64,
+        unaudited: Option<(i64, i64)>,
+    ) -> Self {
+        let owed = ledger.as_ref().zip(unaudited).map(|(ledger, minutes)| Owed {
+            ticket: ledger.record(|delta| delta.lacks(minutes)),
+            minutes: Some(minutes),
+        });
         Self {
+            owed,
             ledger,
             queue,
             sent: Sent::default(),
@@ -134,24 +172,34 @@ impl Audited {
             return;
         }
         let done = self.sent.below(low);
+        let minutes = done.minutes();
         let Queue { broker, id, .. } = &self.queue;
         let ticket = ledger.record(|delta| {
             done.count(delta, Hop::Relayed, Some(&Hop::Parked));
             delta.cover(broker, *id, self.handed_to, low);
         });
         self.handed_to = low;
-        self.open.push_back((ticket, low));
+        self.open.push_back((low, Owed { ticket, minutes }));
     }
 
     /// The offset that may be committed, now that everything below `low` is confirmed.
     pub(super) fn committable(&mut self, low: i64) -> i64 {
         self.hand_over(low);
         if let Some(ledger) = &self.ledger {
-            while let Some((_, offset)) = self.open.pop_front_if(|(ticket, _)| ledger.is_settled(*ticket)) {
+            while let Some((offset, owed)) =
+                self.open.pop_front_if(|(_, owed)| ledger.is_settled(owed.ticket))
+            {
                 self.committable = offset;
+                self.owed = owed.and(self.owed.take().filter(|before| !ledger.is_written(before.ticket)));
             }
         }
         self.committable
+    }
+
+    /// The first and the last minute of what may be committed and is not written.
+    pub(super) fn unaudited(&self) -> Option<(i64, i64)> {
+        let ledger = self.ledger.as_ref()?;
+        self.owed.filter(|owed| !ledger.is_written(owed.ticket))?.minutes
     }
 
     /// Hands over the rest and waits until it is written, but not for ever.
@@ -161,7 +209,9 @@ impl Audited {
             && tokio::time::timeout(LAST_WITHIN, ledger.write_now()).await.is_err()
         {
             // The last commits go on: repeating messages helps no audit.
-            self.open.clear();
+            for (_, owed) in self.open.drain(..) {
+                self.owed = owed.and(self.owed.take());
+            }
             self.committable = low;
         }
     }
@@ -170,9 +220,33 @@ impl Audited {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        audit::{Pace, Recorder},
+        mapping::Names,
+        rocketmq::{Cluster, ClusterConfig},
+    };
 
     fn process(start_time: i64) -> Process {
         Process { nsqd: "nsqd:4151".parse().unwrap(), start_time }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_committed_without_its_audit_is_told_by_its_minutes() {
+        // Nobody answers there.
+        let cluster = Cluster::new(ClusterConfig::new(vec!["127.0.0.1:1".to_owned()]));
+        let pace = Pace { every: Duration::from_secs(1), spread: false };
+        let recorder = Recorder::new(cluster, Names::default(), "test", pace);
+        let ledger = recorder.topic(&"orders".parse().unwrap());
+        let queue = Queue { topic: "orders".to_owned(), broker: "b".to_owned(), id: 0 };
+        let mut audited = Audited::new(Some(ledger), queue.clone(), 10, Some((2, 3)));
+        assert_eq!(audited.unaudited(), Some((2, 3)), "a former owner's, as long as that is not written");
+        audited.sent.runs.insert(10, vec![Some(Entry { minute: 5, id: 1 }), None]);
+        assert_eq!(audited.committable(12), 10);
+        assert_eq!(audited.unaudited(), Some((2, 3)), "what is not committed is not told of");
+        audited.finish(12).await;
+        assert_eq!((audited.committable(12), audited.unaudited()), (12, Some((2, 5))));
+        // Without an audit there is nothing to tell.
+        assert_eq!(Audited::new(None, queue, 10, Some((2, 3))).unaudited(), None);
     }
 
     #[test]

@@ -232,7 +232,8 @@ impl Destinations {
 
     /// What has become of a process that was given messages.
     pub(super) fn fate(&self, process: &Process) -> Fate {
-        self.state().watched.fate(process)
+        let looks = self.fleet.looks();
+        self.state().watched.fate(process, looks)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

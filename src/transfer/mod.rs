@@ -82,6 +82,7 @@ use std::{
 
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::warn;
 
 pub use self::{
     batch::Limits,
@@ -197,7 +198,11 @@ pub async fn run(cluster: Cluster, config: TransferConfig, metrics: Arc<Metrics>
         topics: AtomicUsize::default(),
     });
     topics::relay_all(Arc::clone(&shared), drain).await;
-    if let Some(recorder) = &shared.recorder {
-        recorder.drain(LAST_RECORDS_WITHIN).await;
+    if let Some(recorder) = &shared.recorder
+        && !recorder.drain(LAST_RECORDS_WITHIN).await
+    {
+        warn!(
+            "audit records are not written; `nsqbridge verify` cannot tell of what was relayed last whether it is missing"
+        );
     }
 }

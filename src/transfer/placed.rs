@@ -73,6 +73,7 @@ impl Record {
                 stored_ms: None,
                 undrained: Snapshot::default(),
                 homes: BTreeSet::new(),
+                unaudited: None,
             })
             .await
             .map_err(Cause::from)?;

@@ -51,6 +51,8 @@ const UNREADABLE_TRIES: usize = 3;
 const UNWATCHED: Duration = Duration::from_secs(1);
 /// What every queue may hold, however much the others do: enough for a batch.
 const LEAST_BYTES: usize = 64 * 1024;
+/// Where the queue was perhaps another's meanwhile, it is asked for this often whether it was.
+const REGAIN_EVERY: Duration = Duration::from_secs(1);
 /// What has left the nsqds, and what they may have lost, is looked after this often.
 const TEND_EVERY: Duration = Duration::from_secs(1);
 /// What has left the nsqds is written down this often, where no commit does it sooner.
@@ -72,7 +74,7 @@ pub(super) struct QueueRelay {
     pub(super) queue: Queue,
     pub(super) delivery: Arc<Delivery>,
     pub(super) state: Arc<TopicState>,
-    /// Until when the queue's lock may be relied on; `None` once it is lost.
+    /// Until when the queue's lock is granted; `None` once it is lost. What is sent goes by [`Work::lease`].
     pub(super) lease: watch::Receiver<Option<Instant>>,
     /// Stop reading, finish what is in flight, commit.
     pub(super) drain: CancellationToken,
@@ -101,10 +103,11 @@ pub(super) struct QueueRelay {
 impl QueueRelay {
     /// Relays until asked to drain, or until the queue must be held.
     pub(super) async fn run(mut self) -> Result<Ended, Held> {
+        let lease = *self.lease.borrow();
         let begun = self.begin().await?;
         let (start, stored_ms) = (begun.offset, begun.stored_ms);
-        let audited = Audited::new(self.ledger.clone(), self.queue.clone(), start);
-        let mut work = Work::new(begun, audited);
+        let audited = Audited::new(self.ledger.clone(), self.queue.clone(), start, begun.unaudited);
+        let mut work = Work::new(begun, audited, lease);
         debug!(queue = %self.queue, offset = start, "relaying");
         let mut reads = ReadAhead::new(self.reader(), self.queue.clone(), start, stored_ms, self.lanes);
         let ended = self.relay(&mut reads, &mut work).await;
@@ -124,13 +127,21 @@ impl QueueRelay {
         let mut commit_at = Instant::now() + COMMIT_EVERY;
         let mut tend_at = Instant::now() + TEND_EVERY;
         let (mut read_after, mut unread_since) = (Instant::now(), None);
+        let mut regain_at = Instant::now();
         let mut held = None;
         let mut share = Share { memory: Arc::clone(&self.memory), held: 0 };
         let drain = self.drain.clone();
         let mut fence = self.state.fence.of_queue(&self.queue);
         loop {
             let lease = *self.lease.borrow_and_update();
-            let Some(until) = lease else { return Ok(Ended::LeaseLost) };
+            let Some(granted) = lease else { return Ok(Ended::LeaseLost) };
+            if granted > work.leased_until() && Instant::now() >= regain_at {
+                match self.is_still_ours(work).await? {
+                    true => drop(work.lease.send_replace(Some(granted))),
+                    false => regain_at = Instant::now() + REGAIN_EVERY,
+                }
+            }
+            let until = work.leased_until();
             work.limit = fence.limit(work.window.next_offset());
             if Instant::now() < until {
                 work.send(self);
@@ -197,6 +208,7 @@ impl QueueRelay {
                     self.compare(work)?;
                 }
                 () = tokio::time::sleep_until(until), if Instant::now() < until => {}
+                () = tokio::time::sleep_until(regain_at), if until < granted => {}
                 () = tokio::time::sleep(ROOM_AGAIN_AFTER), if wanted && !room => {}
                 read = async {
                     tokio::time::sleep_until(read_after).await;
@@ -208,6 +220,27 @@ impl QueueRelay {
                     }
                     Err(error) => read_after = Instant::now() + work.reading.fails(&self.queue, &error),
                 },
+            }
+        }
+    }
+
+    /// Whether the queue was nobody else's since this loop could last rely on its lock. Where that is over so long that the lock may
+    /// have been another's and given back, only the record can tell: it is void if somebody else has begun meanwhile. `false`
+    /// when it cannot be written now; until it is, nothing more is sent.
+    ///
+    /// # Errors
+    /// When the queue was another's.
+    async fn is_still_ours(&self, work: &mut Work) -> Result<bool, Held> {
+        if work.is_locked() {
+            return Ok(true);
+        }
+        let offset = work.audited.committable(work.window.committable());
+        match self.write_down(work, offset).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_final() => Err(error.into()),
+            Err(error) => {
+                debug!(queue = %self.queue, %error, "whose the queue was meanwhile is not known now");
+                Ok(false)
             }
         }
     }
@@ -340,7 +373,7 @@ impl QueueRelay {
                         warn!(queue = %self.queue, nsqd = %process.nsqd, messages, "relaying again what this nsqd may have lost");
                         work.lost = Some(process.clone());
                     }
-                    let (delivery, lease) = (Arc::clone(&self.delivery), self.lease.clone());
+                    let (delivery, lease) = (Arc::clone(&self.delivery), work.lease.subscribe());
                     let (reader, queue) = (self.reader(), self.queue.clone());
                     let piece = Piece { process, from, to };
                     work.replaying
@@ -381,31 +414,47 @@ impl QueueRelay {
     async fn record(&self, work: &mut Work, offset: i64) -> Result<(), JournalError> {
         self.state.undrained(&self.queue, work.undrained.messages());
         if work.record_due(offset) <= Instant::now() {
-            let (stored_ms, undrained) = (work.window.stored_before(offset), work.undrained.snapshot());
-            let homes = self.delivery.destinations.homes();
-            work.page.write(Entry { relayed: offset, stored_ms, undrained, homes }).await?;
-            (work.recorded, work.recorded_at) = (offset, Instant::now());
-            work.drained_after = work.recorded_at + DRAINED_EVERY;
-            work.undrained.written();
+            self.write_down(work, offset).await?;
         }
+        Ok(())
+    }
+
+    async fn write_down(&self, work: &mut Work, offset: i64) -> Result<(), JournalError> {
+        let (stored_ms, undrained) = (work.window.stored_before(offset), work.undrained.snapshot());
+        let (homes, unaudited) = (self.delivery.destinations.homes(), work.audited.unaudited());
+        work.page.write(Entry { relayed: offset, stored_ms, undrained, homes, unaudited }).await?;
+        (work.recorded, work.recorded_at) = (offset, Instant::now());
+        work.recorded_unaudited = unaudited;
+        work.drained_after = work.recorded_at + DRAINED_EVERY;
+        work.undrained.written();
         Ok(())
     }
 
     /// Waits for what is in flight, then commits it. An offset that somebody else has set stays as it is until somebody's choice is known,
     /// and what was relayed is only written down.
     async fn finish(&mut self, mut work: Work, ended: &Result<Ended, Held>) {
+        let drain_timeout = self.drain_timeout;
         let waiting = async {
-            while let Some(confirmed) = work.in_flight.join_next().await {
-                if let Err(error) = self.settle(confirmed, &mut work) {
-                    warn!(%error, "a batch failed while draining");
+            while !work.in_flight.is_empty() || !work.replaying.is_empty() {
+                if work.is_locked() {
+                    work.lease.send_replace(*self.lease.borrow_and_update());
+                }
+                tokio::select! {
+                    Some(confirmed) = work.in_flight.join_next() => {
+                        if let Err(error) = self.settle(confirmed, &mut work) {
+                            warn!(%error, "a batch failed while draining");
+                        }
+                    }
+                    Some(replayed) = work.replaying.join_next() => {
+                        // What is not done is still written down as to be done.
+                        let _ = self.replayed(replayed, &mut work);
+                    }
+                    Ok(()) = self.lease.changed() => {}
+                    else => break,
                 }
             }
-            while let Some(replayed) = work.replaying.join_next().await {
-                // What is not done is still written down as to be done.
-                let _ = self.replayed(replayed, &mut work);
-            }
         };
-        if tokio::time::timeout(self.drain_timeout, waiting).await.is_err() {
+        if tokio::time::timeout(drain_timeout, waiting).await.is_err() {
             let unconfirmed = work.in_flight.len();
             warn!(queue = %self.queue, unconfirmed, "batches still unconfirmed; they will be relayed again, perhaps twice");
         }
@@ -424,7 +473,10 @@ impl QueueRelay {
             Err(Held::Reset { .. }) => self.is_as_left(&work).await,
             Ok(_) | Err(_) => true,
         };
-        let owned = self.lease.borrow().is_some_and(|until| Instant::now() < until);
+        if work.is_locked() {
+            work.lease.send_replace(*self.lease.borrow());
+        }
+        let owned = Instant::now() < work.leased_until();
         if !ours {
             let offset = work.window.committable();
             if owned && let Err(error) = self.record(&mut work, offset).await {

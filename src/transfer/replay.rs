@@ -17,7 +17,7 @@ use super::{
 };
 use crate::rocketmq::{
     ClusterError, Queue, QueueReader,
-    reader::{PULL_MAX, Pull},
+    reader::{PULL_MAX, Problem, Pull},
     record::StoredMessage,
 };
 
@@ -139,9 +139,18 @@ impl Reading {
                 if self.unreadable < UNREADABLE_TRIES {
                     return Step::More;
                 }
-                // It never went to nsqd: the relay parked it, or was told to leave it out.
-                warn!(%problem, "left out, as it was the first time");
-                self.next += 1;
+                match problem {
+                    // It never went to nsqd: the relay parked it.
+                    Problem::Record { .. } => {
+                        warn!(%problem, "left out, as it was the first time");
+                        self.next += 1;
+                    }
+                    // These did go to nsqd. The broker may be deleting them just now: in a moment its bounds say so, and they are
+                    // counted as missed. As long as they do not, nothing is given up.
+                    Problem::Displaced { .. } | Problem::Stray { .. } | Problem::Gap { .. } => {
+                        warn!(%problem, "cannot be relayed again now; trying again until it can, or has expired");
+                    }
+                }
                 Step::Enough
             }
             Pull::OffsetMoved { bounds, .. } if self.next < bounds.min && self.waiting.is_empty() => {
@@ -165,7 +174,7 @@ impl Reading {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rocketmq::reader::{Bounds, Problem};
+    use crate::rocketmq::{reader::Bounds, record::decode_records};
 
     const BOUNDS: Bounds = Bounds { min: 5, max: 20 };
 
@@ -173,10 +182,17 @@ mod tests {
         Reading { waiting: VecDeque::new(), next, bytes: 0, unreadable: 0 }
     }
 
+    fn queue() -> Queue {
+        Queue { topic: "t".to_owned(), broker: "b".to_owned(), id: 0 }
+    }
+
+    fn pulled(problem: Problem) -> Pull {
+        Pull::Messages { messages: Vec::new(), problem: Some(problem), bounds: BOUNDS }
+    }
+
     fn broken() -> Pull {
-        let queue = Queue { topic: "t".to_owned(), broker: "b".to_owned(), id: 0 };
-        let problem = Some(Problem::Displaced { queue, offset: 7, found: 8 });
-        Pull::Messages { messages: Vec::new(), problem, bounds: BOUNDS }
+        let error = decode_records(bytes::Bytes::from_static(b"damaged")).find_map(Result::err).unwrap();
+        pulled(Problem::Record { queue: queue(), offset: 7, error })
     }
 
     #[test]
@@ -185,6 +201,23 @@ mod tests {
         assert_eq!((read.take(broken(), 10), read.next), (Step::More, 7));
         assert_eq!((read.take(broken(), 10), read.next), (Step::More, 7));
         assert_eq!((read.take(broken(), 10), read.next), (Step::Enough, 8), "it is left out at last");
+    }
+
+    #[test]
+    fn what_the_broker_does_not_give_is_asked_for_until_its_bounds_tell_that_it_is_gone() {
+        let gap = || pulled(Problem::Gap { queue: queue(), from: 7, to: 9 });
+        let displaced = || pulled(Problem::Displaced { queue: queue(), offset: 7, found: 10 });
+        let mut read = reading(7);
+        for _ in 0..2 * UNREADABLE_TRIES {
+            read.take(gap(), 12);
+            read.take(displaced(), 12);
+            assert_eq!(read.next, 7, "nothing is passed over");
+        }
+        assert_eq!(read.take(gap(), 12), Step::Enough);
+        let bounds = Bounds { min: 10, max: 20 };
+        let why = "have expired in RocketMQ";
+        assert_eq!(read.take(Pull::OffsetMoved { next: 10, bounds }, 12), Step::Missed { from: 7, why });
+        assert_eq!(read.next, 10);
     }
 
     #[test]

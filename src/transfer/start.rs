@@ -50,6 +50,8 @@ pub(super) struct Begun {
     pub(super) stored_ms: Option<i64>,
     pub(super) page: Page,
     pub(super) undrained: Undrained,
+    /// What a former owner's audit lacks: the first and the last minute.
+    pub(super) unaudited: Option<(i64, i64)>,
 }
 
 /// What is known before.
@@ -250,13 +252,15 @@ impl QueueRelay {
         let entry = entry.filter(|_| !renewed);
         let stored_ms =
             entry.as_ref().filter(|entry| entry.relayed == offset).and_then(|entry| entry.stored_ms);
+        let unaudited = entry.as_ref().and_then(|entry| entry.unaudited);
         let undrained = match entry {
             Some(entry) if self.replay => Undrained::restore(entry.undrained, look),
             _ => Undrained::default(),
         };
         // From here on no former owner's record counts, and what was decided is decided once.
         let homes = self.delivery.destinations.homes();
-        page.write(Entry { relayed: offset, stored_ms, undrained: undrained.snapshot(), homes }).await?;
+        let snapshot = undrained.snapshot();
+        page.write(Entry { relayed: offset, stored_ms, undrained: snapshot, homes, unaudited }).await?;
         for jump in jumps {
             jump.log(&self.queue, bounds);
             let (from, to) = jump.missed(bounds);
@@ -265,7 +269,7 @@ impl QueueRelay {
         if committed != Some(offset) {
             self.put_back(offset).await?;
         }
-        Ok(Begun { offset, stored_ms, page, undrained })
+        Ok(Begun { offset, stored_ms, page, undrained, unaudited })
     }
 
     /// Sees that the record outlasts the time a person takes to decide: without it, the relay would begin at the committed offset

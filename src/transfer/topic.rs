@@ -315,7 +315,8 @@ impl TopicRelay {
     async fn lock_due(&mut self, member: &Member, mut wanted: Vec<Queue>) {
         let now = Instant::now();
         let due = |queue: &Queue| match self.owned.get(queue) {
-            Some(owned) => owned.lease.borrow().is_none_or(|until| until < now + RENEW_BEFORE),
+            // One that is lost is not renewed: its loop ends, and a new one begins where the other instance has left the queue.
+            Some(owned) => owned.lease.borrow().is_some_and(|until| until < now + RENEW_BEFORE),
             None => self.failures.get(queue).is_none_or(|failure| failure.retry_at <= now),
         };
         wanted.retain(due);

@@ -37,11 +37,25 @@ pub(super) struct Watched {
     gone_after: Duration,
     looking: Looking,
     processes: BTreeMap<HttpAddress, Seen>,
+    asked: BTreeMap<Process, Asked>,
+}
+
+/// A process whose fate is asked for. A queue's record may name one that nobody here has looked at yet.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    /// Looks that had begun when it was asked for first. They tell nothing: they may be older than the process.
+    look: u64,
+    /// When it was seen last, or else was first asked for, in time spent looking.
+    unseen_since: Duration,
+    /// When it was asked for last.
+    last: Duration,
 }
 
 #[derive(Debug)]
 struct Seen {
     start_time: i64,
+    /// The last look that saw it.
+    look: u64,
     since: Instant,
     /// When it was seen last, in time spent looking.
     last: Duration,
@@ -50,8 +64,8 @@ struct Seen {
 
 impl Watched {
     pub(super) fn new(longest_in_flight: Duration, gone_after: Duration) -> Self {
-        let (looking, processes) = Default::default();
-        Self { longest_in_flight, gone_after, looking, processes }
+        let (looking, processes, asked) = Default::default();
+        Self { longest_in_flight, gone_after, looking, processes, asked }
     }
 
     /// Takes note of a look; whether it is a new one. What was seen already tells nothing new, as often as it is looked at.
@@ -64,31 +78,40 @@ impl Watched {
         let Process { nsqd, start_time } = process;
         let Looking { look, spent, .. } = self.looking;
         let since = Instant::now();
-        let new = || Seen { start_time, since, last: spent, drain: DrainWatch::new(self.longest_in_flight) };
+        let drain = || DrainWatch::new(self.longest_in_flight);
+        let new = || Seen { start_time, look, since, last: spent, drain: drain() };
         let known = self.processes.entry(nsqd).or_insert_with(new);
         let replaced = known.start_time != start_time;
         if replaced {
             *known = new();
         }
-        known.last = spent;
+        (known.look, known.last) = (look, spent);
         known.drain.see(look, counters, since.into_std());
         replaced
     }
 
-    /// Forgets who is gone.
+    /// Forgets who is gone, and who is asked for no more.
     pub(super) fn tidy(&mut self) {
         let (spent, gone_after) = (self.looking.spent, self.gone_after);
         self.processes.retain(|_, seen| spent - seen.last <= gone_after);
+        self.asked.retain(|_, asked| spent - asked.last <= gone_after);
     }
 
-    /// What has become of a process that was given messages.
-    pub(super) fn fate(&self, process: &Process) -> Fate {
+    /// What has become of a process that was given messages. `looks` have begun so far.
+    pub(super) fn fate(&mut self, process: &Process, looks: u64) -> Fate {
+        let Looking { look, spent, .. } = self.looking;
+        let new = || Asked { look: looks, unseen_since: spent, last: spent };
+        let asked = self.asked.entry(process.clone()).or_insert_with(new);
+        asked.last = spent;
         let seen = self.processes.get(&process.nsqd);
-        let unseen_for = self.looking.spent - seen.map_or(Duration::ZERO, |seen| seen.last);
+        let itself = seen.filter(|seen| seen.start_time == process.start_time);
+        if let Some(seen) = itself {
+            asked.unseen_since = seen.last;
+        }
         match seen {
-            Some(seen) if seen.start_time != process.start_time => Fate::Replaced,
-            _ if unseen_for > self.gone_after => Fate::Gone,
-            seen => Fate::There { drained: seen.map_or(0, |seen| seen.drain.drained()) },
+            Some(seen) if itself.is_none() && seen.look > asked.look => Fate::Replaced,
+            _ if look > asked.look && spent - asked.unseen_since > self.gone_after => Fate::Gone,
+            _ => Fate::There { drained: itself.map_or(0, |seen| seen.drain.drained()) },
         }
     }
 
@@ -141,18 +164,62 @@ mod tests {
         let mut watched = Watched::new(Duration::from_secs(60), Duration::from_secs(30));
         watched.look(1);
         watched.see(process(7), &Counters::default());
-        assert_eq!(watched.fate(&process(6)), Fate::Replaced);
+        assert_eq!(watched.fate(&process(7), 1), Fate::There { drained: 0 });
         // Frozen for an hour, and then it does not answer once.
         tokio::time::advance(Duration::from_secs(3_600)).await;
         watched.look(2);
-        assert_eq!(watched.fate(&process(7)), Fate::There { drained: 0 });
+        assert_eq!(watched.fate(&process(7), 2), Fate::There { drained: 0 });
         for look in 3..14 {
             tokio::time::advance(Duration::from_secs(2)).await;
             watched.look(look);
         }
-        assert_eq!(watched.fate(&process(7)), Fate::Gone);
+        assert_eq!(watched.fate(&process(7), 13), Fate::Gone);
         watched.tidy();
-        assert_eq!((watched.processes.len(), watched.fate(&process(7))), (0, Fate::Gone));
+        assert_eq!((watched.processes.len(), watched.fate(&process(7), 13)), (0, Fate::Gone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_nsqd_a_record_names_is_looked_for_before_it_is_judged() {
+        let there = Fate::There { drained: 0 };
+        let mut watched = Watched::new(Duration::from_secs(60), Duration::from_secs(30));
+        for look in 1..100 {
+            tokio::time::advance(Duration::from_secs(2)).await;
+            watched.look(look);
+        }
+        // Nobody here has seen it yet; it counts as away from now on.
+        assert_eq!(watched.fate(&process(7), 100), there);
+        for look in 100..115 {
+            tokio::time::advance(Duration::from_secs(2)).await;
+            watched.look(look);
+            assert_eq!(watched.fate(&process(7), look), there);
+        }
+        tokio::time::advance(Duration::from_secs(2)).await;
+        watched.look(115);
+        assert_eq!(watched.fate(&process(7), 115), Fate::Gone);
+        watched.tidy();
+        assert_eq!(watched.fate(&process(7), 115), Fate::Gone);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_nsqd_is_replaced_only_by_one_that_is_seen_later() {
+        let there = Fate::There { drained: 0 };
+        let mut watched = Watched::new(Duration::from_secs(60), Duration::from_secs(30));
+        watched.look(1);
+        watched.see(process(6), &Counters::default());
+        // A record names 7, which another instance has seen already; a look of ours is under way.
+        assert_eq!(watched.fate(&process(7), 2), there);
+        watched.look(2);
+        watched.see(process(6), &Counters::default());
+        assert_eq!(watched.fate(&process(7), 2), there);
+        // Without an answer nothing is new.
+        watched.look(3);
+        assert_eq!(watched.fate(&process(7), 3), there);
+        watched.look(4);
+        watched.see(process(7), &Counters::default());
+        assert_eq!(watched.fate(&process(7), 4), there);
+        watched.look(5);
+        watched.see(process(8), &Counters::default());
+        assert_eq!(watched.fate(&process(7), 5), Fate::Replaced);
     }
 
     #[tokio::test(start_paused = true)]

@@ -370,6 +370,26 @@ fn has(nsqd: &Nsqd, topic: &str) -> u64 {
     stats["topics"][0]["message_count"].as_u64().unwrap_or(0)
 }
 
+/// What may be done with an audit topic: 4 to read it, 2 to write it.
+async fn allow(rig: &Rig, cluster: &Cluster, audit: &str, permission: i32) {
+    const UPDATE_AND_CREATE_TOPIC: i32 = 17;
+    for broker in &rig.brokers {
+        let update = Command::request(UPDATE_AND_CREATE_TOPIC)
+            .field("topic", audit)
+            .field("defaultTopic", "TBW102")
+            .field("readQueueNums", 1)
+            .field("writeQueueNums", 1)
+            .field("perm", permission)
+            .field("topicFilterType", "SINGLE_TAG")
+            .field("topicSysFlag", 0)
+            .field("order", false);
+        cluster.ask(&broker.addr().to_string(), "to change it", update).await.unwrap();
+    }
+}
+
+const READ_ONLY: i32 = 4;
+const READ_AND_WRITE: i32 = 6;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_cannot_write_its_records_goes_on_and_writes_them_later() {
     let rig = shared(Line::V5);
@@ -380,23 +400,7 @@ async fn a_relay_that_cannot_write_its_records_goes_on_and_writes_them_later() {
     let gateway = Gateway::start(&rig.name_server, &["--audit", "false"]).await;
     let cluster = cluster(rig);
     insisting(|| cluster.create_topic(&audit, 1)).await;
-    let allow = async |permission: i32| {
-        const UPDATE_AND_CREATE_TOPIC: i32 = 17;
-        for broker in &rig.brokers {
-            let update = Command::request(UPDATE_AND_CREATE_TOPIC)
-                .field("topic", &audit)
-                .field("defaultTopic", "TBW102")
-                .field("readQueueNums", 1)
-                .field("writeQueueNums", 1)
-                .field("perm", permission)
-                .field("topicFilterType", "SINGLE_TAG")
-                .field("topicSysFlag", 0)
-                .field("order", false);
-            cluster.ask(&broker.addr().to_string(), "to change it", update).await.unwrap();
-        }
-    };
-    const READ_ONLY: i32 = 4;
-    allow(READ_ONLY).await;
+    allow(rig, &cluster, &audit, READ_ONLY).await;
     let relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &[]);
     let consumer = Consumer::start(&[nsqd], &topic, "ch");
     gateway.publish_all(&topic, &numbered(0..50)).await;
@@ -406,11 +410,38 @@ async fn a_relay_that_cannot_write_its_records_goes_on_and_writes_them_later() {
     all_relayed(rig, &topic).await;
     let (code, answer) = verify(rig, &topic, &[]);
     assert_eq!(code, 2, "passed without a record, and nobody knows by whom: {answer}");
-    allow(6).await;
+    allow(rig, &cluster, &audit, READ_AND_WRITE).await;
     let (code, answer) =
         until(rig, &topic, "its records are written", |answer| answer["totals"]["relayed"] == 50).await;
     assert_eq!((code, &answer["verdict"]), (0, &Value::from("clean")), "{answer}");
     assert_eq!(found(&answer, "not-accounted-for").1, 50, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_relay_relayed_that_ended_without_its_records_is_a_doubt_and_no_loss() {
+    let rig = shared(Line::V5);
+    let nsqd = &rig.nsqds[0];
+    let topic = topic("audit.ended");
+    let audit = format!("%audit%{}", topic.replace('.', "|"));
+    create_channel(nsqd, &topic, "ch").await;
+    let gateway = Gateway::start(&rig.name_server, &["--audit", "false"]).await;
+    let cluster = cluster(rig);
+    let relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &[]);
+    let consumer = Consumer::start(&[nsqd], &topic, "ch");
+    gateway.publish_all(&topic, &numbered(0..50)).await;
+    assert_eq!(consumer.wait_for(50).await, numbered(0..50));
+    until(rig, &topic, "its records are written", |answer| answer["totals"]["relayed"] == 50).await;
+    allow(rig, &cluster, &audit, READ_ONLY).await;
+    gateway.publish_all(&topic, &numbered(50..100)).await;
+    assert_eq!(consumer.wait_for(100).await, numbered(0..100));
+    eventually("it says so", LONG, async || relay.logged().contains("an audit record is not written")).await;
+    all_relayed(rig, &topic).await;
+    blocking(|| relay.signal("TERM").and_then(|()| relay.wait(LONG))).unwrap();
+    allow(rig, &cluster, &audit, READ_AND_WRITE).await;
+    let _next = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &[]);
+    let (code, answer) =
+        until(rig, &topic, "its end is told of", |answer| answer["verdict"] == "doubt").await;
+    assert_eq!((code, found(&answer, "not-relayed").1), (2, 50), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,12 +67,32 @@ proptest! {
 }
 
 #[test]
-fn what_waits_too_long_is_forgotten_and_named_and_fits_a_message() {
+fn what_is_too_much_for_a_message_is_parted_and_offsets_come_last() {
     let mut delta = Delta::default();
     for minute in 0..TALLIES as i64 + 3 {
-        delta.count(&Hop::Accepted, (0..200).map(|id| Entry { minute, id }));
+        delta.count(&Hop::Parked, (0..200).map(|id| Entry { minute, id }));
     }
-    assert_eq!((delta.tallies.len(), delta.incomplete), (TALLIES, Some((0, 2))));
-    let record = Record { instance: 1, sequence: 1, delta };
+    delta.cover("b", 0, 0, 9);
+    let first = delta.overflow().unwrap();
+    assert_eq!((first.tallies.len(), first.covered.len()), (TALLIES, 0));
+    assert_eq!((delta.tallies.len(), delta.covered.len()), (3, 1));
+    assert!(first.tallies.keys().all(|(minute, _)| *minute < TALLIES as i64));
+    assert_eq!(delta.overflow(), None);
+    let record = Record { instance: 1, sequence: 1, delta: first };
     assert!(record.encode().len() < crate::rocketmq::record::MAX_BODY_BYTES / 2);
+}
+
+#[test]
+fn what_is_forgotten_is_named_and_its_offsets_are_kept() {
+    let counted = |minute, from| {
+        let mut delta = Delta::default();
+        delta.count(&Hop::Accepted, [Entry { minute, id: u128::from(minute.unsigned_abs()) }]);
+        delta.cover("b", 0, from, from + 5);
+        delta
+    };
+    let mut delta = counted(9, 5);
+    delta.forget(counted(3, 0));
+    assert_eq!((delta.tallies.len(), delta.incomplete), (1, Some((3, 3))));
+    assert_eq!(delta.covered, [Covered { broker: "b".to_owned(), queue: 0, from: 0, to: 10 }]);
+    assert_eq!(delta.highest.values().max(), Some(&9));
 }

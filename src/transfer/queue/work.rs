@@ -5,13 +5,13 @@
 
 use std::{collections::VecDeque, fmt::Display, sync::Arc, time::Duration};
 
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tracing::{info, warn};
 
 use super::{DRAINED_EVERY, QueueRelay};
 use crate::{
     retry::Backoff,
-    rocketmq::{ClusterError, Queue, record::StoredMessage},
+    rocketmq::{ClusterError, Queue, group::LOCKED_BEYOND, record::StoredMessage},
     transfer::{
         audited::Audited,
         batch::{Batch, Cut},
@@ -66,11 +66,16 @@ impl Streak {
 
 /// What one queue's loop has in hand.
 pub(super) struct Work {
+    begun: Instant,
+    /// Until when the lock may be relied on, by whatever sends: its last grant, once it is known that nobody else had the queue before.
+    pub(super) lease: watch::Sender<Option<Instant>>,
     pub(super) window: Window,
     pub(super) page: Page,
     /// Up to where the record says that everything is relayed.
     pub(super) recorded: i64,
     pub(super) recorded_at: Instant,
+    /// The minutes it says are not audited.
+    pub(super) recorded_unaudited: Option<(i64, i64)>,
     /// What has left the nsqds is written down no earlier.
     pub(super) drained_after: Instant,
     pub(super) committed: i64,
@@ -94,13 +99,17 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub(super) fn new(Begun { offset, stored_ms, page, undrained }: Begun, audited: Audited) -> Self {
+    pub(super) fn new(begun: Begun, audited: Audited, lease: Option<Instant>) -> Self {
+        let Begun { offset, stored_ms, page, undrained, unaudited } = begun;
         Self {
+            begun: Instant::now(),
+            lease: watch::Sender::new(lease),
             audited,
             window: Window::new(offset).behind(stored_ms),
             page,
             recorded: offset,
             recorded_at: Instant::now(),
+            recorded_unaudited: unaudited,
             drained_after: Instant::now() + DRAINED_EVERY,
             committed: offset,
             committed_at: Instant::now(),
@@ -115,6 +124,16 @@ impl Work {
             limit: None,
             unreadable: None,
         }
+    }
+
+    /// Long ago, when the lock is lost.
+    pub(super) fn leased_until(&self) -> Instant {
+        self.lease.borrow().unwrap_or(self.begun)
+    }
+
+    /// Whether the lock can have been nobody else's since it could last be relied on.
+    pub(super) fn is_locked(&self) -> bool {
+        self.lease.borrow().is_some_and(|until| Instant::now() < until + LOCKED_BEYOND)
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -133,7 +152,7 @@ impl Work {
 
     /// When the record is to be written: with each commit before it, and else rarely, for it lies among the messages.
     pub(super) fn record_due(&self, offset: i64) -> Instant {
-        if offset > self.recorded {
+        if offset > self.recorded || self.recorded_unaudited != self.audited.unaudited() {
             self.recorded_at
         } else if self.undrained.outdated() {
             self.drained_after
@@ -170,7 +189,7 @@ impl Work {
             self.window.ends_with(&claim, batch.last_stored_ms());
             let delivery = Arc::clone(&relay.delivery);
             let queue = relay.queue.clone();
-            let lease = relay.lease.clone();
+            let lease = self.lease.subscribe();
             self.in_flight.spawn(async move { delivery.until_confirmed(&queue, lease, claim, batch).await });
         }
     }

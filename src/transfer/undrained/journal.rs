@@ -72,6 +72,10 @@ pub(in crate::transfer) struct Entry {
     /// The nsqds that have had the topic ([`Homes`](super::super::homes::Homes)).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(in crate::transfer) homes: BTreeSet<HttpAddress>,
+    /// The first and the last minute of messages below `relayed` whose audit is not written: were it never, this is all that tells
+    /// that they are not lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::transfer) unaudited: Option<(i64, i64)>,
 }
 
 /// The part of the journal that is one queue's, in the hands of its owner.
@@ -404,6 +408,7 @@ mod tests {
                         stored_ms: None,
                         undrained: Snapshot::default(),
                         homes: BTreeSet::new(),
+                        unaudited: None,
                     };
                     (writer.end, writer.waits) = (End::From(place), Some(self.flights));
                     let record = Record { place, writer: nth as u64, entry, stored_ms: 0 };
@@ -465,8 +470,13 @@ mod tests {
     #[test]
     fn a_record_is_read_with_the_time_it_was_stored_at() {
         let queue = Queue { topic: "j".to_owned(), broker: "b".to_owned(), id: 0 };
-        let entry =
-            Entry { relayed: 7, stored_ms: None, undrained: Snapshot::default(), homes: BTreeSet::new() };
+        let entry = Entry {
+            relayed: 7,
+            stored_ms: None,
+            undrained: Snapshot::default(),
+            homes: BTreeSet::new(),
+            unaudited: None,
+        };
         let record = Record { place: 3, writer: 1, entry, stored_ms: 0 };
         let body = serde_json::to_vec(&record).unwrap();
         let message = StoredMessage {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::info;
+use tracing::{error, info};
 
 mod topics;
 
@@ -44,6 +44,8 @@ use crate::{
 
 /// A topic's audit records follow each other no faster.
 const AUDITED_EVERY: Duration = Duration::from_secs(5);
+/// A stop waits this much longer than a publish may take for what was begun.
+const LAST_OUTCOMES_WITHIN: Duration = Duration::from_secs(10);
 /// A stop waits this long for the last audit records.
 const LAST_RECORDS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -452,13 +454,18 @@ impl Publisher {
         (&self.cluster, &self.config)
     }
 
-    /// Waits until everything that was begun has its outcome; nothing more must be published.
+    /// Waits until everything that was begun has its outcome, unless the spool's disk is stuck; nothing more must be published.
     pub(super) async fn drain(&self) {
         self.tasks.close();
         let wait = self.config.spool.drain_on_stop;
         if tokio::time::timeout(wait, self.tasks.wait()).await.is_err() {
             self.stopping.cancel();
-            self.tasks.wait().await;
+            // Only a disk that does not answer takes longer: it must not keep the process from ending.
+            let within = self.config.budget + LAST_OUTCOMES_WITHIN;
+            if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
+                error!(tasks = self.tasks.len(), waited = ?within,
+                    "stopping, though the spool's disk does not answer; whether it has what it was last given is not known");
+            }
         }
         if let Some(recorder) = &self.recorder {
             recorder.drain(LAST_RECORDS_WITHIN).await;

@@ -14,12 +14,16 @@ use nsqbridge::rocketmq::{
     codes::{request, response},
     command::Command,
     group::Member,
+    message::Message,
     offsets::Commit,
-    outcome::{Arm, Hint},
+    outcome::{Arm, Failure, Hint},
+    producer::unix_millis,
     properties::Properties,
     reader::{Problem, Pull},
     record::StoredMessage,
 };
+
+use tokio::net::TcpListener;
 
 use crate::{
     bridge::{SOON, eventually},
@@ -85,6 +89,24 @@ async fn nothing_is_sent_without_time_for_an_answer() {
     assert!(matches!(outcome, Outcome::NotSent(_)), "{outcome:?}");
     producer.send(&queue(), &[message(b"goes behind it")], SECOND).await;
     assert_eq!(peer.seen(), 2);
+}
+
+#[tokio::test]
+async fn a_broker_that_does_not_tell_its_version_is_named_and_left_alone() {
+    // It takes connections, and reads nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let peer = Peer::start_beside(&[address], 1, |nth, asked| Reply::Answer(stored(asked, nth as i64))).await;
+    let producer = Producer::new(peer.cluster(), "p");
+    let later = [Message { deliver_at: Some(unix_millis() + 60_000), ..message(b"x") }];
+    let of_silent = Queue { broker: "other-0".to_owned(), ..queue() };
+    let outcome = producer.send(&of_silent, &later, SECOND).await;
+    let named = |failure: &Failure| failure.broker == "other-0" && failure.reason.contains("its version");
+    assert!(matches!(&outcome, Outcome::NotSent(failure) if named(failure)), "{outcome:?}");
+    let asked = std::time::Instant::now();
+    let outcome = producer.deliver("t", &later, None, 4 * SECOND).await;
+    assert!(matches!(outcome, Outcome::Delivered(_)), "{outcome:?}");
+    assert!(asked.elapsed() < SECOND, "{:?}", asked.elapsed());
 }
 
 #[tokio::test]

@@ -204,7 +204,7 @@ impl Producer {
             debug!(topic, ?failed, "send failed; trying again");
             tokio::time::sleep(delay).await;
             match hint {
-                Hint::None => {}
+                Hint::None | Hint::Busy => {}
                 Hint::StoredWeakly => left_out.extend(last_broker.clone()),
                 Hint::StaleRoute => drop(in_time(asking_until, self.cluster.fresh_route(topic)).await),
                 Hint::UnknownTopic => {

@@ -132,13 +132,13 @@ async fn each_refusing_code_has_its_outcome() {
     use Arm::{NotSent, Rejected, Unknown};
     let cases = [
         (1, "java.lang.RuntimeException: something", Unknown),
-        (1, "the in-sync replicas are not enough, replicas: 1", NotSent),
+        (1, "the in-sync replicas are not enough, replicas: 1", Unknown),
         (1, "The specified topic contains illegal characters, allowing only", Rejected),
         (1, "java.lang.RuntimeException: message body size exceeded", Rejected),
         (1, "org.apache.rocketmq.acl.common.AclException: Check signature failed", NotSent),
         (1, "request queueId[4] is illegal, TopicConfig", NotSent),
         (1, "accurate timer message is not enabled", Rejected),
-        (1, "[PC_SYNCHRONIZED]broker busy, start flow control for a while", NotSent),
+        (1, "[PC_SYNCHRONIZED]broker busy, start flow control for a while", Unknown),
         (1, "create mapped file failed, server is busy or broken.", NotSent),
         (2, "[PCBUSY_CLEAN_QUEUE]broker busy", NotSent),
         (3, "request type 310 not supported", NotSent),
@@ -171,6 +171,7 @@ async fn each_refusing_code_has_its_outcome() {
         assert!(failure.reason.contains(&code.to_string()) && failure.reason.contains(remark), "{failure}");
         let hint = match (code, remark) {
             (17, _) => Hint::UnknownTopic,
+            (1, remark) if remark.contains("in-sync") || remark.contains("[PC_") => Hint::Busy,
             (10..=12, _) => Hint::StoredWeakly,
             (3 | 14 | 16 | 1500, _) => Hint::StaleRoute,
             (1 | 29, remark) if remark.contains("queueId") => Hint::StaleRoute,

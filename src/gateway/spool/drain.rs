@@ -291,7 +291,7 @@ impl Draining<'_> {
                 Sent::InVain
             }
             Outcome::Unknown(failure) => {
-                let again = self.tries.unknown(&failure.broker, messages.len());
+                let again = self.tries.unknown(&failure.broker, messages.len(), failure.hint);
                 self.perhaps_twice(again, "sent again, once more without an answer");
                 self.last = Some(failure);
                 Sent::InVain

@@ -28,7 +28,7 @@ use crate::{
 pub const DISK_TIME: Duration = Duration::from_millis(500);
 
 /// Sends publishes, or spools them; each has its outcome then. Returns those that RocketMQ refused together, or that are not to
-/// be spooled: they are for trying one by one.
+/// be spooled.
 ///
 /// It waits no longer for the disk than for RocketMQ: the next publishes are to hear in time that it is stuck.
 pub(in crate::gateway) async fn enter(

@@ -173,6 +173,8 @@ impl Begun {
 pub struct Publisher {
     cluster: Cluster,
     producer: Producer,
+    /// Sends a deferred message with a level of delay.
+    by_level: Producer,
     keys: UniqueKeys,
     config: PublishConfig,
     topics: RwLock<HashMap<TopicName, Arc<Topic>>>,
@@ -198,15 +200,19 @@ impl Publisher {
     pub fn new(cluster: Cluster, config: PublishConfig) -> Result<Self, SpoolError> {
         let spool = Spool::open(config.spool.clone())?.map(Arc::new);
         let metrics = Arc::new(Metrics::new(config.metrics.clone()));
-        let counted = Arc::clone(&metrics);
+        let producer = |levels| {
+            let counted = Arc::clone(&metrics);
+            Producer::new(cluster.clone(), "nsqbridge-gateway")
+                .with_levels(levels)
+                .with_observer(Arc::new(move |tried| counted.tried(tried)))
+        };
         let pace = Pace { every: AUDITED_EVERY, spread: true };
         let recorder = || Recorder::new(cluster.clone(), config.names.clone(), "nsqbridge-gateway", pace);
         let recorder = config.audit.then(recorder);
         let health = Health::watch(cluster.clone(), config.levels);
         Ok(Self {
-            producer: Producer::new(cluster.clone(), "nsqbridge-gateway")
-                .with_levels(config.levels)
-                .with_observer(Arc::new(move |tried| counted.tried(tried))),
+            producer: producer(config.levels),
+            by_level: producer(Levels::Nearest),
             cluster,
             keys: UniqueKeys::new(),
             topics: RwLock::default(),
@@ -426,6 +432,11 @@ impl Publisher {
 
     pub(super) fn producer(&self) -> &Producer {
         &self.producer
+    }
+
+    /// For deferred messages that are acknowledged, and that RocketMQ does not hold back for as long as it should.
+    pub(super) fn by_level(&self) -> &Producer {
+        &self.by_level
     }
 
     pub(super) fn recorder(&self) -> Option<&Recorder> {

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     retry::Backoff,
     rocketmq::{
-        Message, Outcome, Queue,
+        Message, Outcome, Producer, Queue,
         outcome::{Failure, Hint, Receipt},
         unique_key::UniqueKey,
     },
@@ -272,12 +272,12 @@ pub(super) async fn deliver(
 /// Sends what is counted as accepted already, to none of the brokers left out; ends with the first outcome that is not known.
 pub(super) async fn send_again(
     publisher: &Publisher,
+    producer: &Producer,
     topic: &Topic,
     messages: &[Message],
     left_out: &BTreeSet<String>,
 ) -> Outcome {
     let deadline = Instant::now() + publisher.budget();
-    let producer = publisher.producer();
     let name = &topic.rocketmq_topic;
     let mut outcome = producer.deliver_without(name, messages, left_out, left(deadline)).await;
     if created_again(publisher, topic, &mut outcome, deadline).await {

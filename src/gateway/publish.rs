@@ -493,8 +493,8 @@ impl Publisher {
     /// # Errors
     /// The reason, in words.
     pub fn health(&self) -> Result<(), String> {
-        let spooled = || self.spool.as_ref().is_some_and(|spool| spool.stands_in());
-        self.health.state().or_else(|reason| if spooled() { Ok(()) } else { Err(reason) })
+        let stands_in = || self.spool.as_ref().is_some_and(|spool| spool.stands_in());
+        self.health.state().or_else(|reason| if stands_in() { Ok(()) } else { Err(reason) })
     }
 
     /// See [`Health::answers`].

@@ -38,8 +38,10 @@ pub(in crate::gateway) async fn enter(
     mut group: Vec<Publish>,
     deliver_at: Option<i64>,
 ) -> Vec<Publish> {
-    let stuck =
-        || PublishError::Unavailable("the spool's disk did not take what came before it in time".to_owned());
+    let stuck = || {
+        spool.not_taken();
+        PublishError::Unavailable("the spool's disk did not take what came before it in time".to_owned())
+    };
     let gate = gate_in_time(spool, &mut group, stuck).await;
     let now = Instant::now();
     let late = group.extract_if(.., |publish| gate.is_none() || !publish.has_time(now));
@@ -101,7 +103,10 @@ pub(in crate::gateway) async fn enter(
         store::acknowledge(group, &messages);
         return Vec::new();
     };
-    let stuck = || PublishError::Unknown(format!("{reason}; the spool's disk did not answer in time"));
+    let stuck = || {
+        spool.not_taken();
+        PublishError::Unknown(format!("{reason}; the spool's disk did not answer in time"))
+    };
     match gate_in_time(spool, &mut group, stuck).await {
         Some(gate) => {
             let there = There { stored, perhaps };
@@ -150,8 +155,10 @@ impl Kept {
     async fn keep(self, mut group: Vec<Publish>, gate: OwnedMutexGuard<()>) {
         let (last, publisher) = (latest(&group), Arc::clone(&self.publisher));
         let keeping = publisher.spawn(async move {
-            let stuck =
-                || PublishError::Unknown(format!("{}; the spool's disk did not answer in time", self.reason));
+            let stuck = || {
+                self.spool.not_taken();
+                PublishError::Unknown(format!("{}; the spool's disk did not answer in time", self.reason))
+            };
             let spooled = store::in_time(&mut group, stuck, self.append()).await;
             drop(gate);
             match spooled {

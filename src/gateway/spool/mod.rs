@@ -218,14 +218,11 @@ impl Spool {
         topics.iter().map(|(name, topic)| (name.clone(), Arc::clone(topic))).collect()
     }
 
-    /// Whether publishes are taken without RocketMQ: of topics that are spooled already, or of any that may be while none is.
+    /// Whether publishes of every topic are taken without RocketMQ: a load balancer that hears so sends them all here.
     pub(super) fn stands_in(&self) -> bool {
-        let mut spooling = self.spooling().peekable();
-        let takes = match spooling.peek() {
-            None => self.usage.refuses().is_none(),
-            Some(_) => spooling.any(|(_, topic)| topic.refuses().is_none()),
-        };
-        self.config.spools() && takes
+        let Self { config: SpoolConfig { policy, policies, .. }, usage, .. } = self;
+        let every = policies.values().chain([policy]).all(|policy| *policy == OnUnavailable::Spool);
+        every && usage.takes()
     }
 
     /// Topics with spooled messages, in words; an error while there are any, or the disk fails.

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use super::{OnUnavailable, SpoolConfig};
+use super::{OnUnavailable, Spool, SpoolConfig};
 use crate::{
     gateway::publish::{PublishConfig, PublishError, PublishRequest, Publisher},
     rocketmq::{Cluster, ClusterConfig, properties::PropertiesBuilder},
@@ -108,4 +108,45 @@ async fn what_may_be_spooled_is_not_said_to_be_created() {
     let created = publisher.ensure_topic(&"new".parse().unwrap()).await;
     assert!(matches!(created, Err(PublishError::Unavailable(_))), "{created:?}");
     publisher.publish(request(&publisher, "new", None)).await.unwrap();
+}
+
+#[tokio::test]
+async fn it_is_not_counted_on_for_a_while_after_it_did_not_take_something() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = publisher(folder.path());
+    let stands_in = || publisher.spool().unwrap().stands_in();
+    assert!(stands_in() && publisher.health().is_ok());
+    File::create(folder.path().join("topic-broken")).unwrap();
+    publisher.publish(request(&publisher, "broken", None)).await.unwrap_err();
+    assert!(!stands_in() && publisher.health().is_err());
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert!(stands_in(), "nobody would try again");
+    tokio::time::resume();
+    let hung = Hung::new(folder.path(), "t");
+    publisher.publish(request(&publisher, "t", None)).await.unwrap_err();
+    assert!(!stands_in());
+    drop(hung);
+}
+
+#[tokio::test]
+async fn it_stands_in_only_for_a_gateway_that_spools_every_topic() {
+    let (spool, refuse) = (OnUnavailable::Spool, OnUnavailable::Refuse);
+    for (policy, of_one, expected) in [
+        (spool, None, true),
+        (spool, Some(spool), true),
+        (spool, Some(refuse), false),
+        (refuse, Some(spool), false),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let policies = of_one.map(|policy| ("one".parse().unwrap(), policy)).into_iter().collect();
+        let path = Some(folder.path().to_owned());
+        let config = SpoolConfig { path, policy, policies, ..SpoolConfig::default() };
+        let opened = Spool::open(config).unwrap().unwrap();
+        assert_eq!(opened.stands_in(), expected, "{policy:?}, one {of_one:?}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = Some(folder.path().to_owned());
+    let config = SpoolConfig { path, policy: spool, max_bytes: 0, ..SpoolConfig::default() };
+    assert!(!Spool::open(config).unwrap().unwrap().stands_in(), "no topic may have more");
 }

@@ -16,6 +16,7 @@ use std::{
 use tokio::{
     sync::{OwnedMutexGuard, Semaphore, SemaphorePermit},
     task,
+    time::Instant,
 };
 
 use super::{
@@ -28,6 +29,8 @@ use super::{
 use crate::rocketmq::producer::unix_millis;
 
 const MAX_DISK_USE: &str = "spool-max-disk-use";
+/// For so long the spool is not counted on after something was not taken: until somebody tries again, nobody knows.
+const NOT_TAKEN_FOR: Duration = Duration::from_secs(10);
 /// So many topics of a kind hold what they drain in memory at a time.
 const TURNS: usize = 4;
 
@@ -41,6 +44,8 @@ pub(super) struct Usage {
     max_disk_use: u8,
     /// Whether the disk was too full when somebody last wanted to add something.
     was_full: AtomicBool,
+    /// When something was not taken last, whatever kept it out.
+    not_taken: Mutex<Option<Instant>>,
     root: PathBuf,
     turns: [Semaphore; 2],
 }
@@ -54,15 +59,22 @@ impl Usage {
             max_age: config.max_age,
             max_disk_use: config.max_disk_use,
             was_full: AtomicBool::new(false),
+            not_taken: Mutex::default(),
             root,
             turns: [Semaphore::new(TURNS), Semaphore::new(TURNS)],
         }
     }
 
     /// Which bound keeps every topic out, as far as is known without asking the disk: whoever looks at this must not wait for it.
-    pub(super) fn refuses(&self) -> Option<&'static str> {
+    fn refuses(&self) -> Option<&'static str> {
         let full = || self.was_full.load(Ordering::Relaxed).then_some(MAX_DISK_USE);
         self.passes().or_else(full)
+    }
+
+    /// Whether it can be expected to take what comes, as far as is known without asking the disk.
+    pub(super) fn takes(&self) -> bool {
+        let not_taken = *self.not_taken.lock().unwrap_or_else(PoisonError::into_inner);
+        self.passes().is_none() && not_taken.is_none_or(|at| at.elapsed() >= NOT_TAKEN_FOR)
     }
 
     fn passes(&self) -> Option<&'static str> {
@@ -209,8 +221,14 @@ impl TopicSpool {
     }
 
     /// Which bound keeps this topic out, as [`Usage::refuses`].
-    pub(super) fn refuses(&self) -> Option<&'static str> {
+    fn refuses(&self) -> Option<&'static str> {
         self.passes().or_else(|| self.noted.usage.refuses())
+    }
+
+    /// Takes note that something was not taken.
+    pub(super) fn not_taken(&self) {
+        let mut not_taken = self.noted.usage.not_taken.lock().unwrap_or_else(PoisonError::into_inner);
+        *not_taken = Some(Instant::now());
     }
 
     /// Which bound is passed, of those that are known without asking the disk.
@@ -241,6 +259,9 @@ impl TopicSpool {
     pub(super) async fn append(&self, messages: Vec<Spooled>) -> Result<(), NotSpooled> {
         let count = messages.len() as u64;
         let appended = self.try_append(messages).await;
+        if appended.is_err() {
+            self.not_taken();
+        }
         match &appended {
             Ok(()) => self.counters.appended(count),
             Err(NotSpooled::Full(bound)) => self.counters.refused(bound),

@@ -8,7 +8,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -447,17 +447,25 @@ impl Publisher {
         &self.metrics
     }
 
-    /// The messages the topic's relay has still to relay, 0 without one; `None` when that cannot be said now.
-    pub(super) async fn depth(&self, topic: &Topic, groups: &BTreeSet<String>) -> Option<u64> {
+    /// The messages RocketMQ has that the topic's relay has still to relay, 0 without one, on the masters whose `groups` are given; `None`
+    /// when that cannot be said now.
+    pub(super) async fn depth(
+        &self,
+        topic: &Topic,
+        groups: &BTreeMap<String, BTreeSet<String>>,
+    ) -> Option<u64> {
         let group = self.config.names.relay_group(&self.config.relay_group_prefix, &topic.name);
         // Brokers answer for a group they do not know as for one that has read nothing.
-        if !groups.contains(&group) {
+        if !groups.values().any(|known| known.contains(&group)) {
             return Some(0);
         }
-        let queues = self.cluster.consume_stats(&group, &topic.rocketmq_topic).await.ok()?;
+        let queues = self
+            .cluster
+            .consume_stats_on(&group, &topic.rocketmq_topic, |address| groups.contains_key(address))
+            .await
+            .ok()?;
         let behind = queues.values().map(|queue| queue.broker_offset - queue.consumer_offset);
-        let stored: u64 = behind.map(|behind| u64::try_from(behind).unwrap_or(0)).sum();
-        Some(stored + topic.spool.get().map_or(0, |spool| spool.messages()))
+        Some(behind.map(|behind| u64::try_from(behind).unwrap_or(0)).sum())
     }
 
     /// What is stored through this publisher: its cluster and how topics and groups are named there.

@@ -502,3 +502,66 @@ async fn a_spooled_message_that_is_not_held_back_for_as_long_as_it_should_is_del
     assert_eq!(*levels.lock().unwrap(), [Some("18".to_owned()), None]);
     assert!(!folder.path().join("topic-t/refused").exists());
 }
+
+#[tokio::test]
+async fn a_broker_that_is_slow_to_take_a_new_topic_has_it_though_nobody_waits_for_that() {
+    let started = Instant::now();
+    let (fast_has, slow_has) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let missing = |asked: &Command| refuse(asked, response::TOPIC_NOT_EXIST, "No topic route info");
+    let made = Arc::clone(&slow_has);
+    let slow = Peer::start(0, move |nth, asked| {
+        Reply::Answer(match asked.code {
+            request::UPDATE_AND_CREATE_TOPIC if started.elapsed() > SECOND => {
+                made.store(true, Ordering::SeqCst);
+                ok(asked)
+            }
+            request::UPDATE_AND_CREATE_TOPIC => refuse(asked, response::SYSTEM_BUSY, "not now"),
+            request::GET_TOPIC_STATS_INFO => missing(asked),
+            _ => stored(asked, nth as i64),
+        })
+    })
+    .await;
+    let address = Arc::new(OnceLock::<String>::new());
+    let (told, made, other_has) = (Arc::clone(&address), Arc::clone(&fast_has), Arc::clone(&slow_has));
+    let brokers = move || [("fast", told.get().cloned().unwrap()), ("slow", slow.address.clone())];
+    let peer = Peer::without_routes(move |nth, asked| {
+        let has = |name: &str| if name == "fast" { &made } else { &other_has }.load(Ordering::SeqCst);
+        let having = || brokers().into_iter().filter(|(name, _)| has(name));
+        Reply::Answer(match asked.code {
+            request::GET_BROKER_CLUSTER_INFO => {
+                let table: serde_json::Map<String, serde_json::Value> = brokers()
+                    .map(|(name, address)| (name.to_owned(), serde_json::json!({"brokerAddrs": {"0": address}})))
+                    .into_iter()
+                    .collect();
+                ok(asked).body(serde_json::json!({"brokerAddrTable": table}).to_string())
+            }
+            request::GET_ROUTEINFO_BY_TOPIC if having().next().is_some() => {
+                let queues: Vec<_> = having()
+                    .map(|(name, _)| serde_json::json!({"brokerName": name, "readQueueNums": 1, "writeQueueNums": 1, "perm": 6}))
+                    .collect();
+                let brokers: Vec<_> = having()
+                    .map(|(name, address)| serde_json::json!({"brokerName": name, "cluster": "c", "brokerAddrs": {"0": address}}))
+                    .collect();
+                ok(asked).body(serde_json::json!({"queueDatas": queues, "brokerDatas": brokers}).to_string())
+            }
+            request::GET_ROUTEINFO_BY_TOPIC | request::GET_TOPIC_STATS_INFO => missing(asked),
+            request::UPDATE_AND_CREATE_TOPIC => {
+                made.store(true, Ordering::SeqCst);
+                ok(asked)
+            }
+            _ => stored(asked, nth as i64),
+        })
+    })
+    .await;
+    address.set(peer.address.clone()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = PublishConfig { budget: 2 * SECOND, audit: false, ..spooling(folder.path()) };
+    let publisher = Arc::new(Publisher::new(peer.cluster(), config).unwrap());
+    publish(&publisher, "t", &["x"], None).await.unwrap().unwrap();
+    assert!(
+        fast_has.load(Ordering::SeqCst) && !slow_has.load(Ordering::SeqCst),
+        "after {:?}",
+        started.elapsed()
+    );
+    eventually("the slow one has it", SOON, async || slow_has.load(Ordering::SeqCst)).await;
+}

@@ -37,7 +37,7 @@ mod tries;
 pub(crate) use self::record::{rewritten, scan};
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
@@ -143,6 +143,8 @@ pub(super) struct Spool {
     usage: Arc<Usage>,
     counters: Arc<Counters>,
     topics: Mutex<BTreeMap<TopicName, Arc<TopicSpool>>>,
+    /// Topics that an earlier process has spooled something of.
+    earlier: BTreeSet<TopicName>,
 }
 
 impl Spool {
@@ -162,12 +164,13 @@ impl Spool {
             Err(TryLockError::WouldBlock) => return Err(SpoolError::Taken(root)),
             Err(TryLockError::Error(error)) => return Err(failed(&lock)(error)),
         }
-        let spool = Self {
+        let mut spool = Self {
             usage: Arc::new(Usage::new(&config, root.clone())),
             config,
             _lock: file,
             counters: Arc::default(),
             topics: Mutex::default(),
+            earlier: BTreeSet::new(),
             root,
         };
         for entry in fs::read_dir(&spool.root).map_err(failed(&spool.root))? {
@@ -180,6 +183,7 @@ impl Spool {
                     error!(%topic, path = %path.display(), %error,
                         "what is spooled for a topic cannot be looked at; its publishes are refused until it can");
                 }
+                spool.earlier.insert(topic);
             }
         }
         Ok(Some(spool))
@@ -188,6 +192,11 @@ impl Spool {
     /// Whether what is published to the topic may be spooled.
     pub(super) fn takes(&self, topic: &TopicName) -> bool {
         self.config.policy_of(topic) == OnUnavailable::Spool
+    }
+
+    /// Whether the topic is no stranger though RocketMQ cannot be asked: it is named in the settings, or was spooled before.
+    pub(super) fn has_met(&self, topic: &TopicName) -> bool {
+        self.config.policies.contains_key(topic) || self.earlier.contains(topic)
     }
 
     /// What is left of a topic from before.

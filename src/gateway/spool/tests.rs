@@ -17,15 +17,19 @@ use crate::{
 };
 
 fn publisher(folder: &Path) -> Arc<Publisher> {
+    publisher_with(folder, PublishConfig::default())
+}
+
+fn publisher_with(folder: &Path, config: PublishConfig) -> Arc<Publisher> {
     let spool = SpoolConfig {
         path: Some(folder.to_owned()),
         policy: OnUnavailable::Spool,
         max_disk_use: 100,
         after: Duration::from_millis(100),
-        ..SpoolConfig::default()
+        ..config.spool
     };
     let budget = Duration::from_millis(1_500);
-    let config = PublishConfig { spool, budget, audit: false, ..PublishConfig::default() };
+    let config = PublishConfig { spool, budget, audit: false, ..config };
     Arc::new(Publisher::new(Cluster::new(ClusterConfig::new(Vec::new())), config).unwrap())
 }
 
@@ -149,4 +153,22 @@ async fn it_stands_in_only_for_a_gateway_that_spools_every_topic() {
     let path = Some(folder.path().to_owned());
     let config = SpoolConfig { path, policy: spool, max_bytes: 0, ..SpoolConfig::default() };
     assert!(!Spool::open(config).unwrap().unwrap().stands_in(), "no topic may have more");
+}
+
+#[tokio::test]
+async fn without_creating_topics_only_those_that_are_known_without_rocketmq_are_spooled() {
+    let folder = tempfile::tempdir().unwrap();
+    let before = publisher(folder.path());
+    before.publish(request(&before, "earlier", None)).await.unwrap();
+    before.drain().await;
+    drop(before);
+    let policies = [("named".parse().unwrap(), OnUnavailable::Spool)].into();
+    let spool = SpoolConfig { policies, ..SpoolConfig::default() };
+    let config = PublishConfig { create_topics: false, spool, ..PublishConfig::default() };
+    let publisher = publisher_with(folder.path(), config);
+    for topic in ["earlier", "named"] {
+        publisher.publish(request(&publisher, topic, None)).await.unwrap();
+    }
+    let stranger = publisher.publish(request(&publisher, "stranger", None)).await;
+    assert!(matches!(stranger, Err(PublishError::Unavailable(_))), "{stranger:?}");
 }

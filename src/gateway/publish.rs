@@ -25,7 +25,7 @@ use self::topics::Wanted;
 use super::{
     admission::{self, Admission, AdmissionLimits, NoRoom, Permit},
     health::Health,
-    lane::{Publish, Stored},
+    lane::{Like, Publish, Stored},
     metrics::{Metrics, MetricsConfig},
     share::Shares,
     spool::{self, Spool, SpoolConfig, SpoolError, TopicSpool},
@@ -389,13 +389,19 @@ impl Publisher {
         publish: &'a Publish,
         bodies: &'a [Bytes],
     ) -> impl Iterator<Item = Message> + 'a {
-        bodies.iter().map(|body| Message {
-            body: body.clone(),
-            properties: publish.stamps.put(&publish.properties, body),
+        let like = publish.like();
+        bodies.iter().map(move |body| self.message(&like, body.clone()))
+    }
+
+    /// Gives one body its id and stamps.
+    pub(super) fn message(&self, like: &Like, body: Bytes) -> Message {
+        Message {
+            properties: like.stamps.put(&like.properties, &body),
+            body,
             unique_key: self.keys.mint(),
-            born_at: publish.accepted_ms,
+            born_at: like.accepted_ms,
             deliver_at: None,
-        })
+        }
     }
 
     /// Runs something to its end, whether somebody waits for it or not.

@@ -102,7 +102,7 @@ async fn send_together(
     match in_time(&mut group, late, delivering).await {
         Outcome::Delivered(receipt) => {
             count(publisher, topic, &messages, &receipt);
-            acknowledge(group, &messages);
+            acknowledge(group, messages.iter().map(|message| message.unique_key));
         }
         Outcome::Rejected(_) => return group,
         Outcome::NotSent(failure) => {
@@ -116,13 +116,13 @@ async fn send_together(
     Vec::new()
 }
 
-/// Tells each publish of a batch that its messages are stored.
-pub(super) fn acknowledge(group: Vec<Publish>, messages: &[Message]) {
-    let mut messages = messages.iter();
+/// Tells each publish of a batch that its messages are stored, by their ids in order; none where nobody wants them. Who is alone gets all.
+pub(super) fn acknowledge(group: Vec<Publish>, mut ids: impl Iterator<Item = UniqueKey>) {
+    let alone = group.len() == 1;
     for publish in group {
-        let mine = messages.by_ref().take(publish.bodies.len());
+        let mine = ids.by_ref().take(if alone { usize::MAX } else { publish.bodies.len() });
         let ids = if publish.wants_ids {
-            mine.map(|message| message.unique_key).collect()
+            mine.collect()
         } else {
             mine.for_each(drop);
             Vec::new()

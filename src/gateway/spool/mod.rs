@@ -48,7 +48,11 @@ use std::{
 use tracing::error;
 
 pub use self::enter::DISK_TIME;
-pub(super) use self::{drain::drain, enter::enter, topic::TopicSpool};
+pub(super) use self::{
+    drain::drain,
+    enter::enter,
+    topic::{Appended, TopicSpool},
+};
 use self::{metrics::Counters, topic::Usage};
 use crate::nsq::names::TopicName;
 

@@ -1,6 +1,7 @@
 //! The spool below a gateway that reaches no RocketMQ.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
@@ -173,4 +174,19 @@ async fn without_creating_topics_only_those_that_are_known_without_rocketmq_are_
     }
     let stranger = publisher.publish(request(&publisher, "stranger", None)).await;
     assert!(matches!(stranger, Err(PublishError::Unavailable(_))), "{stranger:?}");
+}
+
+#[tokio::test]
+async fn of_very_many_messages_in_one_publish_each_has_its_id() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = publisher(folder.path());
+    let mut ids = BTreeSet::new();
+    // The first is tried, the second goes behind it.
+    for _ in 0..2 {
+        let bodies = vec![Bytes::from_static(b"x"); 25_000];
+        let many = PublishRequest { bodies, wants_ids: true, ..request(&publisher, "t", None) };
+        ids.extend(publisher.publish(many).await.unwrap().ids.into_iter().map(|id| id.number()));
+    }
+    let (_, spool) = publisher.spool().unwrap().topics().pop().unwrap();
+    assert_eq!((ids.len(), spool.messages()), (50_000, 50_000));
 }

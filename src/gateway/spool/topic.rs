@@ -26,7 +26,7 @@ use super::{
     metrics::Counters,
     record::Spooled,
 };
-use crate::rocketmq::producer::unix_millis;
+use crate::rocketmq::{Message, producer::unix_millis, unique_key::UniqueKey};
 
 const MAX_DISK_USE: &str = "spool-max-disk-use";
 /// For so long the spool is not counted on after something was not taken: until somebody tries again, nobody knows.
@@ -111,6 +111,21 @@ pub(super) enum NotSpooled {
     /// The disk failed.
     #[error("not spooled: {0}")]
     Disk(#[from] AppendError),
+}
+
+/// What is kept in memory of a message that is on the disk.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::gateway) struct Appended {
+    pub(in crate::gateway) unique_key: UniqueKey,
+    pub(in crate::gateway) born_at: i64,
+    pub(in crate::gateway) deliver_at: Option<i64>,
+}
+
+impl From<&Message> for Appended {
+    fn from(message: &Message) -> Self {
+        let Message { unique_key, born_at, deliver_at, .. } = *message;
+        Self { unique_key, born_at, deliver_at }
+    }
 }
 
 /// What there is.
@@ -255,15 +270,17 @@ impl TopicSpool {
         acted.await.map_err(io::Error::other)?
     }
 
-    /// Adds messages, all or none; on the disk when it returns. The gate must be held.
-    pub(super) async fn append(&self, messages: Vec<Spooled>) -> Result<(), NotSpooled> {
-        let count = messages.len() as u64;
+    /// Adds messages, all or none; on the disk when it returns. They are made as they are written. The gate must be held.
+    pub(super) async fn append(
+        &self,
+        messages: impl Iterator<Item = Message> + Send + 'static,
+    ) -> Result<Vec<Appended>, NotSpooled> {
         let appended = self.try_append(messages).await;
         if appended.is_err() {
             self.not_taken();
         }
         match &appended {
-            Ok(()) => self.counters.appended(count),
+            Ok(messages) => self.counters.appended(messages.len() as u64),
             Err(NotSpooled::Full(bound)) => self.counters.refused(bound),
             Err(NotSpooled::Disk(_)) => self.counters.refused("disk"),
             Err(NotSpooled::Draining) => {}
@@ -271,7 +288,10 @@ impl TopicSpool {
         appended
     }
 
-    async fn try_append(&self, messages: Vec<Spooled>) -> Result<(), NotSpooled> {
+    async fn try_append(
+        &self,
+        messages: impl Iterator<Item = Message> + Send + 'static,
+    ) -> Result<Vec<Appended>, NotSpooled> {
         if !self.takes {
             return Err(NotSpooled::Draining);
         }
@@ -279,9 +299,15 @@ impl TopicSpool {
             return Err(NotSpooled::Full(bound));
         }
         let usage = Arc::clone(&self.noted.usage);
+        let spooled_ms = unix_millis();
         let append = move |log: &mut Log<Folder>| {
             usage.disk_has_room()?;
-            log.append(&messages).map_err(NotSpooled::from)
+            let mut appended = Vec::new();
+            log.append(messages.map(|message| {
+                appended.push(Appended::from(&message));
+                Spooled { message, spooled_ms }
+            }))?;
+            Ok(appended)
         };
         // Between the two is the outcome: what the log says of it must not be mixed with a log that could not be opened.
         let appended = self.with(move |log| Ok(append(log))).await;
@@ -353,7 +379,7 @@ mod tests {
     use futures_util::poll;
 
     use super::*;
-    use crate::rocketmq::{Message, properties::PropertiesBuilder, unique_key::UniqueKeys};
+    use crate::rocketmq::{properties::PropertiesBuilder, unique_key::UniqueKeys};
 
     #[tokio::test]
     async fn what_is_added_is_counted_though_an_earlier_read_is_heard_of_later() {
@@ -374,7 +400,7 @@ mod tests {
         while spool.log.lock().unwrap().is_none() {
             thread::yield_now();
         }
-        spool.append(vec![Spooled { message, spooled_ms: 0 }]).await.unwrap();
+        spool.append([message].into_iter()).await.unwrap();
         let found = read.await.unwrap();
         assert_eq!((found.len(), spool.messages()), (0, 1));
     }
@@ -409,7 +435,7 @@ mod tests {
         assert!(broken.open_now().is_err() && whole.open_now().is_ok());
         assert!(broken.is_spooling() && !whole.is_spooling());
         assert!(!broken.is_empty().await && whole.is_empty().await);
-        assert!(matches!(broken.append(Vec::new()).await, Err(NotSpooled::Disk(_))));
+        assert!(matches!(broken.append(std::iter::empty()).await, Err(NotSpooled::Disk(_))));
         std::fs::remove_file(folder).unwrap();
         assert!(broken.is_empty().await);
     }

@@ -190,3 +190,19 @@ async fn of_very_many_messages_in_one_publish_each_has_its_id() {
     let (_, spool) = publisher.spool().unwrap().topics().pop().unwrap();
     assert_eq!((ids.len(), spool.messages()), (50_000, 50_000));
 }
+
+#[tokio::test]
+async fn a_disk_that_hangs_does_not_keep_the_gateway_from_stopping() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = publisher(folder.path());
+    let hung = Hung::new(folder.path(), "t");
+    publisher.publish(request(&publisher, "t", None)).await.unwrap_err();
+    let stopped = Arc::clone(&publisher);
+    let stopping = tokio::spawn(async move { stopped.drain().await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!stopping.is_finished(), "what was begun is waited for");
+    tokio::time::pause();
+    tokio::time::advance(publisher.budget() + Duration::from_secs(10)).await;
+    stopping.await.unwrap();
+    drop(hung);
+}

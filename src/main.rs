@@ -1,6 +1,6 @@
 //! The `nsqbridge` program: reads the command line, starts logging and the runtime, and turns the end into an exit code.
 
-use std::{io, process::ExitCode};
+use std::{io, process::ExitCode, time::Duration};
 
 use nsqbridge::{
     cli::LogFormat,
@@ -10,6 +10,9 @@ use nsqbridge::{
     settings::{RunError, USAGE},
 };
 use tokio::runtime::{Builder, Runtime};
+
+/// The end waits no longer for a thread that a disk keeps.
+const DISK_WITHIN: Duration = Duration::from_secs(1);
 
 /// One thread does without what several need to share the work: measured, less processor time for each message.
 fn runtime(threads: usize) -> io::Result<Runtime> {
@@ -41,12 +44,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(run::run(invocation.work)).unwrap_or_else(|error| {
+    let code = runtime.block_on(run::run(invocation.work)).unwrap_or_else(|error| {
         match &error {
             RunError::Usage(problems) => problems.iter().for_each(|problem| eprintln!("error: {problem}")),
             RunError::Blocked(reason) | RunError::Failed(reason) => eprintln!("error: {reason}"),
             RunError::Start { .. } => tracing::error!(%error, "cannot run"),
         }
         error.exit_code()
-    })
+    });
+    runtime.shutdown_timeout(DISK_WITHIN);
+    code
 }

@@ -2,7 +2,7 @@
 //!
 //! It is counted before its producer is answered, and written a few seconds later: a gateway that is killed forgets these.
 
-use super::{publish::Publisher, topic::Topic};
+use super::{publish::Publisher, spool::Appended, topic::Topic};
 use crate::{
     audit::{Entry, minute_of, record::Hop},
     rocketmq::{Message, Outcome, message::longest_delay, outcome::Receipt, producer::unix_millis},
@@ -30,9 +30,14 @@ pub(super) fn count(publisher: &Publisher, topic: &Topic, messages: &[Message], 
 }
 
 /// Counts what was synced to the spool, and is answered `OK` therefore. What RocketMQ is to hold back is counted when it goes there.
-pub(super) fn spooled(publisher: &Publisher, topic: &Topic, messages: &[Message]) {
+pub(super) fn spooled(publisher: &Publisher, topic: &Topic, messages: &[Appended]) {
     let Some(recorder) = publisher.recorder() else { return };
-    let entries = || messages.iter().filter(|message| message.deliver_at.is_none()).map(entry);
+    let at_once = messages.iter().filter(|message| message.deliver_at.is_none());
+    let entries = || {
+        at_once
+            .clone()
+            .map(|message| Entry { minute: minute_of(message.born_at), id: message.unique_key.number() })
+    };
     topic.ledger(recorder).record(|delta| {
         delta.count(&Hop::Accepted, entries());
         delta.count(&Hop::Spooled, entries());

@@ -140,7 +140,7 @@ fn report(seen: &Mutex<Seen>, now: Seen) {
 
 fn warn_of_levels(broker: &str, levels: Levels) {
     match levels {
-        Levels::RoundUp => warn!(
+        Levels::RoundUp | Levels::Nearest => warn!(
             broker,
             "a RocketMQ 4 broker: `defer` is rounded up to 1s 5s 10s 30s 1m..10m 20m 30m 1h 2h (--inexact-defer)"
         ),

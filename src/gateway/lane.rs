@@ -62,7 +62,23 @@ pub(super) struct Publish {
     pub(super) permit: Permit,
 }
 
+/// What the messages of one request have in common.
+#[derive(Debug, Clone)]
+pub(super) struct Like {
+    pub(super) properties: PropertiesBuilder,
+    pub(super) stamps: Stamps,
+    pub(super) accepted_ms: i64,
+}
+
 impl Publish {
+    pub(super) fn like(&self) -> Like {
+        Like {
+            properties: self.properties.clone(),
+            stamps: self.stamps.clone(),
+            accepted_ms: self.accepted_ms,
+        }
+    }
+
     /// Ends the wait, if anybody still waits.
     pub(super) fn settle(self, outcome: Result<Stored, PublishError>) {
         // What is settled no longer counts as held.

@@ -8,7 +8,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -17,7 +17,7 @@ use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 mod topics;
 
@@ -25,7 +25,7 @@ use self::topics::Wanted;
 use super::{
     admission::{self, Admission, AdmissionLimits, NoRoom, Permit},
     health::Health,
-    lane::{Publish, Stored},
+    lane::{Like, Publish, Stored},
     metrics::{Metrics, MetricsConfig},
     share::Shares,
     spool::{self, Spool, SpoolConfig, SpoolError, TopicSpool},
@@ -44,6 +44,8 @@ use crate::{
 
 /// A topic's audit records follow each other no faster.
 const AUDITED_EVERY: Duration = Duration::from_secs(5);
+/// A stop waits this much longer than a publish may take for what was begun.
+const LAST_OUTCOMES_WITHIN: Duration = Duration::from_secs(10);
 /// A stop waits this long for the last audit records.
 const LAST_RECORDS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -171,6 +173,8 @@ impl Begun {
 pub struct Publisher {
     cluster: Cluster,
     producer: Producer,
+    /// Sends a deferred message with a level of delay.
+    by_level: Producer,
     keys: UniqueKeys,
     config: PublishConfig,
     topics: RwLock<HashMap<TopicName, Arc<Topic>>>,
@@ -196,15 +200,19 @@ impl Publisher {
     pub fn new(cluster: Cluster, config: PublishConfig) -> Result<Self, SpoolError> {
         let spool = Spool::open(config.spool.clone())?.map(Arc::new);
         let metrics = Arc::new(Metrics::new(config.metrics.clone()));
-        let counted = Arc::clone(&metrics);
+        let producer = |levels| {
+            let counted = Arc::clone(&metrics);
+            Producer::new(cluster.clone(), "nsqbridge-gateway")
+                .with_levels(levels)
+                .with_observer(Arc::new(move |tried| counted.tried(tried)))
+        };
         let pace = Pace { every: AUDITED_EVERY, spread: true };
         let recorder = || Recorder::new(cluster.clone(), config.names.clone(), "nsqbridge-gateway", pace);
         let recorder = config.audit.then(recorder);
         let health = Health::watch(cluster.clone(), config.levels);
         Ok(Self {
-            producer: Producer::new(cluster.clone(), "nsqbridge-gateway")
-                .with_levels(config.levels)
-                .with_observer(Arc::new(move |tried| counted.tried(tried))),
+            producer: producer(config.levels),
+            by_level: producer(Levels::Nearest),
             cluster,
             keys: UniqueKeys::new(),
             topics: RwLock::default(),
@@ -381,13 +389,19 @@ impl Publisher {
         publish: &'a Publish,
         bodies: &'a [Bytes],
     ) -> impl Iterator<Item = Message> + 'a {
-        bodies.iter().map(|body| Message {
-            body: body.clone(),
-            properties: publish.stamps.put(&publish.properties, body),
+        let like = publish.like();
+        bodies.iter().map(move |body| self.message(&like, body.clone()))
+    }
+
+    /// Gives one body its id and stamps.
+    pub(super) fn message(&self, like: &Like, body: Bytes) -> Message {
+        Message {
+            properties: like.stamps.put(&like.properties, &body),
+            body,
             unique_key: self.keys.mint(),
-            born_at: publish.accepted_ms,
+            born_at: like.accepted_ms,
             deliver_at: None,
-        })
+        }
     }
 
     /// Runs something to its end, whether somebody waits for it or not.
@@ -426,6 +440,11 @@ impl Publisher {
         &self.producer
     }
 
+    /// For deferred messages that are acknowledged, and that RocketMQ does not hold back for as long as it should.
+    pub(super) fn by_level(&self) -> &Producer {
+        &self.by_level
+    }
+
     pub(super) fn recorder(&self) -> Option<&Recorder> {
         self.recorder.as_ref()
     }
@@ -434,17 +453,25 @@ impl Publisher {
         &self.metrics
     }
 
-    /// The messages the topic's relay has still to relay, 0 without one; `None` when that cannot be said now.
-    pub(super) async fn depth(&self, topic: &Topic, groups: &BTreeSet<String>) -> Option<u64> {
+    /// The messages RocketMQ has that the topic's relay has still to relay, 0 without one, on the masters whose `groups` are given; `None`
+    /// when that cannot be said now.
+    pub(super) async fn depth(
+        &self,
+        topic: &Topic,
+        groups: &BTreeMap<String, BTreeSet<String>>,
+    ) -> Option<u64> {
         let group = self.config.names.relay_group(&self.config.relay_group_prefix, &topic.name);
         // Brokers answer for a group they do not know as for one that has read nothing.
-        if !groups.contains(&group) {
+        if !groups.values().any(|known| known.contains(&group)) {
             return Some(0);
         }
-        let queues = self.cluster.consume_stats(&group, &topic.rocketmq_topic).await.ok()?;
+        let queues = self
+            .cluster
+            .consume_stats_on(&group, &topic.rocketmq_topic, |address| groups.contains_key(address))
+            .await
+            .ok()?;
         let behind = queues.values().map(|queue| queue.broker_offset - queue.consumer_offset);
-        let stored: u64 = behind.map(|behind| u64::try_from(behind).unwrap_or(0)).sum();
-        Some(stored + topic.spool.get().map_or(0, |spool| spool.messages()))
+        Some(behind.map(|behind| u64::try_from(behind).unwrap_or(0)).sum())
     }
 
     /// What is stored through this publisher: its cluster and how topics and groups are named there.
@@ -452,13 +479,18 @@ impl Publisher {
         (&self.cluster, &self.config)
     }
 
-    /// Waits until everything that was begun has its outcome; nothing more must be published.
+    /// Waits until everything that was begun has its outcome, unless the spool's disk is stuck; nothing more must be published.
     pub(super) async fn drain(&self) {
         self.tasks.close();
         let wait = self.config.spool.drain_on_stop;
         if tokio::time::timeout(wait, self.tasks.wait()).await.is_err() {
             self.stopping.cancel();
-            self.tasks.wait().await;
+            // Only a disk that does not answer takes longer: it must not keep the process from ending.
+            let within = self.config.budget + LAST_OUTCOMES_WITHIN;
+            if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
+                error!(tasks = self.tasks.len(), waited = ?within,
+                    "stopping, though the spool's disk does not answer; whether it has what it was last given is not known");
+            }
         }
         if let Some(recorder) = &self.recorder
             && !recorder.drain(LAST_RECORDS_WITHIN).await
@@ -479,8 +511,8 @@ impl Publisher {
     /// # Errors
     /// The reason, in words.
     pub fn health(&self) -> Result<(), String> {
-        let spooled = || self.spool.as_ref().is_some_and(|spool| spool.stands_in());
-        self.health.state().or_else(|reason| if spooled() { Ok(()) } else { Err(reason) })
+        let stands_in = || self.spool.as_ref().is_some_and(|spool| spool.stands_in());
+        self.health.state().or_else(|reason| if stands_in() { Ok(()) } else { Err(reason) })
     }
 
     /// See [`Health::answers`].

@@ -1,8 +1,8 @@
 //! `/info` and `/stats`, for producers that watch the depth and for monitoring that knows nsqd.
 //!
 //! Listed are the topics published to, or created, through this gateway. Counts are this gateway's own since it started, as
-//! nsqd's are. `depth` is RocketMQ's: the messages the topic's relay has still to relay, whichever gateway took them; 0
-//! where nothing relays the topic. There are no channels here.
+//! nsqd's are. `depth` is RocketMQ's: the messages the topic's relay has still to relay, whichever gateway took them, on the
+//! brokers that answer; 0 where nothing relays the topic. What this gateway has spooled is added. There are no channels here.
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 
@@ -23,6 +23,8 @@ pub(super) const VERSION: &str = "1.3.0";
 /// Brokers are asked for this many topics' depths at once, and for this long in all; then the last known ones count.
 const ASKED_AT_ONCE: usize = 16;
 const ASKED_FOR: Duration = Duration::from_secs(1);
+/// A broker that takes longer is left out this time: the others' depths must not stand still for it.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(600);
 /// A depth is good for so long.
 const GOOD_FOR: Duration = Duration::from_secs(1);
 
@@ -177,10 +179,11 @@ async fn ask_depths(gateway: &Gateway, topics: &[Arc<Topic>]) {
             return;
         }
         // Also what is not answered is not asked again at once.
-        let Ok(groups) = cluster.groups().await else {
+        let answered = cluster.groups_answered(ANSWERED_WITHIN).await.unwrap_or_default();
+        if answered.is_empty() {
             return topics.iter().for_each(|topic| topic.asked_for_depth());
-        };
-        let groups = &groups;
+        }
+        let groups = &answered;
         stream::iter(topics)
             .for_each_concurrent(ASKED_AT_ONCE, |topic| async move {
                 let depth = gateway.publisher.depth(topic, groups).await;

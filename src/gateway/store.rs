@@ -3,13 +3,13 @@
 //! - Stored: each publish of the batch is answered `OK`.
 //! - Certainly not stored: the publishes go back to the lane, as long as each has time left.
 //! - Perhaps stored: each is told so.
-//! - Refused: what was refused together is sent again one publish at a time, and a refused publish of several
-//!   messages half by half, so that one message never stands for others.
+//! - Refused: what was refused together is sent again half by half, and so is a refused publish of several messages: one message
+//!   never stands for others, and a broker that only takes smaller requests has them after a few more.
 //!
 //! An unknown outcome stays one: what may be stored is never put back.
 //!
-//! Publishes of a topic that may be spooled go through [`spool::enter`] instead, and come here only when they were refused together, or
-//! when nothing is left there of a topic that is not spooled any more.
+//! Publishes of a topic that may be spooled go through [`spool::enter`] instead, half by half as well; one that is refused alone comes
+//! here.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -33,7 +33,7 @@ use super::{
 use crate::{
     retry::Backoff,
     rocketmq::{
-        Message, Outcome, Queue,
+        Message, Outcome, Producer, Queue,
         outcome::{Failure, Hint, Receipt},
         unique_key::UniqueKey,
     },
@@ -46,13 +46,7 @@ pub(super) async fn send_all(publisher: Arc<Publisher>, topic: Arc<Topic>) {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
     let sending = async {
         while let Some(group) = topic.lane.take() {
-            let again = match publisher.spool_of(&topic) {
-                Some(spool) => {
-                    let refused = spool::enter(&publisher, &topic, spool, group, None).await;
-                    each(&publisher, &topic, refused).await
-                }
-                None => send_group(&publisher, &topic, group).await,
-            };
+            let again = send_group(&publisher, &topic, group).await;
             if again.is_empty() {
                 backoff.reset();
             } else {
@@ -67,14 +61,40 @@ pub(super) async fn send_all(publisher: Arc<Publisher>, topic: Arc<Topic>) {
     }
 }
 
-/// Sends a batch; returns the publishes to try again.
-async fn send_group(publisher: &Publisher, topic: &Topic, mut group: Vec<Publish>) -> Vec<Publish> {
+/// Sends a batch, half by half where it is refused together; returns the publishes to try again.
+async fn send_group(publisher: &Arc<Publisher>, topic: &Arc<Topic>, group: Vec<Publish>) -> Vec<Publish> {
+    let mut again = Vec::new();
+    // The next one is the last.
+    let mut groups = vec![group];
+    while let Some(mut group) = groups.pop() {
+        let now = Instant::now();
+        again.extend(group.extract_if(.., |publish| !publish.has_time(now)));
+        let mut refused = match publisher.spool_of(topic) {
+            _ if group.is_empty() => continue,
+            Some(spool) => spool::enter(publisher, topic, spool, group, None).await,
+            None if group.len() > 1 => send_together(publisher, topic, group, &mut again).await,
+            None => group,
+        };
+        if refused.len() > 1 {
+            let behind = refused.split_off(refused.len() / 2);
+            groups.extend([behind, refused]);
+        } else if let Some(alone) = refused.pop() {
+            again.extend(send_one(publisher, topic, alone).await);
+        }
+    }
+    again
+}
+
+/// Sends several publishes at once; returns them when they are refused together. Those that are not stored come to `again`.
+async fn send_together(
+    publisher: &Publisher,
+    topic: &Topic,
+    mut group: Vec<Publish>,
+    again: &mut Vec<Publish>,
+) -> Vec<Publish> {
     // The last one's time, not the first one's: under load the first has little left, and an answer that is late for it alone
     // would leave the fate of all unknown, batch after batch.
-    let Some(deadline) = group.iter().map(|publish| publish.deadline).max().filter(|_| group.len() > 1)
-    else {
-        return each(publisher, topic, group).await;
-    };
+    let deadline = group.iter().map(|publish| publish.deadline).max().unwrap_or_else(Instant::now);
     let messages: Vec<Message> =
         group.iter().flat_map(|publish| publisher.messages(publish, &publish.bodies)).collect();
     let late = || PublishError::Unknown("RocketMQ did not answer in time".to_owned());
@@ -82,26 +102,27 @@ async fn send_group(publisher: &Publisher, topic: &Topic, mut group: Vec<Publish
     match in_time(&mut group, late, delivering).await {
         Outcome::Delivered(receipt) => {
             count(publisher, topic, &messages, &receipt);
-            acknowledge(group, &messages);
-            Vec::new()
+            acknowledge(group, messages.iter().map(|message| message.unique_key));
         }
-        Outcome::Rejected(_) => each(publisher, topic, group).await,
-        Outcome::NotSent(failure) => group.into_iter().map(|publish| not_stored(publish, &failure)).collect(),
+        Outcome::Rejected(_) => return group,
+        Outcome::NotSent(failure) => {
+            again.extend(group.into_iter().map(|publish| not_stored(publish, &failure)));
+        }
         Outcome::Unknown(failure) => {
             let error = PublishError::Unknown(failure.to_string());
             group.into_iter().for_each(|publish| publish.settle(Err(error.clone())));
-            Vec::new()
         }
     }
+    Vec::new()
 }
 
-/// Tells each publish of a batch that its messages are stored.
-pub(super) fn acknowledge(group: Vec<Publish>, messages: &[Message]) {
-    let mut messages = messages.iter();
+/// Tells each publish of a batch that its messages are stored, by their ids in order; none where nobody wants them. Who is alone gets all.
+pub(super) fn acknowledge(group: Vec<Publish>, mut ids: impl Iterator<Item = UniqueKey>) {
+    let alone = group.len() == 1;
     for publish in group {
-        let mine = messages.by_ref().take(publish.bodies.len());
+        let mine = ids.by_ref().take(if alone { usize::MAX } else { publish.bodies.len() });
         let ids = if publish.wants_ids {
-            mine.map(|message| message.unique_key).collect()
+            mine.collect()
         } else {
             mine.for_each(drop);
             Vec::new()
@@ -134,18 +155,6 @@ pub(super) async fn in_time<T>(
             }
         }
     }
-}
-
-async fn each(publisher: &Publisher, topic: &Topic, group: Vec<Publish>) -> Vec<Publish> {
-    let mut again = Vec::new();
-    for publish in group {
-        if publish.has_time(Instant::now()) {
-            again.extend(send_one(publisher, topic, publish).await);
-        } else {
-            again.push(publish);
-        }
-    }
-    again
 }
 
 /// Sends one publish, in as many batches as it takes; returns it when it is to be tried again.
@@ -263,12 +272,12 @@ pub(super) async fn deliver(
 /// Sends what is counted as accepted already, to none of the brokers left out; ends with the first outcome that is not known.
 pub(super) async fn send_again(
     publisher: &Publisher,
+    producer: &Producer,
     topic: &Topic,
     messages: &[Message],
     left_out: &BTreeSet<String>,
 ) -> Outcome {
     let deadline = Instant::now() + publisher.budget();
-    let producer = publisher.producer();
     let name = &topic.rocketmq_topic;
     let mut outcome = producer.deliver_without(name, messages, left_out, left(deadline)).await;
     if created_again(publisher, topic, &mut outcome, deadline).await {

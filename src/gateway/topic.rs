@@ -130,9 +130,9 @@ impl Topic {
         (self.messages.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
 
-    /// The messages its relay has still to relay, when last asked.
+    /// The messages its relay has still to relay: of RocketMQ's when that was last asked, and those that are spooled now.
     pub(super) fn depth(&self) -> u64 {
-        self.depth.load(Ordering::Relaxed)
+        self.depth.load(Ordering::Relaxed) + self.spool.get().map_or(0, |spool| spool.messages())
     }
 
     pub(super) fn set_depth(&self, depth: u64) {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::{
@@ -218,6 +218,21 @@ impl Cluster {
         Ok(those_that_answer(join_all(asks).await)?.into_iter().flatten().collect())
     }
 
+    /// The consumer groups of each master that answers in time, by its address.
+    ///
+    /// # Errors
+    /// When the name servers do not say which masters there are.
+    pub async fn groups_answered(
+        &self,
+        within: Duration,
+    ) -> Result<BTreeMap<String, BTreeSet<String>>, ClusterError> {
+        let asks = self.masters().await?.into_iter().map(async |(_, address)| {
+            let groups = timeout(within, self.groups_on(&address)).await.ok()?.ok()?;
+            Some((address, groups))
+        });
+        Ok(join_all(asks).await.into_iter().flatten().collect())
+    }
+
     async fn groups_on(&self, address: &str) -> Result<BTreeSet<String>, ClusterError> {
         Ok(self.group_settings_on(address).await?.into_keys().collect())
     }
@@ -359,9 +374,18 @@ impl Cluster {
     /// When a master cannot be asked or refuses.
     pub async fn topic_stats(&self, topic: &str) -> Result<BTreeMap<Queue, Bounds>, ClusterError> {
         let command = Command::request(request::GET_TOPIC_STATS_INFO).field("topic", topic);
-        self.offset_table(topic, "topic statistics", &command, |entry| {
-            Some(Bounds { min: entry.get("minOffset")?.as_i64()?, max: entry.get("maxOffset")?.as_i64()? })
-        })
+        self.offset_table(
+            topic,
+            "topic statistics",
+            &command,
+            |_| true,
+            |entry| {
+                Some(Bounds {
+                    min: entry.get("minOffset")?.as_i64()?,
+                    max: entry.get("maxOffset")?.as_i64()?,
+                })
+            },
+        )
         .await
     }
 
@@ -374,9 +398,22 @@ impl Cluster {
         group: &str,
         topic: &str,
     ) -> Result<BTreeMap<Queue, Progress>, ClusterError> {
+        self.consume_stats_on(group, topic, |_| true).await
+    }
+
+    /// As [`Self::consume_stats`], from some of the masters, by their addresses.
+    ///
+    /// # Errors
+    /// When one of these cannot be asked or refuses.
+    pub async fn consume_stats_on(
+        &self,
+        group: &str,
+        topic: &str,
+        masters: impl Fn(&str) -> bool,
+    ) -> Result<BTreeMap<Queue, Progress>, ClusterError> {
         let command =
             Command::request(request::GET_CONSUME_STATS).field("consumerGroup", group).field("topic", topic);
-        self.offset_table(topic, "consumer statistics", &command, |entry| {
+        self.offset_table(topic, "consumer statistics", &command, masters, |entry| {
             Some(Progress {
                 broker_offset: entry.get("brokerOffset")?.as_i64()?,
                 consumer_offset: entry.get("consumerOffset")?.as_i64()?,
@@ -391,10 +428,11 @@ impl Cluster {
         topic: &str,
         asked: &str,
         command: &Command,
+        masters: impl Fn(&str) -> bool,
         value: impl Fn(&Value) -> Option<T>,
     ) -> Result<BTreeMap<Queue, T>, ClusterError> {
         let mut table = BTreeMap::new();
-        for (_, address) in self.route(topic).await?.masters() {
+        for (_, address) in self.route(topic).await?.masters().filter(|(_, address)| masters(address)) {
             let answer = self.ask(address, asked, command.clone()).await?;
             let answer = parsed(address, asked, &answer)?;
             for (key, entry) in answer.get("offsetTable").map(Value::entries).unwrap_or_default() {

@@ -12,8 +12,6 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::connection::RequestError;
-
 const FIRST_PENALTY: Duration = Duration::from_secs(2);
 const LONGEST_PENALTY: Duration = Duration::from_secs(30);
 
@@ -36,16 +34,16 @@ impl Avoidance {
     }
 
     /// Takes note of how a request to `broker` ended.
-    pub(super) fn observe(&self, broker: &str, took: Duration, error: Option<&RequestError>) {
+    pub(super) fn observe(&self, broker: &str, took: Duration, failed: bool) {
         let mut penalties = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let length = match (error, penalties.get(broker)) {
-            (None, None) if took < SLOW => return,
-            (None, _) if took < SLOW => {
+        let length = match (failed, penalties.get(broker)) {
+            (false, None) if took < SLOW => return,
+            (false, _) if took < SLOW => {
                 penalties.remove(broker);
                 return;
             }
-            (None, _) | (Some(_), None) => FIRST_PENALTY,
-            (Some(_), Some(penalty)) => (penalty.length * 2).min(LONGEST_PENALTY),
+            (false, _) | (true, None) => FIRST_PENALTY,
+            (true, Some(penalty)) => (penalty.length * 2).min(LONGEST_PENALTY),
         };
         penalties.insert(broker.to_owned(), Penalty { until: Instant::now() + length, length });
     }
@@ -58,18 +56,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_failed_or_slow_broker_is_avoided_for_a_while_and_a_good_answer_forgives() {
         let avoidance = Avoidance::default();
-        let failure = RequestError::NotSent { address: String::new(), reason: String::new() };
         let fast = Duration::from_millis(1);
-        avoidance.observe("a", fast, Some(&failure));
+        avoidance.observe("a", fast, true);
         assert!(avoidance.avoids("a") && !avoidance.avoids("b"));
         tokio::time::advance(FIRST_PENALTY).await;
         assert!(!avoidance.avoids("a"));
-        avoidance.observe("a", fast, Some(&failure));
+        avoidance.observe("a", fast, true);
         tokio::time::advance(FIRST_PENALTY).await;
         assert!(avoidance.avoids("a"), "the second failure in a row costs twice as much");
-        avoidance.observe("a", fast, None);
+        avoidance.observe("a", fast, false);
         assert!(!avoidance.avoids("a"));
-        avoidance.observe("a", SLOW, None);
+        avoidance.observe("a", SLOW, false);
         assert!(avoidance.avoids("a"));
     }
 }

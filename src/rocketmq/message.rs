@@ -76,6 +76,8 @@ pub enum Levels {
     RoundUp,
     /// Send nothing.
     Refuse,
+    /// A level whatever the broker's line: the next one, or the longest. For what must be delivered, if not in time.
+    Nearest,
 }
 
 /// A topic name both release lines accept.
@@ -120,14 +122,15 @@ pub(super) fn payload(
         if let Some(deliver_at) = message.deliver_at.filter(|&at| at > now) {
             // What is left, and not the time of day: the broker's clock need not agree with ours.
             let left = deliver_at.saturating_sub(now).unsigned_abs();
-            properties = if version >= FIRST_VERSION_WITH_TIMERS {
+            properties = if version >= FIRST_VERSION_WITH_TIMERS && levels != Levels::Nearest {
                 properties.system(names::TIMER_DELAY_MS, &left.to_string())
             } else {
                 let delay = Duration::from_millis(left);
-                if levels == Levels::Refuse {
-                    return Err(Illegal::DelayNotExact(delay));
-                }
-                let level = delay_level(delay)?;
+                let level = match levels {
+                    Levels::Refuse => return Err(Illegal::DelayNotExact(delay)),
+                    Levels::RoundUp => delay_level(delay)?,
+                    Levels::Nearest => delay_level(delay).unwrap_or(DELAY_LEVELS.len()),
+                };
                 properties.system(names::DELAY, &level.to_string())
             };
         }
@@ -217,6 +220,13 @@ mod tests {
         let refused = payload(&[delayed(5_000)], 409, Levels::Refuse, 0);
         assert!(matches!(refused, Err(Illegal::DelayNotExact(delay)) if delay.as_secs() == 5));
         assert!(payload(&[delayed(5_000)], 513, Levels::Refuse, 0).is_ok());
+        for (delay_ms, level) in [(5_001, "3"), (7_200_001, "18")] {
+            for version in [409, 513] {
+                let nearest = payload(&[delayed(delay_ms)], version, Levels::Nearest, 0).unwrap().properties;
+                assert_eq!(nearest.get(names::DELAY), Some(level), "{delay_ms} on {version}");
+                assert_eq!(nearest.get(names::TIMER_DELAY_MS), None);
+            }
+        }
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub enum Hint {
     UnknownTopic,
     /// The broker has stored it, less durably than it should: asking it again would only add copies.
     StoredWeakly,
+    /// The broker is busy, or too few others have what it stored: which of the two it does not say.
+    Busy,
 }
 
 /// Which arm an answered code belongs to; `None` for success.
@@ -74,6 +76,7 @@ pub fn classify(answer: i32, remark: &str) -> Option<(Arm, Hint)> {
         code::INVALID_PARAMETER => (Arm::Rejected, Hint::None),
         code::SYSTEM_ERROR if remark_has(REFUSALS_UNDER_CODE_1) => (Arm::Rejected, Hint::None),
         code::SYSTEM_ERROR if remark_has(REFUSALS_OF_THE_MOMENT) => (Arm::NotSent, Hint::None),
+        code::SYSTEM_ERROR if remark_has(BUSY_OR_STORED) => (Arm::Unknown, Hint::Busy),
         code::SYSTEM_BUSY | code::FLOW_CONTROL => (Arm::NotSent, Hint::None),
         // It is a slave now, its disk is full, or it is stopping: somebody else may be the one to ask.
         code::SERVICE_NOT_AVAILABLE | code::GO_AWAY => (Arm::NotSent, Hint::StaleRoute),
@@ -125,7 +128,10 @@ const REFUSALS_UNDER_CODE_1: &[&str] = &[
     "timer message is not enabled",
 ];
 
-/// Remarks under code 1 that refuse any message now, before anything is stored: too few replicas, 4.9's access control, and
-/// a disk that does not keep up.
-const REFUSALS_OF_THE_MOMENT: &[&str] =
-    &["in-sync replicas", "AclException", "[PC_SYNCHRONIZED]", "create mapped file failed"];
+/// Remarks under code 1 that refuse any message now, before anything is stored: 4.9's access control, and a disk that does not
+/// keep up.
+const REFUSALS_OF_THE_MOMENT: &[&str] = &["AclException", "create mapped file failed"];
+
+/// Remarks under code 1 that a broker gives before it stores anything, and that a DLedger leader gives as well (the first 4.9.7,
+/// the second 5.5.0) when it has stored a message and no majority has in time: that one is delivered if the leader stays.
+const BUSY_OR_STORED: &[&str] = &["[PC_SYNCHRONIZED]", "in-sync replicas"];

@@ -204,7 +204,7 @@ impl Producer {
             debug!(topic, ?failed, "send failed; trying again");
             tokio::time::sleep(delay).await;
             match hint {
-                Hint::None => {}
+                Hint::None | Hint::Busy => {}
                 Hint::StoredWeakly => left_out.extend(last_broker.clone()),
                 Hint::StaleRoute => drop(in_time(asking_until, self.cluster.fresh_route(topic)).await),
                 Hint::UnknownTopic => {
@@ -248,9 +248,14 @@ impl Producer {
         };
         let version = if messages.iter().any(|message| message.deliver_at.is_some()) {
             // A 4.9 broker ignores a timer, delivers at once and answers success: know the line before sending one.
-            match in_time(deadline, self.cluster.peer_version(&address)).await {
+            let asked = tokio::time::timeout_at(deadline, self.cluster.peer_version(&address)).await;
+            let late = || "the broker did not tell its version in time".to_owned();
+            match asked.map_err(|_| late()).and_then(|told| told.map_err(|error| error.to_string())) {
                 Ok(version) => version,
-                Err(error) => return Outcome::NotSent(failure(error.to_string(), Hint::None)),
+                Err(reason) => {
+                    self.avoidance.observe(&queue.broker, started.elapsed(), true);
+                    return Outcome::NotSent(failure(reason, Hint::None));
+                }
             }
         } else {
             0
@@ -280,7 +285,7 @@ impl Producer {
             .body(payload.body);
         let left = timeout.saturating_sub(started.elapsed());
         let answer = self.cluster.request(&address, command, left).await;
-        self.avoidance.observe(&queue.broker, started.elapsed(), answer.as_ref().err());
+        self.avoidance.observe(&queue.broker, started.elapsed(), answer.is_err());
         let mut answer = match answer {
             Ok(answer) => answer,
             Err(error @ RequestError::NotSent { .. }) => {
@@ -379,8 +384,7 @@ mod tests {
         let queues = [&queue("busy"), &queue("frozen")];
         let chosen = |last, failures| producer.choose(&queues, None, last, failures).unwrap().0.broker;
         assert_eq!(chosen(Some("busy"), 1), "frozen", "nothing is known of it");
-        let silent = RequestError::Unknown { address: String::new(), reason: String::new() };
-        producer.avoidance.observe("frozen", Duration::ZERO, Some(&silent));
+        producer.avoidance.observe("frozen", Duration::ZERO, true);
         for (last, failures, expected) in [
             (None, 0, "busy"),
             (Some("busy"), 1, "busy"),

@@ -14,12 +14,16 @@ use nsqbridge::rocketmq::{
     codes::{request, response},
     command::Command,
     group::Member,
+    message::Message,
     offsets::Commit,
-    outcome::{Arm, Hint},
+    outcome::{Arm, Failure, Hint},
+    producer::unix_millis,
     properties::Properties,
     reader::{Problem, Pull},
     record::StoredMessage,
 };
+
+use tokio::net::TcpListener;
 
 use crate::{
     bridge::{SOON, eventually},
@@ -88,6 +92,24 @@ async fn nothing_is_sent_without_time_for_an_answer() {
 }
 
 #[tokio::test]
+async fn a_broker_that_does_not_tell_its_version_is_named_and_left_alone() {
+    // It takes connections, and reads nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let peer = Peer::start_beside(&[address], 1, |nth, asked| Reply::Answer(stored(asked, nth as i64))).await;
+    let producer = Producer::new(peer.cluster(), "p");
+    let later = [Message { deliver_at: Some(unix_millis() + 60_000), ..message(b"x") }];
+    let of_silent = Queue { broker: "other-0".to_owned(), ..queue() };
+    let outcome = producer.send(&of_silent, &later, SECOND).await;
+    let named = |failure: &Failure| failure.broker == "other-0" && failure.reason.contains("its version");
+    assert!(matches!(&outcome, Outcome::NotSent(failure) if named(failure)), "{outcome:?}");
+    let asked = std::time::Instant::now();
+    let outcome = producer.deliver("t", &later, None, 4 * SECOND).await;
+    assert!(matches!(outcome, Outcome::Delivered(_)), "{outcome:?}");
+    assert!(asked.elapsed() < SECOND, "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
 async fn a_frame_cut_in_half_or_unreadable_makes_the_send_unknown_and_the_next_one_reconnects() {
     let peer = Peer::start(1, |nth, asked| match nth {
         0 => Reply::HalfAFrame(stored(asked, 0)),
@@ -110,13 +132,13 @@ async fn each_refusing_code_has_its_outcome() {
     use Arm::{NotSent, Rejected, Unknown};
     let cases = [
         (1, "java.lang.RuntimeException: something", Unknown),
-        (1, "the in-sync replicas are not enough, replicas: 1", NotSent),
+        (1, "the in-sync replicas are not enough, replicas: 1", Unknown),
         (1, "The specified topic contains illegal characters, allowing only", Rejected),
         (1, "java.lang.RuntimeException: message body size exceeded", Rejected),
         (1, "org.apache.rocketmq.acl.common.AclException: Check signature failed", NotSent),
         (1, "request queueId[4] is illegal, TopicConfig", NotSent),
         (1, "accurate timer message is not enabled", Rejected),
-        (1, "[PC_SYNCHRONIZED]broker busy, start flow control for a while", NotSent),
+        (1, "[PC_SYNCHRONIZED]broker busy, start flow control for a while", Unknown),
         (1, "create mapped file failed, server is busy or broken.", NotSent),
         (2, "[PCBUSY_CLEAN_QUEUE]broker busy", NotSent),
         (3, "request type 310 not supported", NotSent),
@@ -149,6 +171,7 @@ async fn each_refusing_code_has_its_outcome() {
         assert!(failure.reason.contains(&code.to_string()) && failure.reason.contains(remark), "{failure}");
         let hint = match (code, remark) {
             (17, _) => Hint::UnknownTopic,
+            (1, remark) if remark.contains("in-sync") || remark.contains("[PC_") => Hint::Busy,
             (10..=12, _) => Hint::StoredWeakly,
             (3 | 14 | 16 | 1500, _) => Hint::StaleRoute,
             (1 | 29, remark) if remark.contains("queueId") => Hint::StaleRoute,

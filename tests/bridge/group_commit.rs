@@ -22,6 +22,7 @@ use nsqbridge::{
     rocketmq::{
         codes::{request, response},
         command::Command,
+        producer::unix_millis,
         properties::PropertiesBuilder,
     },
 };
@@ -96,7 +97,7 @@ fn publish(
         topic: topic.parse().unwrap(),
         bodies: bodies.iter().map(|body| Bytes::copy_from_slice(body.as_bytes())).collect(),
         properties: PropertiesBuilder::new(),
-        accepted_ms: 0,
+        accepted_ms: unix_millis(),
         defer,
         wants_ids: true,
         permit: publisher.admit().unwrap(),
@@ -241,6 +242,35 @@ async fn a_refused_message_is_refused_alone() {
         .cloned()
         .collect();
     assert_eq!(stored, ["first", "a", "b", "c", "d", "z"], "in order, and each once");
+}
+
+#[tokio::test]
+async fn a_broker_that_takes_smaller_requests_has_all_after_a_few() {
+    let gate = Arc::new(Notify::new());
+    let held = Arc::clone(&gate);
+    let (_peer, publisher, sends) = publisher(PublishConfig::default(), move |nth, asked, bodies| {
+        if bodies.len() > 8 {
+            return Reply::Answer(refuse(asked, response::MESSAGE_ILLEGAL, "the message is illegal"));
+        }
+        match nth {
+            0 => Reply::Held(Arc::clone(&held), stored(asked, 0)),
+            _ => Reply::Answer(stored(asked, nth as i64)),
+        }
+    })
+    .await;
+    let first = first(&publisher, &sends).await;
+    let bodies: Vec<String> = (0..30).map(|n| n.to_string()).collect();
+    let waiting: Vec<_> = bodies.iter().map(|body| publish(&publisher, "t", &[body], None)).collect();
+    gate.notify_one();
+    first.await.unwrap().unwrap();
+    for publish in waiting {
+        publish.await.unwrap().unwrap();
+    }
+    let sends = sends.lock().unwrap();
+    let stored: Vec<Bytes> =
+        sends[1..].iter().filter(|bodies| bodies.len() <= 8).flatten().cloned().collect();
+    assert_eq!(stored, bodies, "each once, in order");
+    assert!(sends.len() < 12, "{} requests", sends.len());
 }
 
 #[tokio::test]
@@ -443,4 +473,95 @@ async fn a_spooled_message_that_is_refused_after_a_try_without_an_answer_is_set_
     eventually("all others are stored", SOON, async || taken().len() >= expected.len()).await;
     assert_eq!(taken(), expected);
     assert!(fs::read(&file).unwrap().windows(6).any(|bytes| bytes == b"poison"));
+}
+
+#[tokio::test]
+async fn a_spooled_message_that_is_not_held_back_for_as_long_as_it_should_is_delivered_all_the_same() {
+    let away = Arc::new(AtomicBool::new(true));
+    let still_away = Arc::clone(&away);
+    let folder = tempfile::tempdir().unwrap();
+    let levels = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&levels);
+    let (_peer, publisher, _sends) = publisher(spooling(folder.path()), move |nth, asked, _| {
+        let properties = &asked.ext["i"];
+        if still_away.load(Ordering::SeqCst) {
+            return Reply::Answer(refuse(asked, response::SYSTEM_BUSY, "broker busy"));
+        }
+        if properties.contains("TIMER_DELAY_MS") {
+            return Reply::Answer(refuse(asked, response::MESSAGE_ILLEGAL, "timer message illegal"));
+        }
+        let level = properties.split('\u{2}').find_map(|property| property.strip_prefix("DELAY\u{1}"));
+        seen.lock().unwrap().push(level.map(str::to_owned));
+        Reply::Answer(stored(asked, nth as i64))
+    })
+    .await;
+    publish(&publisher, "t", &["later"], Some(Duration::from_secs(5 * 24 * 3600))).await.unwrap().unwrap();
+    publish(&publisher, "t", &["behind it"], None).await.unwrap().unwrap();
+    away.store(false, Ordering::SeqCst);
+    eventually("both are stored", SOON, async || levels.lock().unwrap().len() == 2).await;
+    assert_eq!(*levels.lock().unwrap(), [Some("18".to_owned()), None]);
+    assert!(!folder.path().join("topic-t/refused").exists());
+}
+
+#[tokio::test]
+async fn a_broker_that_is_slow_to_take_a_new_topic_has_it_though_nobody_waits_for_that() {
+    let started = Instant::now();
+    let (fast_has, slow_has) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let missing = |asked: &Command| refuse(asked, response::TOPIC_NOT_EXIST, "No topic route info");
+    let made = Arc::clone(&slow_has);
+    let slow = Peer::start(0, move |nth, asked| {
+        Reply::Answer(match asked.code {
+            request::UPDATE_AND_CREATE_TOPIC if started.elapsed() > SECOND => {
+                made.store(true, Ordering::SeqCst);
+                ok(asked)
+            }
+            request::UPDATE_AND_CREATE_TOPIC => refuse(asked, response::SYSTEM_BUSY, "not now"),
+            request::GET_TOPIC_STATS_INFO => missing(asked),
+            _ => stored(asked, nth as i64),
+        })
+    })
+    .await;
+    let address = Arc::new(OnceLock::<String>::new());
+    let (told, made, other_has) = (Arc::clone(&address), Arc::clone(&fast_has), Arc::clone(&slow_has));
+    let brokers = move || [("fast", told.get().cloned().unwrap()), ("slow", slow.address.clone())];
+    let peer = Peer::without_routes(move |nth, asked| {
+        let has = |name: &str| if name == "fast" { &made } else { &other_has }.load(Ordering::SeqCst);
+        let having = || brokers().into_iter().filter(|(name, _)| has(name));
+        Reply::Answer(match asked.code {
+            request::GET_BROKER_CLUSTER_INFO => {
+                let table: serde_json::Map<String, serde_json::Value> = brokers()
+                    .map(|(name, address)| (name.to_owned(), serde_json::json!({"brokerAddrs": {"0": address}})))
+                    .into_iter()
+                    .collect();
+                ok(asked).body(serde_json::json!({"brokerAddrTable": table}).to_string())
+            }
+            request::GET_ROUTEINFO_BY_TOPIC if having().next().is_some() => {
+                let queues: Vec<_> = having()
+                    .map(|(name, _)| serde_json::json!({"brokerName": name, "readQueueNums": 1, "writeQueueNums": 1, "perm": 6}))
+                    .collect();
+                let brokers: Vec<_> = having()
+                    .map(|(name, address)| serde_json::json!({"brokerName": name, "cluster": "c", "brokerAddrs": {"0": address}}))
+                    .collect();
+                ok(asked).body(serde_json::json!({"queueDatas": queues, "brokerDatas": brokers}).to_string())
+            }
+            request::GET_ROUTEINFO_BY_TOPIC | request::GET_TOPIC_STATS_INFO => missing(asked),
+            request::UPDATE_AND_CREATE_TOPIC => {
+                made.store(true, Ordering::SeqCst);
+                ok(asked)
+            }
+            _ => stored(asked, nth as i64),
+        })
+    })
+    .await;
+    address.set(peer.address.clone()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = PublishConfig { budget: 2 * SECOND, audit: false, ..spooling(folder.path()) };
+    let publisher = Arc::new(Publisher::new(peer.cluster(), config).unwrap());
+    publish(&publisher, "t", &["x"], None).await.unwrap().unwrap();
+    assert!(
+        fast_has.load(Ordering::SeqCst) && !slow_has.load(Ordering::SeqCst),
+        "after {:?}",
+        started.elapsed()
+    );
+    eventually("the slow one has it", SOON, async || slow_has.load(Ordering::SeqCst)).await;
 }

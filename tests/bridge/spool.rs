@@ -230,8 +230,8 @@ async fn past_its_bounds_the_spool_refuses_and_a_stop_keeps_what_is_there() {
     assert!(kept >= 15, "{kept}");
     let refused = "nsqbridge_spool_refused_total{reason=\"spool-max-topic-bytes\"}";
     assert_eq!(gateway.metric(refused), 1.0);
-    let not_taken = async || gateway.get("/ping").0 == 500;
-    eventually("load balancers hear that it takes nothing any more", SOON, not_taken).await;
+    let unhealthy = async || gateway.get("/ping").0 == 500;
+    eventually("load balancers hear that it does not take every topic", SOON, unhealthy).await;
     // A second gateway may not use the folder.
     let path = folder.path().display().to_string();
     let name_server = rig.name_server.addr().to_string();

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
 use super::{PublishError, Publisher};
@@ -56,23 +56,28 @@ impl Publisher {
         if create && name.is_ephemeral() && !self.config.ephemeral_topics {
             return Err(PublishError::Ephemeral(name.clone()));
         }
+        let topic = self.topic(name);
+        let met = || self.spool.as_ref().is_some_and(|spool| spool.has_met(name));
+        let spools = wanted == Wanted::ToPublish && topic.spools && (create || met());
         // In a task of its own: a producer that hangs up must not leave a topic on half of the brokers.
-        let (publisher, name) = (Arc::clone(self), name.clone());
+        let (publisher, wanted) = (Arc::clone(self), Arc::clone(&topic));
         let ensuring = self.tasks.spawn(async move {
-            let topic = publisher.topic(&name);
-            let spools = create && wanted == Wanted::ToPublish && topic.spools;
-            let budget = if spools { publisher.spool_after() } else { publisher.config.budget };
-            match publisher.ensure(&topic, create, Instant::now() + budget).await {
+            match publisher.ensure(&wanted, create, Instant::now() + publisher.config.budget).await {
                 // It is created when what is spooled gets to RocketMQ.
-                Err(PublishError::Unavailable(_)) if spools => Ok(topic),
+                Err(PublishError::Unavailable(_)) if spools => Ok(wanted),
                 Err(error) => {
-                    publisher.forget(&topic);
+                    publisher.forget(&wanted);
                     Err(error)
                 }
-                Ok(()) => Ok(topic),
+                Ok(()) => Ok(wanted),
             }
         });
-        ensuring.await.unwrap_or_else(|error| Err(PublishError::Unavailable(error.to_string())))
+        // Who may be spooled need not wait for it. It goes on all the same: a slow broker is to have the topic, or be named.
+        let within = if spools { self.spool_after() } else { Duration::MAX };
+        match timeout(within, ensuring).await {
+            Ok(ensured) => ensured.unwrap_or_else(|error| Err(PublishError::Unavailable(error.to_string()))),
+            Err(_) => Ok(topic),
+        }
     }
 
     /// Looks for the topic, and creates it on every broker if it may, until `deadline`.

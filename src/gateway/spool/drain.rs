@@ -1,7 +1,7 @@
 //! Brings a topic's spooled messages into RocketMQ, oldest first, one batch after the other.
 //!
 //! A batch is done with when RocketMQ has answered `SEND_OK`, or has said of a message that it never will take it: that one is set
-//! aside. Whatever else happens it is sent again, with the same ids, for as long as it takes: also where a broker says that it has stored it
+//! aside. One that it only does not hold back for as long as it should is delivered at another time. Whatever else happens it is sent again, with the same ids, for as long as it takes: also where a broker says that it has stored it
 //! less durably than it should, for the disk here is the only safe place then. [`Tries`] sees to it that this makes few copies.
 //!
 //! While nothing can be sent no message is held in memory, and of all topics only a few hold theirs at a time.
@@ -29,7 +29,7 @@ use super::{
 use crate::{
     gateway::{audited, lane::BATCH_BYTES, publish::Publisher, store, topic::Topic},
     retry::Backoff,
-    rocketmq::{Message, Outcome, outcome::Failure, producer::unix_millis},
+    rocketmq::{Message, Outcome, Producer, outcome::Failure, producer::unix_millis},
 };
 
 /// Where damaged bytes are kept, and messages RocketMQ will never take.
@@ -275,7 +275,13 @@ impl Draining<'_> {
             part.iter().partition(|spooled| spooled.message.deliver_at.is_some());
         let [deferred, plain]: [Vec<Message>; 2] =
             [deferred, plain].map(|some| some.iter().map(message).collect());
-        let outcome = store::send_again(self.publisher, self.topic, &messages, &self.tries.left_out()).await;
+        let outcome = self.send_by(self.publisher.producer(), &messages).await;
+        let outcome = match (&messages[..], outcome) {
+            ([message], Outcome::Rejected(failure)) if message.deliver_at.is_some() => {
+                self.send_by_level(message, &failure).await
+            }
+            (_, outcome) => outcome,
+        };
         audited::unspooled(self.publisher, self.topic, &plain, &deferred, &outcome);
         match outcome {
             Outcome::Delivered(receipt) => {
@@ -291,12 +297,26 @@ impl Draining<'_> {
                 Sent::InVain
             }
             Outcome::Unknown(failure) => {
-                let again = self.tries.unknown(&failure.broker, messages.len());
+                let again = self.tries.unknown(&failure.broker, messages.len(), failure.hint);
                 self.perhaps_twice(again, "sent again, once more without an answer");
                 self.last = Some(failure);
                 Sent::InVain
             }
         }
+    }
+
+    async fn send_by(&self, producer: &Producer, messages: &[Message]) -> Outcome {
+        store::send_again(self.publisher, producer, self.topic, messages, &self.tries.left_out()).await
+    }
+
+    /// Sends what was refused with a level of delay, which every line takes: nobody knew of that when it was acknowledged.
+    async fn send_by_level(&self, message: &Message, failure: &Failure) -> Outcome {
+        let outcome = self.send_by(self.publisher.by_level(), std::slice::from_ref(message)).await;
+        if let Outcome::Delivered(_) = outcome {
+            warn!(topic = %self.topic.name, id = %message.unique_key, deliver_at_ms = message.deliver_at, %failure,
+                "RocketMQ does not hold a spooled message back as it should; it got the next level of delay, or the longest");
+        }
+        outcome
     }
 
     fn perhaps_twice(&self, messages: usize, why: &str) {

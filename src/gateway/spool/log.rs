@@ -7,7 +7,7 @@
 //! What the disk does not give is read as zeros, which no checksum takes for a message: it costs what stands there, and no more. Such a
 //! file is not taken away but renamed, for a person who has other means to read it.
 
-use std::{cmp::Ordering, collections::VecDeque, io};
+use std::{borrow::Borrow, cmp::Ordering, collections::VecDeque, io};
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::io::Errno;
@@ -240,8 +240,12 @@ impl<D: Disk> Log<D> {
         self.oldest_ms
     }
 
-    /// Appends messages, all or none, and returns when they are on the disk.
-    pub(super) fn append(&mut self, messages: &[Spooled]) -> Result<(), AppendError> {
+    /// Appends messages, all or none, and returns when they are on the disk. There may be very many: of each only its bytes are held, and
+    /// of all only a part at a time.
+    pub(super) fn append(
+        &mut self,
+        messages: impl IntoIterator<Item = impl Borrow<Spooled>>,
+    ) -> Result<(), AppendError> {
         let certain = |error| AppendError { error, perhaps_there: false };
         if self.done_unread {
             self.advance(self.place).map(drop).map_err(certain)?;
@@ -260,28 +264,41 @@ impl<D: Disk> Log<D> {
         let Some(segment) = self.segments.back_mut() else {
             return Err(certain(io::Error::other("no file to append to")));
         };
-        let mut bytes = BytesMut::new();
-        for (sequence, message) in (self.next..).zip(messages) {
-            record::encode(sequence, message, &mut bytes);
-        }
         let file = name(segment.first);
-        let appended = self.disk.append(&file, &bytes).and_then(|()| self.disk.sync(&file));
-        if let Err(error) = appended {
+        let (mut next, mut written, mut oldest_ms) = (self.next, 0, None);
+        let write = || {
+            let mut bytes = BytesMut::new();
+            for message in messages {
+                let message: &Spooled = message.borrow();
+                oldest_ms.get_or_insert(message.spooled_ms);
+                record::encode(next, message, &mut bytes);
+                next += 1;
+                if bytes.len() >= CHUNK {
+                    self.disk.append(&file, &bytes)?;
+                    written += bytes.len() as u64;
+                    bytes.clear();
+                }
+            }
+            self.disk.append(&file, &bytes)?;
+            written += bytes.len() as u64;
+            self.disk.sync(&file)
+        };
+        if let Err(error) = write() {
             // What a failed write or sync leaves is not known. The next message gets a new file, and this one is cut off.
             self.writable = false;
             let perhaps_there = self.disk.truncate(&file, segment.len).is_err();
             if perhaps_there {
                 // They are read if they are there: their sequences are not given away again.
                 segment.len = self.disk.len(&file).unwrap_or(segment.len);
-                self.next += messages.len() as u64;
+                self.next = next;
             }
             return Err(AppendError { error, perhaps_there });
         }
-        segment.len += bytes.len() as u64;
+        segment.len += written;
         if self.next == self.place.sequence {
-            self.oldest_ms = messages.first().map(|message| message.spooled_ms);
+            self.oldest_ms = oldest_ms;
         }
-        self.next += messages.len() as u64;
+        self.next = next;
         Ok(())
     }
 

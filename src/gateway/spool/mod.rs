@@ -37,7 +37,7 @@ mod tries;
 pub(crate) use self::record::{rewritten, scan};
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
@@ -48,7 +48,11 @@ use std::{
 use tracing::error;
 
 pub use self::enter::DISK_TIME;
-pub(super) use self::{drain::drain, enter::enter, topic::TopicSpool};
+pub(super) use self::{
+    drain::drain,
+    enter::enter,
+    topic::{Appended, TopicSpool},
+};
 use self::{metrics::Counters, topic::Usage};
 use crate::nsq::names::TopicName;
 
@@ -143,6 +147,8 @@ pub(super) struct Spool {
     usage: Arc<Usage>,
     counters: Arc<Counters>,
     topics: Mutex<BTreeMap<TopicName, Arc<TopicSpool>>>,
+    /// Topics that an earlier process has spooled something of.
+    earlier: BTreeSet<TopicName>,
 }
 
 impl Spool {
@@ -162,12 +168,13 @@ impl Spool {
             Err(TryLockError::WouldBlock) => return Err(SpoolError::Taken(root)),
             Err(TryLockError::Error(error)) => return Err(failed(&lock)(error)),
         }
-        let spool = Self {
+        let mut spool = Self {
             usage: Arc::new(Usage::new(&config, root.clone())),
             config,
             _lock: file,
             counters: Arc::default(),
             topics: Mutex::default(),
+            earlier: BTreeSet::new(),
             root,
         };
         for entry in fs::read_dir(&spool.root).map_err(failed(&spool.root))? {
@@ -180,6 +187,7 @@ impl Spool {
                     error!(%topic, path = %path.display(), %error,
                         "what is spooled for a topic cannot be looked at; its publishes are refused until it can");
                 }
+                spool.earlier.insert(topic);
             }
         }
         Ok(Some(spool))
@@ -188,6 +196,11 @@ impl Spool {
     /// Whether what is published to the topic may be spooled.
     pub(super) fn takes(&self, topic: &TopicName) -> bool {
         self.config.policy_of(topic) == OnUnavailable::Spool
+    }
+
+    /// Whether the topic is no stranger though RocketMQ cannot be asked: it is named in the settings, or was spooled before.
+    pub(super) fn has_met(&self, topic: &TopicName) -> bool {
+        self.config.policies.contains_key(topic) || self.earlier.contains(topic)
     }
 
     /// What is left of a topic from before.
@@ -218,14 +231,11 @@ impl Spool {
         topics.iter().map(|(name, topic)| (name.clone(), Arc::clone(topic))).collect()
     }
 
-    /// Whether publishes are taken without RocketMQ: of topics that are spooled already, or of any that may be while none is.
+    /// Whether publishes of every topic are taken without RocketMQ: a load balancer that hears so sends them all here.
     pub(super) fn stands_in(&self) -> bool {
-        let mut spooling = self.spooling().peekable();
-        let takes = match spooling.peek() {
-            None => self.usage.refuses().is_none(),
-            Some(_) => spooling.any(|(_, topic)| topic.refuses().is_none()),
-        };
-        self.config.spools() && takes
+        let Self { config: SpoolConfig { policy, policies, .. }, usage, .. } = self;
+        let every = policies.values().chain([policy]).all(|policy| *policy == OnUnavailable::Spool);
+        every && usage.takes()
     }
 
     /// Topics with spooled messages, in words; an error while there are any, or the disk fails.

@@ -1,6 +1,7 @@
 //! The spool below a gateway that reaches no RocketMQ.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,22 +11,26 @@ use std::{
 use bytes::Bytes;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use super::{OnUnavailable, SpoolConfig};
+use super::{OnUnavailable, Spool, SpoolConfig};
 use crate::{
     gateway::publish::{PublishConfig, PublishError, PublishRequest, Publisher},
     rocketmq::{Cluster, ClusterConfig, properties::PropertiesBuilder},
 };
 
 fn publisher(folder: &Path) -> Arc<Publisher> {
+    publisher_with(folder, PublishConfig::default())
+}
+
+fn publisher_with(folder: &Path, config: PublishConfig) -> Arc<Publisher> {
     let spool = SpoolConfig {
         path: Some(folder.to_owned()),
         policy: OnUnavailable::Spool,
         max_disk_use: 100,
         after: Duration::from_millis(100),
-        ..SpoolConfig::default()
+        ..config.spool
     };
     let budget = Duration::from_millis(1_500);
-    let config = PublishConfig { spool, budget, audit: false, ..PublishConfig::default() };
+    let config = PublishConfig { spool, budget, audit: false, ..config };
     Arc::new(Publisher::new(Cluster::new(ClusterConfig::new(Vec::new())), config).unwrap())
 }
 
@@ -97,6 +102,8 @@ async fn names_that_nobody_can_use_are_not_kept() {
         File::create(folder.path().join(format!("topic-{name}"))).unwrap();
         publisher.publish(request(&publisher, name, None)).await.unwrap_err();
     }
+    // As long as they are being created they are kept.
+    tokio::time::sleep(publisher.budget()).await;
     publisher.publish(request(&publisher, "used", None)).await.unwrap();
     assert_eq!(spooling().collect::<Vec<_>>(), ["used"]);
 }
@@ -108,4 +115,94 @@ async fn what_may_be_spooled_is_not_said_to_be_created() {
     let created = publisher.ensure_topic(&"new".parse().unwrap()).await;
     assert!(matches!(created, Err(PublishError::Unavailable(_))), "{created:?}");
     publisher.publish(request(&publisher, "new", None)).await.unwrap();
+}
+
+#[tokio::test]
+async fn it_is_not_counted_on_for_a_while_after_it_did_not_take_something() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = publisher(folder.path());
+    let stands_in = || publisher.spool().unwrap().stands_in();
+    assert!(stands_in() && publisher.health().is_ok());
+    File::create(folder.path().join("topic-broken")).unwrap();
+    publisher.publish(request(&publisher, "broken", None)).await.unwrap_err();
+    assert!(!stands_in() && publisher.health().is_err());
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert!(stands_in(), "nobody would try again");
+    tokio::time::resume();
+    let hung = Hung::new(folder.path(), "t");
+    publisher.publish(request(&publisher, "t", None)).await.unwrap_err();
+    assert!(!stands_in());
+    drop(hung);
+}
+
+#[tokio::test]
+async fn it_stands_in_only_for_a_gateway_that_spools_every_topic() {
+    let (spool, refuse) = (OnUnavailable::Spool, OnUnavailable::Refuse);
+    for (policy, of_one, expected) in [
+        (spool, None, true),
+        (spool, Some(spool), true),
+        (spool, Some(refuse), false),
+        (refuse, Some(spool), false),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let policies = of_one.map(|policy| ("one".parse().unwrap(), policy)).into_iter().collect();
+        let path = Some(folder.path().to_owned());
+        let config = SpoolConfig { path, policy, policies, ..SpoolConfig::default() };
+        let opened = Spool::open(config).unwrap().unwrap();
+        assert_eq!(opened.stands_in(), expected, "{policy:?}, one {of_one:?}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = Some(folder.path().to_owned());
+    let config = SpoolConfig { path, policy: spool, max_bytes: 0, ..SpoolConfig::default() };
+    assert!(!Spool::open(config).unwrap().unwrap().stands_in(), "no topic may have more");
+}
+
+#[tokio::test]
+async fn without_creating_topics_only_those_that_are_known_without_rocketmq_are_spooled() {
+    let folder = tempfile::tempdir().unwrap();
+    let before = publisher(folder.path());
+    before.publish(request(&before, "earlier", None)).await.unwrap();
+    before.drain().await;
+    drop(before);
+    let policies = [("named".parse().unwrap(), OnUnavailable::Spool)].into();
+    let spool = SpoolConfig { policies, ..SpoolConfig::default() };
+    let config = PublishConfig { create_topics: false, spool, ..PublishConfig::default() };
+    let publisher = publisher_with(folder.path(), config);
+    for topic in ["earlier", "named"] {
+        publisher.publish(request(&publisher, topic, None)).await.unwrap();
+    }
+    let stranger = publisher.publish(request(&publisher, "stranger", None)).await;
+    assert!(matches!(stranger, Err(PublishError::Unavailable(_))), "{stranger:?}");
+}
+
+#[tokio::test]
+async fn of_very_many_messages_in_one_publish_each_has_its_id() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = publisher(folder.path());
+    let mut ids = BTreeSet::new();
+    // The first is tried, the second goes behind it.
+    for _ in 0..2 {
+        let bodies = vec![Bytes::from_static(b"x"); 25_000];
+        let many = PublishRequest { bodies, wants_ids: true, ..request(&publisher, "t", None) };
+        ids.extend(publisher.publish(many).await.unwrap().ids.into_iter().map(|id| id.number()));
+    }
+    let (_, spool) = publisher.spool().unwrap().topics().pop().unwrap();
+    assert_eq!((ids.len(), spool.messages()), (50_000, 50_000));
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_does_not_keep_the_gateway_from_stopping() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = publisher(folder.path());
+    let hung = Hung::new(folder.path(), "t");
+    publisher.publish(request(&publisher, "t", None)).await.unwrap_err();
+    let stopped = Arc::clone(&publisher);
+    let stopping = tokio::spawn(async move { stopped.drain().await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!stopping.is_finished(), "what was begun is waited for");
+    tokio::time::pause();
+    tokio::time::advance(publisher.budget() + Duration::from_secs(10)).await;
+    stopping.await.unwrap();
+    drop(hung);
 }

@@ -16,6 +16,7 @@ use std::{
 use tokio::{
     sync::{OwnedMutexGuard, Semaphore, SemaphorePermit},
     task,
+    time::Instant,
 };
 
 use super::{
@@ -25,9 +26,11 @@ use super::{
     metrics::Counters,
     record::Spooled,
 };
-use crate::rocketmq::producer::unix_millis;
+use crate::rocketmq::{Message, producer::unix_millis, unique_key::UniqueKey};
 
 const MAX_DISK_USE: &str = "spool-max-disk-use";
+/// For so long the spool is not counted on after something was not taken: until somebody tries again, nobody knows.
+const NOT_TAKEN_FOR: Duration = Duration::from_secs(10);
 /// So many topics of a kind hold what they drain in memory at a time.
 const TURNS: usize = 4;
 
@@ -41,6 +44,8 @@ pub(super) struct Usage {
     max_disk_use: u8,
     /// Whether the disk was too full when somebody last wanted to add something.
     was_full: AtomicBool,
+    /// When something was not taken last, whatever kept it out.
+    not_taken: Mutex<Option<Instant>>,
     root: PathBuf,
     turns: [Semaphore; 2],
 }
@@ -54,15 +59,22 @@ impl Usage {
             max_age: config.max_age,
             max_disk_use: config.max_disk_use,
             was_full: AtomicBool::new(false),
+            not_taken: Mutex::default(),
             root,
             turns: [Semaphore::new(TURNS), Semaphore::new(TURNS)],
         }
     }
 
     /// Which bound keeps every topic out, as far as is known without asking the disk: whoever looks at this must not wait for it.
-    pub(super) fn refuses(&self) -> Option<&'static str> {
+    fn refuses(&self) -> Option<&'static str> {
         let full = || self.was_full.load(Ordering::Relaxed).then_some(MAX_DISK_USE);
         self.passes().or_else(full)
+    }
+
+    /// Whether it can be expected to take what comes, as far as is known without asking the disk.
+    pub(super) fn takes(&self) -> bool {
+        let not_taken = *self.not_taken.lock().unwrap_or_else(PoisonError::into_inner);
+        self.passes().is_none() && not_taken.is_none_or(|at| at.elapsed() >= NOT_TAKEN_FOR)
     }
 
     fn passes(&self) -> Option<&'static str> {
@@ -99,6 +111,21 @@ pub(super) enum NotSpooled {
     /// The disk failed.
     #[error("not spooled: {0}")]
     Disk(#[from] AppendError),
+}
+
+/// What is kept in memory of a message that is on the disk.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::gateway) struct Appended {
+    pub(in crate::gateway) unique_key: UniqueKey,
+    pub(in crate::gateway) born_at: i64,
+    pub(in crate::gateway) deliver_at: Option<i64>,
+}
+
+impl From<&Message> for Appended {
+    fn from(message: &Message) -> Self {
+        let Message { unique_key, born_at, deliver_at, .. } = *message;
+        Self { unique_key, born_at, deliver_at }
+    }
 }
 
 /// What there is.
@@ -209,8 +236,14 @@ impl TopicSpool {
     }
 
     /// Which bound keeps this topic out, as [`Usage::refuses`].
-    pub(super) fn refuses(&self) -> Option<&'static str> {
+    fn refuses(&self) -> Option<&'static str> {
         self.passes().or_else(|| self.noted.usage.refuses())
+    }
+
+    /// Takes note that something was not taken.
+    pub(super) fn not_taken(&self) {
+        let mut not_taken = self.noted.usage.not_taken.lock().unwrap_or_else(PoisonError::into_inner);
+        *not_taken = Some(Instant::now());
     }
 
     /// Which bound is passed, of those that are known without asking the disk.
@@ -237,12 +270,17 @@ impl TopicSpool {
         acted.await.map_err(io::Error::other)?
     }
 
-    /// Adds messages, all or none; on the disk when it returns. The gate must be held.
-    pub(super) async fn append(&self, messages: Vec<Spooled>) -> Result<(), NotSpooled> {
-        let count = messages.len() as u64;
+    /// Adds messages, all or none; on the disk when it returns. They are made as they are written. The gate must be held.
+    pub(super) async fn append(
+        &self,
+        messages: impl Iterator<Item = Message> + Send + 'static,
+    ) -> Result<Vec<Appended>, NotSpooled> {
         let appended = self.try_append(messages).await;
+        if appended.is_err() {
+            self.not_taken();
+        }
         match &appended {
-            Ok(()) => self.counters.appended(count),
+            Ok(messages) => self.counters.appended(messages.len() as u64),
             Err(NotSpooled::Full(bound)) => self.counters.refused(bound),
             Err(NotSpooled::Disk(_)) => self.counters.refused("disk"),
             Err(NotSpooled::Draining) => {}
@@ -250,7 +288,10 @@ impl TopicSpool {
         appended
     }
 
-    async fn try_append(&self, messages: Vec<Spooled>) -> Result<(), NotSpooled> {
+    async fn try_append(
+        &self,
+        messages: impl Iterator<Item = Message> + Send + 'static,
+    ) -> Result<Vec<Appended>, NotSpooled> {
         if !self.takes {
             return Err(NotSpooled::Draining);
         }
@@ -258,9 +299,15 @@ impl TopicSpool {
             return Err(NotSpooled::Full(bound));
         }
         let usage = Arc::clone(&self.noted.usage);
+        let spooled_ms = unix_millis();
         let append = move |log: &mut Log<Folder>| {
             usage.disk_has_room()?;
-            log.append(&messages).map_err(NotSpooled::from)
+            let mut appended = Vec::new();
+            log.append(messages.map(|message| {
+                appended.push(Appended::from(&message));
+                Spooled { message, spooled_ms }
+            }))?;
+            Ok(appended)
         };
         // Between the two is the outcome: what the log says of it must not be mixed with a log that could not be opened.
         let appended = self.with(move |log| Ok(append(log))).await;
@@ -332,7 +379,7 @@ mod tests {
     use futures_util::poll;
 
     use super::*;
-    use crate::rocketmq::{Message, properties::PropertiesBuilder, unique_key::UniqueKeys};
+    use crate::rocketmq::{properties::PropertiesBuilder, unique_key::UniqueKeys};
 
     #[tokio::test]
     async fn what_is_added_is_counted_though_an_earlier_read_is_heard_of_later() {
@@ -353,7 +400,7 @@ mod tests {
         while spool.log.lock().unwrap().is_none() {
             thread::yield_now();
         }
-        spool.append(vec![Spooled { message, spooled_ms: 0 }]).await.unwrap();
+        spool.append([message].into_iter()).await.unwrap();
         let found = read.await.unwrap();
         assert_eq!((found.len(), spool.messages()), (0, 1));
     }
@@ -388,7 +435,7 @@ mod tests {
         assert!(broken.open_now().is_err() && whole.open_now().is_ok());
         assert!(broken.is_spooling() && !whole.is_spooling());
         assert!(!broken.is_empty().await && whole.is_empty().await);
-        assert!(matches!(broken.append(Vec::new()).await, Err(NotSpooled::Disk(_))));
+        assert!(matches!(broken.append(std::iter::empty()).await, Err(NotSpooled::Disk(_))));
         std::fs::remove_file(folder).unwrap();
         assert!(broken.is_empty().await);
     }

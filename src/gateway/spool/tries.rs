@@ -11,13 +11,15 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::retry::Backoff;
+use crate::{retry::Backoff, rocketmq::outcome::Hint};
 
 /// Messages in one request; a few requests' worth is as fast as a large one.
 pub(super) const MESSAGES: usize = 2_000;
 /// How long a broker that left an outcome unknown is left alone.
 const FIRST_SILENCE: Duration = Duration::from_millis(500);
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
+/// And one that says that it is busy: it mostly is, and has stored nothing.
+const LONGEST_BUSY: Duration = Duration::from_secs(5);
 
 /// A broker that is left alone.
 #[derive(Debug)]
@@ -96,13 +98,14 @@ impl Tries {
     }
 
     /// A broker has perhaps stored the first messages; how many of them perhaps once more.
-    pub(super) fn unknown(&mut self, broker: &str, messages: usize) -> usize {
+    pub(super) fn unknown(&mut self, broker: &str, messages: usize, hint: Hint) -> usize {
         let backoff = || Backoff::new(FIRST_SILENCE, LONGEST_SILENCE);
         let silent = self
             .silent
             .entry(broker.to_owned())
             .or_insert_with(|| Silent { until: Instant::now(), backoff: backoff() });
-        silent.until = Instant::now() + silent.backoff.next_delay();
+        let longest = if hint == Hint::Busy { LONGEST_BUSY } else { LONGEST_SILENCE };
+        silent.until = Instant::now() + silent.backoff.next_delay().min(longest);
         self.most = 1;
         let again = self.perhaps.min(messages);
         self.perhaps = self.perhaps.max(messages);
@@ -132,7 +135,7 @@ mod tests {
         let ended = Instant::now() + Duration::from_secs(3_600);
         let (mut sent, mut told, mut quick) = (0, 0, 0);
         while Instant::now() < ended {
-            told += tries.unknown("a", tries.most());
+            told += tries.unknown("a", tries.most(), Hint::StaleRoute);
             sent += 1;
             quick += usize::from(ended - Instant::now() > Duration::from_secs(3_595));
             tokio::time::sleep_until(tries.asked_again().unwrap()).await;
@@ -142,7 +145,7 @@ mod tests {
         assert!(quick >= 3, "{quick}: a broker that is back at once is found so");
         assert_eq!(told, sent - 1);
         assert_eq!(tries.stored("a", 1), 1);
-        tries.unknown("a", 1);
+        tries.unknown("a", 1, Hint::StaleRoute);
         assert!(tries.asked_again().unwrap() - Instant::now() <= FIRST_SILENCE.mul_f64(1.3));
     }
 
@@ -150,11 +153,20 @@ mod tests {
     async fn another_broker_is_asked_at_once_and_does_not_forgive_the_first() {
         let mut tries = Tries::default();
         for _ in 0..20 {
-            tries.unknown("a", 1);
+            tries.unknown("a", 1, Hint::StaleRoute);
         }
         assert_eq!(tries.left_out(), BTreeSet::from(["a".to_owned()]));
         assert_eq!(tries.stored("b", 1), 1);
         assert_eq!(tries.left_out(), BTreeSet::from(["a".to_owned()]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_says_it_is_busy_is_not_left_alone_for_long() {
+        let mut tries = Tries::default();
+        for _ in 0..20 {
+            tries.unknown("a", 1, Hint::Busy);
+        }
+        assert!(tries.asked_again().unwrap() - Instant::now() <= LONGEST_BUSY);
     }
 
     #[tokio::test(start_paused = true)]
@@ -166,7 +178,7 @@ mod tests {
             requests += 1;
         }
         assert_eq!(requests, 11);
-        assert_eq!(tries.unknown("a", MESSAGES), 0);
+        assert_eq!(tries.unknown("a", MESSAGES, Hint::StaleRoute), 0);
         assert_eq!((tries.most(), tries.perhaps()), (1, MESSAGES));
         // Each message is told once more, as it is sent.
         let mut told = 0;

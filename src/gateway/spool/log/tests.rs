@@ -461,3 +461,29 @@ fn a_message_is_read_though_it_should_have_come_earlier() {
     assert_eq!(read_all(&mut log), ["0", "damaged 4", "1", "2", "3"]);
     assert_eq!((log.messages(), log.bytes()), (0, 0));
 }
+
+#[test]
+fn very_many_messages_are_written_part_by_part_and_those_that_got_there_come_out_in_order() {
+    let many = |from: u32| (from..from + 40_000).map(small);
+    let disk = Model::default();
+    let mut log = Log::open(disk.clone()).unwrap();
+    log.append(many(0)).unwrap();
+    assert_eq!(log.messages(), 40_000);
+    assert!(log.bytes() > 3 * CHUNK as u64, "{}", log.bytes());
+    // Of the next ones the disk takes a part.
+    disk.0.lock().unwrap().fails_in = Some(1);
+    assert!(log.append(many(40_000)).unwrap_err().perhaps_there);
+    disk.0.lock().unwrap().fails_in = None;
+    log.append([small(u32::MAX)]).unwrap();
+    let mut bodies: Vec<u32> = log
+        .read(usize::MAX, usize::MAX)
+        .unwrap()
+        .iter()
+        .filter_map(|item| match item {
+            Item::Message { spooled, .. } => Some(body(spooled)),
+            Item::Damaged { .. } => None,
+        })
+        .collect();
+    assert_eq!(bodies.pop(), Some(u32::MAX));
+    assert!(bodies.iter().copied().eq(0..bodies.len() as u32) && (40_001..80_000).contains(&bodies.len()));
+}

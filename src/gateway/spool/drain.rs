@@ -1,8 +1,10 @@
 //! Brings a topic's spooled messages into RocketMQ, oldest first, one batch after the other.
 //!
-//! A batch is done with when RocketMQ has answered `SEND_OK`, or has said of a message that it never will take it: that one is set
-//! aside. One that it only does not hold back for as long as it should is delivered at another time. Whatever else happens it is sent again, with the same ids, for as long as it takes: also where a broker says that it has stored it
-//! less durably than it should, for the disk here is the only safe place then. [`Tries`] sees to it that this makes few copies.
+//! A batch is done with when RocketMQ has answered `SEND_OK`, or has said of a message that it never will take it:
+//! that one is set aside. One that it only does not hold back for as long as it should is delivered at another time.
+//! Whatever else happens it is sent again, with the same ids, for as long as it takes: also where a broker says that
+//! it has stored it less durably than it should, for the disk here is the only safe place then. [`Tries`] sees to it
+//! that this makes few copies.
 //!
 //! While nothing can be sent no message is held in memory, and of all topics only a few hold theirs at a time.
 

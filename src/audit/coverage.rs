@@ -15,12 +15,6 @@ impl Coverage {
         }
     }
 
-    /// The lowest offset that was covered.
-    #[must_use]
-    pub fn first(&self) -> Option<i64> {
-        self.0.keys().next().copied()
-    }
-
     /// Neighbours of one depth leave nothing between them.
     fn change(&mut self, at: i64, by: i32) {
         let step = self.0.entry(at).or_default();

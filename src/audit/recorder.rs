@@ -48,7 +48,7 @@ const SPREAD_AT_MOST: Duration = Duration::from_secs(60);
 /// A record of so many minutes and hops is full.
 const FULL: usize = TALLIES / 2;
 /// Full records of a topic that wait to be written, at most.
-const SEALED: usize = 8;
+const SEALED: usize = 4;
 
 /// How often a process writes.
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
-    time::Duration,
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -36,24 +35,13 @@ pub struct Passed {
     pub to: i64,
 }
 
-/// How long brokers keep messages.
-#[derive(Debug)]
-pub(super) struct Kept<'a> {
-    /// At least, by broker; without those that did not say.
-    pub(super) reserves: &'a BTreeMap<String, Duration>,
-    pub(super) now_ms: i64,
-}
+/// When the oldest message each broker still has was stored, of all topics; without those that did not say.
+pub(super) type Oldest = BTreeMap<String, i64>;
 
-impl Kept<'_> {
-    /// Whether a queue may no longer hold all that was stored since then. That its oldest message is younger says nothing: perhaps it
-    /// has had none for longer than its broker keeps them. But a broker whose disk is full keeps them for less, and then
-    /// relays have covered what is gone.
-    fn may_lack(&self, broker: &str, since_ms: i64, covered_from: Option<i64>, oldest: i64) -> bool {
-        let Some(reserve) = self.reserves.get(broker) else { return true };
-        let reserve = i64::try_from(reserve.as_millis()).unwrap_or(i64::MAX);
-        since_ms - SLACK_MS <= self.now_ms.saturating_sub(reserve)
-            || covered_from.is_some_and(|offset| offset < oldest)
-    }
+/// Whether a queue may no longer hold all that was stored since then. That its own oldest message is younger says nothing: perhaps it
+/// had none for long. What its broker has of that time, of any topic, says it: a broker deletes what is oldest, for whatever reason.
+fn may_lack(oldest: &Oldest, broker: &str, since_ms: i64) -> bool {
+    oldest.get(broker).is_none_or(|oldest| since_ms - SLACK_MS <= *oldest)
 }
 
 /// How far one queue was read.
@@ -92,8 +80,7 @@ impl Stored {
         cluster: &Cluster,
         committed: &BTreeMap<Queue, i64>,
         minutes: &BTreeMap<i64, Minute>,
-        written: &Written,
-        kept: &Kept<'_>,
+        oldest: &Oldest,
         relays_since: Option<i64>,
     ) -> Result<Self, VerifyError> {
         let reader = QueueReader::new(cluster.clone(), super::verify::GROUP);
@@ -112,8 +99,7 @@ impl Stored {
             let next = patiently(async || cluster.offset_at(queue, from_ms).await).await?;
             let likely = patiently(async || cluster.offset_at(queue, to_ms).await).await?;
             let bounds = patiently(async || cluster.queue_bounds(queue).await).await?;
-            let covered = written.coverage.get(&(queue.broker.clone(), queue.id)).and_then(Coverage::first);
-            let may_lack = kept.may_lack(&queue.broker, start_of(first), covered, bounds.min);
+            let may_lack = may_lack(oldest, &queue.broker, start_of(first));
             if may_lack && bounds.min > 0 && next == bounds.min {
                 let oldest = stored.oldest(queue, bounds.min, bounds.max).await?;
                 if oldest > start_of(first) {
@@ -282,13 +268,9 @@ mod tests {
     #[test]
     fn a_queue_that_had_no_message_for_long_lacks_none() {
         const HOUR_MS: i64 = 3_600_000;
-        let reserves = BTreeMap::from([("b".to_owned(), Duration::from_secs(72 * 3600))]);
-        let kept = Kept { reserves: &reserves, now_ms: 1_000 * HOUR_MS };
-        let hour_ago = 999 * HOUR_MS;
-        assert!(!kept.may_lack("b", hour_ago, None, 50));
-        assert!(!kept.may_lack("b", hour_ago, Some(50), 50));
-        assert!(kept.may_lack("b", hour_ago, Some(49), 50), "its disk was full");
-        assert!(kept.may_lack("b", 928 * HOUR_MS, None, 50));
-        assert!(kept.may_lack("another", hour_ago, None, 50), "nobody knows how long it keeps them");
+        let oldest = Oldest::from([("b".to_owned(), 900 * HOUR_MS)]);
+        assert!(!may_lack(&oldest, "b", 999 * HOUR_MS));
+        assert!(may_lack(&oldest, "b", 899 * HOUR_MS), "however it came to delete what is older");
+        assert!(may_lack(&oldest, "another", 999 * HOUR_MS), "nobody knows what it has");
     }
 }

@@ -20,7 +20,7 @@ use super::{
     nsqds,
     read::patiently,
     reconcile::{At, Finding, Minute, Seen, Weight, What},
-    stored::{Kept, Passed, SLACK_MS, Stored, committed},
+    stored::{Oldest, Passed, SLACK_MS, Stored, committed},
     written::{AuditTopic, Written},
 };
 use crate::{
@@ -120,12 +120,11 @@ pub async fn ask(question: &Question) -> Result<Answer, VerifyError> {
         passed: Vec::new(),
     };
     // Where an account may not ask, a queue whose oldest message is young makes a doubt.
-    let reserves = cluster.reserves().await.unwrap_or_default();
-    let kept = Kept { reserves: &reserves, now_ms };
+    let oldest = cluster.oldest_messages().await.unwrap_or_default();
     let mut first = from;
     while first <= to {
         let last = to.min(first + PIECE - 1);
-        look_at(question, &mut audit, first..=last, &kept, &mut answer).await?;
+        look_at(question, &mut audit, first..=last, &oldest, now_ms, &mut answer).await?;
         first = last + 1;
     }
     tell_copies(question, &mut answer.findings).await?;
@@ -139,10 +138,11 @@ async fn look_at(
     question: &Question,
     audit: &mut AuditTopic,
     looked_at: RangeInclusive<i64>,
-    kept: &Kept<'_>,
+    oldest: &Oldest,
+    now_ms: i64,
     answer: &mut Answer,
 ) -> Result<(), VerifyError> {
-    let (first, last, now_ms) = (*looked_at.start(), *looked_at.end(), kept.now_ms);
+    let (first, last) = (*looked_at.start(), *looked_at.end());
     let Question { cluster, names, group_prefix, topic, .. } = question;
     let group = names.relay_group(group_prefix, topic);
     let rocketmq_topic = names.rocketmq_topic(topic);
@@ -150,7 +150,7 @@ async fn look_at(
         (first..=last).map(|minute| (minute, Minute::default())).collect();
     let committed = committed(cluster, &rocketmq_topic, &group).await?;
     let written = audit.read(start_of(first) - SLACK_MS, &mut minutes).await?;
-    let mut stored = Stored::find(cluster, &committed, &minutes, &written, kept, audit.relays_since).await?;
+    let mut stored = Stored::find(cluster, &committed, &minutes, oldest, audit.relays_since).await?;
     stored.count(&written, &mut minutes, now_ms).await?;
 
     let brokers: BTreeSet<&str> = committed.keys().map(|queue| queue.broker.as_str()).collect();

@@ -476,6 +476,21 @@ impl Cluster {
         Ok(those_that_answer(reserves)?.into_iter().collect())
     }
 
+    /// When the oldest message a master still has was stored, in milliseconds since 1970, by its name; those that answer and have one.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub async fn oldest_messages(&self) -> Result<BTreeMap<String, i64>, ClusterError> {
+        let mut oldest = Vec::new();
+        for (broker, address) in self.masters().await? {
+            oldest.push(self.broker_runtime(&address).await.map(|said| {
+                let stored = said.get("earliestMessageTimeStamp")?.parse().ok();
+                Some((broker, stored.filter(|stored: &i64| *stored > 0)?))
+            }));
+        }
+        Ok(those_that_answer(oldest)?.into_iter().flatten().collect())
+    }
+
     /// What a broker counts and says of itself by name: its version, when it started, how full its disk is.
     ///
     /// # Errors

@@ -38,6 +38,8 @@ pub(super) struct Audited {
     open: VecDeque<(i64, Owed)>,
     /// What may be committed, and perhaps before it is written.
     owed: Option<Owed>,
+    /// What a former owner's audit lacks, where this one has none to tell it: the next may.
+    handed_on: Option<(i64, i64)>,
     committable: i64,
 }
 
@@ -132,6 +134,7 @@ impl Audited {
         });
         Self {
             owed,
+            handed_on: unaudited.filter(|_| ledger.is_none()),
             ledger,
             queue,
             sent: Sent::default(),
@@ -198,7 +201,7 @@ impl Audited {
 
     /// The first and the last minute of what may be committed and is not written.
     pub(super) fn unaudited(&self) -> Option<(i64, i64)> {
-        let ledger = self.ledger.as_ref()?;
+        let Some(ledger) = &self.ledger else { return self.handed_on };
         self.owed.filter(|owed| !ledger.is_written(owed.ticket))?.minutes
     }
 
@@ -245,8 +248,8 @@ mod tests {
         assert_eq!(audited.unaudited(), Some((2, 3)), "what is not committed is not told of");
         audited.finish(12).await;
         assert_eq!((audited.committable(12), audited.unaudited()), (12, Some((2, 5))));
-        // Without an audit there is nothing to tell.
-        assert_eq!(Audited::new(None, queue, 10, Some((2, 3))).unaudited(), None);
+        // Who has no audit hands it on.
+        assert_eq!(Audited::new(None, queue, 10, Some((2, 3))).unaudited(), Some((2, 3)));
     }
 
     #[test]

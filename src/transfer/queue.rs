@@ -111,11 +111,12 @@ impl QueueRelay {
         debug!(queue = %self.queue, offset = start, "relaying");
         let mut reads = ReadAhead::new(self.reader(), self.queue.clone(), start, stored_ms, self.lanes);
         let ended = self.relay(&mut reads, &mut work).await;
+        let is_same = !matches!(ended, Err(Held::Replaced { .. })) && reads.is_same().await;
         if matches!(ended, Ok(Ended::LeaseLost)) {
             work.audited.hand_over(work.window.committable());
             return ended;
         }
-        self.finish(work, &ended).await;
+        self.finish(work, &ended, is_same).await;
         ended
     }
 
@@ -181,7 +182,8 @@ impl QueueRelay {
                     self.tend(work);
                     tend_at = Instant::now() + TEND_EVERY;
                 }
-                () = tokio::time::sleep_until(due), if Instant::now() < until => {
+                // What is written down and committed while the queue is perhaps another would hide that it is.
+                () = tokio::time::sleep_until(due), if Instant::now() < until && !reads.is_doubted() => {
                     let pause = match self.commit(work).await? {
                         Ok(()) => {
                             work.committing.works(&self.queue);
@@ -213,10 +215,10 @@ impl QueueRelay {
                 read = async {
                     tokio::time::sleep_until(read_after).await;
                     reads.read().await
-                }, if room => match read {
+                }, if room || reads.is_doubted() => match read {
                     Ok(read) => {
                         work.reading.works(&self.queue);
-                        held = self.take(read, work)?;
+                        held = self.take(read, work)?.or(held);
                     }
                     Err(error) => read_after = Instant::now() + work.reading.fails(&self.queue, &error),
                 },
@@ -295,12 +297,16 @@ impl QueueRelay {
         }
     }
 
-    /// Whether the broker still holds what this relay has committed, and has not lost what it has relayed since.
+    /// Whether the broker still holds what this relay has committed.
     async fn is_as_left(&self, work: &Work) -> bool {
         let holds = self.cluster.committed_offset(&self.group, &self.queue).await;
-        let bounds = self.cluster.queue_bounds(&self.queue).await;
         holds.is_ok_and(|holds| holds.is_some_and(|holds| work.left(holds)))
-            && bounds.is_ok_and(|bounds| work.window.committable() <= bounds.max)
+    }
+
+    /// Whether the broker has lost some of what was relayed, or does not say.
+    async fn is_shorter(&self, work: &Work) -> bool {
+        let bounds = self.cluster.queue_bounds(&self.queue).await;
+        !bounds.is_ok_and(|bounds| work.window.committable() <= bounds.max)
     }
 
     /// Queues what was read for nsqd; what stops the queue is returned, to be raised once everything before it is done.
@@ -432,7 +438,7 @@ impl QueueRelay {
 
     /// Waits for what is in flight, then commits it. An offset that somebody else has set stays as it is until somebody's choice is known,
     /// and what was relayed is only written down.
-    async fn finish(&mut self, mut work: Work, ended: &Result<Ended, Held>) {
+    async fn finish(&mut self, mut work: Work, ended: &Result<Ended, Held>, is_same: bool) {
         let drain_timeout = self.drain_timeout;
         let waiting = async {
             while !work.in_flight.is_empty() || !work.replaying.is_empty() {
@@ -461,7 +467,7 @@ impl QueueRelay {
         work.in_flight.abort_all();
         work.replaying.abort_all();
         work.audited.finish(work.window.committable()).await;
-        if matches!(ended, Err(Held::Replaced { .. })) {
+        if !is_same || (matches!(ended, Err(Held::Reset { .. })) && self.is_shorter(&work).await) {
             // A record written now would speak of messages that are gone. The last one may still tell up to where they are the same.
             return;
         }

@@ -11,6 +11,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesOrdered};
+use tokio::time::timeout;
 
 use crate::rocketmq::{
     ClusterError, Queue, QueueReader,
@@ -22,6 +23,8 @@ use crate::rocketmq::{
 pub(super) const LANES: usize = 4;
 /// How long a broker may hold a pull when there is nothing to read.
 const HOLD: Duration = Duration::from_secs(15);
+/// Whoever stops waits this long for an answer to its doubt.
+const LAST_LOOK_WITHIN: Duration = Duration::from_secs(3);
 
 type PullFuture = Pin<Box<dyn Future<Output = Result<Pull, ClusterError>> + Send>>;
 /// Asks for so many messages from an offset on; when there are none the broker may hold the answer back for so long.
@@ -100,7 +103,29 @@ impl ReadAhead {
         self.known_end
     }
 
-    /// The next messages.
+    /// Whether the next read only looks at what was read before.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubt.is_some()
+    }
+
+    /// Whether the queue is certainly the one that was read.
+    pub(super) async fn is_same(&mut self) -> bool {
+        !self.is_doubted() || matches!(timeout(LAST_LOOK_WITHIN, self.look_again()).await, Ok(Ok(None)))
+    }
+
+    /// Ends the doubt; what is to be made of a queue that is not the one that was read.
+    async fn look_again(&mut self) -> Result<Option<Read>, ClusterError> {
+        let Some(looked) = &mut self.doubt else { return Ok(None) };
+        let looked = looked.await;
+        if looked.is_err() {
+            self.doubt();
+        }
+        let answer = looked?;
+        self.doubt = None;
+        Ok(self.is_another(&answer))
+    }
+
+    /// The next messages; none after a doubt that was unfounded.
     ///
     /// # Errors
     /// When the broker cannot be asked; repeating goes on from the same position.
@@ -108,16 +133,8 @@ impl ReadAhead {
     /// # Cancellation
     /// Safe: the pulls under way are kept, and nothing is lost or read twice.
     pub(super) async fn read(&mut self) -> Result<Read, ClusterError> {
-        if let Some(looked) = &mut self.doubt {
-            let looked = looked.await;
-            if looked.is_err() {
-                self.doubt();
-            }
-            let answer = looked?;
-            self.doubt = None;
-            if let Some(other) = self.is_another(&answer) {
-                return Ok(other);
-            }
+        if self.is_doubted() {
+            return Ok(self.look_again().await?.unwrap_or(Read::Messages(Vec::new())));
         }
         self.fill();
         let Some(pulled) = self.lanes.next().await else { return Ok(Read::Messages(Vec::new())) };
@@ -230,7 +247,10 @@ mod tests {
             reads.read().await.unwrap_err();
         }
         *stored.lock().unwrap() = Some(meanwhile);
-        reads.read().await.unwrap()
+        match reads.read().await.unwrap() {
+            Read::Messages(none) if none.is_empty() && !reads.is_doubted() => reads.read().await.unwrap(),
+            other => other,
+        }
     }
 
     #[tokio::test]
@@ -255,10 +275,14 @@ mod tests {
         assert!(matches!(reads.read().await.unwrap(), Read::Messages(messages) if messages.is_empty()));
         *stored.lock().unwrap() = Some((0, (20..35).collect()));
         reads.doubt();
+        assert!(reads.is_doubted());
         assert!(matches!(reads.read().await.unwrap(), Read::Renewed));
+        reads.doubt();
+        assert!(!reads.is_same().await);
         // Behind what could not be read nothing is known.
         reads.go_on_at(12);
         reads.doubt();
+        assert!(reads.is_same().await);
         assert!(matches!(reads.read().await.unwrap(), Read::Messages(messages) if messages.len() == 3));
     }
 }

@@ -25,6 +25,9 @@ use crate::rocketmq::{
 pub(super) const PIECE_BYTES: usize = 256 * 1024;
 /// What cannot be read is asked for so many times before it is left out: bytes may be damaged on their way.
 const UNREADABLE_TRIES: usize = 3;
+/// What RocketMQ does not give is asked for this often, with this pause: it takes some ten seconds to say what it has deleted.
+const GIVEN_UP_AFTER: usize = 60;
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A piece of what a process had.
 #[derive(Debug)]
@@ -68,6 +71,7 @@ pub(super) async fn replay(
         match read.take(reader.pull(queue, read.next, most, Duration::ZERO).await?, to) {
             Step::More => {}
             Step::Enough => break,
+            Step::Later => tokio::time::sleep(AGAIN_AFTER).await,
             Step::Missed { from, why } => {
                 let missed = read.next - from;
                 error!(%queue, from, to = read.next - 1, missed, nsqd = %process.nsqd,
@@ -116,6 +120,8 @@ enum Step {
     More,
     /// What was read is to be done now.
     Enough,
+    /// The same is to be asked for in a moment.
+    Later,
     /// The messages from here on up to the next are gone.
     Missed {
         from: i64,
@@ -144,14 +150,18 @@ impl Reading {
                     Problem::Record { .. } => {
                         warn!(%problem, "left out, as it was the first time");
                         self.next += 1;
+                        Step::Enough
                     }
-                    // These did go to nsqd. The broker may be deleting them just now: in a moment its bounds say so, and they are
-                    // counted as missed. As long as they do not, nothing is given up.
-                    Problem::Displaced { .. } | Problem::Stray { .. } | Problem::Gap { .. } => {
-                        warn!(%problem, "cannot be relayed again now; trying again until it can, or has expired");
+                    // The broker may be deleting these just now: in a moment its bounds say so.
+                    _ if self.unreadable < GIVEN_UP_AFTER => Step::Later,
+                    // What lies behind is not to wait for ever, nor what another nsqd has lost.
+                    Problem::Gap { to: last, .. } => {
+                        self.miss((last + 1).min(to), "are not given by RocketMQ")
+                    }
+                    Problem::Displaced { .. } | Problem::Stray { .. } => {
+                        self.miss(self.next + 1, "are not given by RocketMQ")
                     }
                 }
-                Step::Enough
             }
             Pull::OffsetMoved { bounds, .. } if self.next < bounds.min && self.waiting.is_empty() => {
                 self.miss(bounds.min.min(to), "have expired in RocketMQ")
@@ -204,20 +214,26 @@ mod tests {
     }
 
     #[test]
-    fn what_the_broker_does_not_give_is_asked_for_until_its_bounds_tell_that_it_is_gone() {
+    fn what_the_broker_does_not_give_is_asked_for_until_its_bounds_tell_that_it_is_gone_and_not_for_ever() {
         let gap = || pulled(Problem::Gap { queue: queue(), from: 7, to: 9 });
         let displaced = || pulled(Problem::Displaced { queue: queue(), offset: 7, found: 10 });
         let mut read = reading(7);
-        for _ in 0..2 * UNREADABLE_TRIES {
-            read.take(gap(), 12);
-            read.take(displaced(), 12);
-            assert_eq!(read.next, 7, "nothing is passed over");
+        let waits = |step| matches!(step, Step::More | Step::Later);
+        for _ in 0..10 {
+            assert!(waits(read.take(gap(), 12)) && waits(read.take(displaced(), 12)));
         }
-        assert_eq!(read.take(gap(), 12), Step::Enough);
+        assert_eq!(read.next, 7, "nothing is passed over");
         let bounds = Bounds { min: 10, max: 20 };
         let why = "have expired in RocketMQ";
         assert_eq!(read.take(Pull::OffsetMoved { next: 10, bounds }, 12), Step::Missed { from: 7, why });
         assert_eq!(read.next, 10);
+
+        for (problem, behind) in [(gap as fn() -> Pull, 10), (displaced, 8)] {
+            let mut read = reading(7);
+            assert!((1..GIVEN_UP_AFTER).all(|_| waits(read.take(problem(), 12))));
+            assert!(matches!(read.take(problem(), 12), Step::Missed { from: 7, .. }));
+            assert_eq!(read.next, behind);
+        }
     }
 
     #[test]

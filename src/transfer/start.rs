@@ -249,10 +249,10 @@ impl QueueRelay {
                 return Err(undecided.held(&self.queue, bounds));
             }
         };
+        let unaudited = entry.as_ref().and_then(|entry| entry.unaudited);
         let entry = entry.filter(|_| !renewed);
         let stored_ms =
             entry.as_ref().filter(|entry| entry.relayed == offset).and_then(|entry| entry.stored_ms);
-        let unaudited = entry.as_ref().and_then(|entry| entry.unaudited);
         let undrained = match entry {
             Some(entry) if self.replay => Undrained::restore(entry.undrained, look),
             _ => Undrained::default(),

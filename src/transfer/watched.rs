@@ -94,7 +94,7 @@ impl Watched {
     pub(super) fn tidy(&mut self) {
         let (spent, gone_after) = (self.looking.spent, self.gone_after);
         self.processes.retain(|_, seen| spent - seen.last <= gone_after);
-        self.asked.retain(|_, asked| spent - asked.last <= gone_after);
+        self.asked.retain(|_, asked| spent - asked.last <= gone_after + 3 * LOOKS_APART_AT_MOST);
     }
 
     /// What has become of a process that was given messages. `looks` have begun so far.

@@ -383,7 +383,8 @@ async fn allow(rig: &Rig, cluster: &Cluster, audit: &str, permission: i32) {
             .field("topicFilterType", "SINGLE_TAG")
             .field("topicSysFlag", 0)
             .field("order", false);
-        cluster.ask(&broker.addr().to_string(), "to change it", update).await.unwrap();
+        let address = broker.addr().to_string();
+        insisting(|| cluster.ask(&address, "to change it", update.clone())).await;
     }
 }
 
@@ -431,7 +432,10 @@ async fn what_a_relay_relayed_that_ended_without_its_records_is_a_doubt_and_no_l
     gateway.publish_all(&topic, &numbered(0..50)).await;
     assert_eq!(consumer.wait_for(50).await, numbered(0..50));
     until(rig, &topic, "its records are written", |answer| answer["totals"]["relayed"] == 50).await;
+    blocking(|| relay.signal("TERM").and_then(|()| relay.wait(LONG))).unwrap();
+    // Only who asks for the way there anew is told of it.
     allow(rig, &cluster, &audit, READ_ONLY).await;
+    let relay = transfer(&rig.name_server, &topic, &To::Nsqds(&[nsqd]), &[]);
     gateway.publish_all(&topic, &numbered(50..100)).await;
     assert_eq!(consumer.wait_for(100).await, numbered(0..100));
     eventually("it says so", LONG, async || relay.logged().contains("an audit record is not written")).await;

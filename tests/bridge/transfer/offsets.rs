@@ -1,6 +1,6 @@
 //! Committed offsets that jump: by an operator's hand, another client's, or a broker's crash.
 
-use std::{path::Path, process, time::Duration};
+use std::{path::Path, process};
 
 use bytes::Bytes;
 use nsqbridge::{
@@ -51,8 +51,7 @@ impl<'a> Scene<'a> {
     async fn store(&self, bodies: &[Bytes]) {
         let producer = nsqbridge::rocketmq::Producer::new(self.cluster.clone(), "p");
         for body in bodies {
-            let outcome =
-                producer.send(&self.queue, &[crate::scripted::message(body)], Duration::from_secs(4)).await;
+            let outcome = producer.send(&self.queue, &[crate::scripted::message(body)], SOON).await;
             assert!(matches!(outcome, nsqbridge::rocketmq::Outcome::Delivered(_)), "{outcome:?}");
         }
     }
@@ -247,19 +246,23 @@ async fn a_broker_that_lost_its_newest_messages_and_has_others_in_their_place(li
     let broker = &rig.brokers[0];
     let (store, kept) = (broker.folder().join("store"), broker.folder().join("kept"));
     scene.store(&numbered(0..50)).await;
-    let admin = std::net::SocketAddr::from(([127, 0, 0, 1], Ports::claim().unwrap().get(0)));
+    let ports = Ports::claim().unwrap();
+    let admin = std::net::SocketAddr::from(([127, 0, 0, 1], ports.get(0)));
     let to = To::Nsqds(&[scene.nsqd]);
     let flags = ["--admin-address", &admin.to_string()];
     let relay = transfer_at(rig.name_server.addr(), &scene.topic, &to, &flags);
     scene.consumer.wait_for(50).await;
     scene.committed_is(50).await;
     blocking(|| broker.kill()).unwrap();
-    let waits = async || blocking(|| http::get(admin, "/readyz")).unwrap().1.contains("waiting: reading");
-    eventually("the relay says what it waits for", SOON, waits).await;
+    let ready =
+        async || blocking(|| http::get(admin, "/readyz")).map_or_else(|_| String::new(), |answer| answer.1);
+    eventually("the relay says what it waits for", SOON, async || ready().await.contains("waiting: reading"))
+        .await;
     copy(&store, &kept);
     blocking(|| broker.start_again()).unwrap();
     scene.broker_serves().await;
-    eventually("it waits no more", SOON, async || !waits().await).await;
+    let relay_of = format!("[+] relay of {}", scene.topic);
+    eventually("it waits no more", SOON, async || ready().await.contains(&relay_of)).await;
 
     scene.store(&numbered(50..90)).await;
     scene.consumer.wait_for(90).await;

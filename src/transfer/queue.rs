@@ -111,11 +111,11 @@ impl QueueRelay {
         debug!(queue = %self.queue, offset = start, "relaying");
         let mut reads = ReadAhead::new(self.reader(), self.queue.clone(), start, stored_ms, self.lanes);
         let ended = self.relay(&mut reads, &mut work).await;
-        let is_same = !matches!(ended, Err(Held::Replaced { .. })) && reads.is_same().await;
         if matches!(ended, Ok(Ended::LeaseLost)) {
             work.audited.hand_over(work.window.committable());
             return ended;
         }
+        let is_same = !matches!(ended, Err(Held::Replaced { .. })) && reads.is_same().await;
         self.finish(work, &ended, is_same).await;
         ended
     }
@@ -136,7 +136,8 @@ impl QueueRelay {
         loop {
             let lease = *self.lease.borrow_and_update();
             let Some(granted) = lease else { return Ok(Ended::LeaseLost) };
-            if granted > work.leased_until() && Instant::now() >= regain_at {
+            let may_ask = work.is_locked() || !reads.is_doubted();
+            if granted > work.leased_until() && Instant::now() >= regain_at && may_ask {
                 match self.is_still_ours(work).await? {
                     true => drop(work.lease.send_replace(Some(granted))),
                     false => regain_at = Instant::now() + REGAIN_EVERY,
@@ -210,7 +211,7 @@ impl QueueRelay {
                     self.compare(work)?;
                 }
                 () = tokio::time::sleep_until(until), if Instant::now() < until => {}
-                () = tokio::time::sleep_until(regain_at), if until < granted => {}
+                () = tokio::time::sleep_until(regain_at), if until < granted && may_ask => {}
                 () = tokio::time::sleep(ROOM_AGAIN_AFTER), if wanted && !room => {}
                 read = async {
                     tokio::time::sleep_until(read_after).await;

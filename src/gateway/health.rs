@@ -77,7 +77,9 @@ impl Health {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let brokers = seen.brokers.iter();
         let brokers = brokers.map(|(name, state)| Dependency::part(format!("broker {name}"), state.clone()));
-        [Dependency::part("name servers", seen.name_servers.clone())].into_iter().chain(brokers).collect()
+        let rocketmq = Dependency::part("RocketMQ", seen.publishing.clone());
+        let name_servers = Dependency::part("name servers", seen.name_servers.clone());
+        [rocketmq, name_servers].into_iter().chain(brokers).collect()
     }
 }
 

@@ -71,7 +71,7 @@ async fn publishing_goes_on_without_a_broker_and_nothing_overtakes(line: Line) {
     assert_eq!(deferred, (200, "OK".to_owned()));
     assert_eq!(gateway.metric("nsqbridge_spool_messages"), 103.0);
     assert_eq!(gateway.metric("nsqbridge_spool_spooling_topics"), 2.0);
-    let unreached = async || gateway.admin("/readyz").1.contains("[-] broker broker-a: ");
+    let unreached = async || gateway.admin("/readyz").1.contains("[-] RocketMQ: ");
     eventually("the broker's absence is noticed", SOON, unreached).await;
     let (status, ready) = gateway.admin("/readyz");
     assert!(status == 200 && ready.contains("100 spooled messages"), "{ready}");

@@ -187,7 +187,7 @@ impl<'a, 'b> Reader<'a, 'b> {
                 Ok(())
             }
             Err(error)
-                if idle
+                if self.decoder.awaited().is_none()
                     && error.kind() == io::ErrorKind::TimedOut
                     && self.idle_deadline(self.answered()) > Some(Instant::now()) =>
             {

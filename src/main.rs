@@ -1,6 +1,11 @@
 //! The `nsqbridge` program: reads the command line, starts logging and the runtime, and turns the end into an exit code.
 
-use std::{io, process::ExitCode, time::Duration};
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    process::ExitCode,
+    time::Duration,
+};
 
 use nsqbridge::{
     cli::LogFormat,
@@ -23,6 +28,11 @@ fn runtime(threads: usize) -> io::Result<Runtime> {
     builder.enable_all().build()
 }
 
+/// Says what is wrong, to whoever still listens.
+fn complain(wrong: impl Display) {
+    let _ = writeln!(io::stderr(), "error: {wrong}");
+}
+
 fn main() -> ExitCode {
     let invocation = match config::parse(std::env::args_os()) {
         Ok(invocation) => invocation,
@@ -32,7 +42,7 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
         Err(refusal) => {
-            eprintln!("error: {refusal}");
+            complain(&refusal);
             return ExitCode::from(USAGE);
         }
     };
@@ -46,8 +56,8 @@ fn main() -> ExitCode {
     };
     let code = runtime.block_on(run::run(invocation.work)).unwrap_or_else(|error| {
         match &error {
-            RunError::Usage(problems) => problems.iter().for_each(|problem| eprintln!("error: {problem}")),
-            RunError::Blocked(reason) | RunError::Failed(reason) => eprintln!("error: {reason}"),
+            RunError::Usage(problems) => problems.iter().for_each(complain),
+            RunError::Blocked(reason) | RunError::Failed(reason) => complain(reason),
             RunError::Start { .. } => tracing::error!(%error, "cannot run"),
         }
         error.exit_code()

@@ -12,8 +12,8 @@ pub(super) fn agrees(question: &str, word: &str) -> Result<bool, RunError> {
     if !std::io::stdin().is_terminal() {
         return Err(RunError::Usage(vec!["nobody can be asked here: give --yes".to_owned()]));
     }
-    eprint!("{question} ({word}) ");
-    let _ = std::io::stderr().flush();
+    let mut terminal = std::io::stderr();
+    let _ = write!(terminal, "{question} ({word}) ").and_then(|()| terminal.flush());
     let mut line = String::new();
     let read = std::io::stdin().read_line(&mut line);
     read.map_err(|error| failed(format!("the answer cannot be read: {error}")))?;

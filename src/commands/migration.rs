@@ -71,12 +71,12 @@ pub(super) async fn scan(args: ScanArgs) -> Result<ExitCode, RunError> {
         write_new(path, &draft)?;
     }
     match args.output {
-        ScanOutput::Table => print!("{}", shown(&inventory, &report)),
+        ScanOutput::Table => say_as_is!("{}", shown(&inventory, &report)),
         ScanOutput::Json => {
             let whole = serde_json::json!({ "inventory": inventory, "findings": report.findings });
-            println!("{}", serde_json::to_string_pretty(&whole).map_err(failed)?);
+            say!("{}", serde_json::to_string_pretty(&whole).map_err(failed)?);
         }
-        ScanOutput::Plan => print!("{draft}"),
+        ScanOutput::Plan => say_as_is!("{draft}"),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -115,10 +115,10 @@ pub(super) async fn plan(args: PlanArgs) -> Result<ExitCode, RunError> {
     let world = world::look(&plan, &eyes).await.map_err(failed)?;
     let verdict = checks::judge(&plan, &world);
     match output {
-        Output::Table => print!("{}", told(&verdict, &servers)),
+        Output::Table => say_as_is!("{}", told(&verdict, &servers)),
         Output::Json => {
             let whole = serde_json::json!({ "namesrv": servers, "verdict": verdict });
-            println!("{}", serde_json::to_string_pretty(&whole).map_err(failed)?);
+            say!("{}", serde_json::to_string_pretty(&whole).map_err(failed)?);
         }
     }
     Ok(if verdict.blocked { ExitCode::from(BLOCKED) } else { ExitCode::SUCCESS })

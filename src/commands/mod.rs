@@ -2,6 +2,9 @@
 //!
 //! Answers go to standard output, what else is to be known to standard error; the exit code says how it ended.
 
+#[macro_use]
+mod say;
+
 mod ask;
 mod migration;
 mod moving;

@@ -199,13 +199,13 @@ async fn blocks(
 fn tell_blocked(findings: Vec<Finding>, output: Output) -> ExitCode {
     match output {
         Output::Table => {
-            eprint!("{}", Report { findings }.rows());
-            eprintln!("the plan blocks it; nothing was changed");
+            tell!("{}", Report { findings }.rows().trim_end());
+            tell!("the plan blocks it; nothing was changed");
         }
         Output::Json => {
             let reason = findings.first().map_or("", |finding| finding.check);
             let detail = findings.first().map_or("", |finding| &finding.finding);
-            println!(
+            say!(
                 "{}",
                 json!({ "event": "refused", "reason": reason, "detail": detail, "undone": false, "in_force": null, "findings": findings })
             );
@@ -226,32 +226,32 @@ fn unless_agreed(
         Err(refusal) => return Ok(Some(tell(Err(refusal), args.output))),
     };
     match args.output {
-        Output::Table => lines.iter().for_each(|line| println!("{line}")),
-        Output::Json => println!("{}", json!({ "event": "plan", "lines": lines })),
+        Output::Table => lines.iter().for_each(|line| say!("{line}")),
+        Output::Json => say!("{}", json!({ "event": "plan", "lines": lines })),
     }
     if !args.execute {
         if args.output == Output::Table {
-            println!("nothing was changed; --execute does it");
+            say!("nothing was changed; --execute does it");
         }
         return Ok(Some(ExitCode::SUCCESS));
     }
     if args.yes || agrees(question, agreed)? {
         return Ok(None);
     }
-    eprintln!("nothing was changed");
+    tell!("nothing was changed");
     Ok(Some(ExitCode::from(BLOCKED)))
 }
 
 fn progress(args: &MovingArgs) -> Progress {
     let tell: fn(&Event<'_>) = match args.output {
         Output::Table => |event| match event {
-            Event::Step { step, message, seconds } => println!("{seconds:7.2} s  {step:<15} {message}"),
+            Event::Step { step, message, seconds } => say!("{seconds:7.2} s  {step:<15} {message}"),
             Event::Waiting { reason, message, seconds } => {
-                println!("{seconds:7.2} s  waiting         {reason}: {message}");
+                say!("{seconds:7.2} s  waiting         {reason}: {message}");
             }
-            Event::Note { message, seconds } => println!("{seconds:7.2} s                  {message}"),
+            Event::Note { message, seconds } => say!("{seconds:7.2} s                  {message}"),
         },
-        Output::Json => |event| println!("{}", serde_json::to_string(event).unwrap_or_default()),
+        Output::Json => |event| say!("{}", serde_json::to_string(event).unwrap_or_default()),
     };
     Progress::new(Box::new(tell), args.stop_after)
 }
@@ -262,11 +262,11 @@ fn tell(ended: Result<Done, Refusal>, output: Output) -> ExitCode {
         Ok(done) => {
             match output {
                 Output::Table if done.paused_ms > 0 => {
-                    println!("{}; the relay was held for {:.2} s", done.message, done.paused_ms as f64 / 1e3);
+                    say!("{}; the relay was held for {:.2} s", done.message, done.paused_ms as f64 / 1e3);
                 }
-                Output::Table => println!("{}", done.message),
+                Output::Table => say!("{}", done.message),
                 Output::Json => {
-                    println!(
+                    say!(
                         "{}",
                         json!({ "event": "done", "message": done.message, "paused_ms": done.paused_ms })
                     );
@@ -277,13 +277,13 @@ fn tell(ended: Result<Done, Refusal>, output: Output) -> ExitCode {
         Err(refusal) => refusal,
     };
     match output {
-        Output::Table => eprintln!("{refusal}"),
+        Output::Table => tell!("{refusal}"),
         Output::Json => {
             let in_force = match &refusal.left {
                 Left::InForce(what) => Some(what),
                 Left::Untouched | Left::Undone => None,
             };
-            println!(
+            say!(
                 "{}",
                 json!({
                     "event": "refused",

@@ -55,8 +55,8 @@ pub(super) async fn doctor(mut args: DoctorArgs) -> Result<ExitCode, RunError> {
     })
     .await;
     match args.output {
-        Output::Table => println!("{}", report.table()),
-        Output::Json => println!("{}", report.json().map_err(failed)?),
+        Output::Table => say!("{}", report.table()),
+        Output::Json => say!("{}", report.json().map_err(failed)?),
     }
     Ok(if report.blocks() { ExitCode::from(BLOCKED) } else { ExitCode::SUCCESS })
 }
@@ -109,23 +109,28 @@ pub(super) async fn status(mut args: StatusArgs, stop: &CancellationToken) -> Re
             moved.push(migration::status::status(channel).await.map_err(failed)?);
         }
         let clear = if args.watch && args.output == Output::Table { CLEAR } else { "" };
-        match args.output {
+        let shown = match args.output {
             Output::Table => {
                 let table = statuses.as_deref().map(status::table).unwrap_or_default();
                 let moved: Vec<String> = moved.iter().map(migration::status::text).collect();
                 let intakes = intake::control::table(&intakes);
-                print!("{clear}{table}{intakes}{}", moved.join("\n"));
+                format!("{clear}{table}{intakes}{}", moved.join("\n"))
             }
-            Output::Json => println!(
-                "{}",
-                serde_json::json!({
+            Output::Json => {
+                let shown = serde_json::json!({
                     "topics": statuses.unwrap_or_default(),
                     "intakes": intake::control::json(&intakes),
                     "channels": moved,
-                })
-            ),
-        }
-        if !args.watch || stop.run_until_cancelled(tokio::time::sleep(WATCHED_EVERY)).await.is_none() {
+                });
+                format!("{shown}\n")
+            }
+        };
+        let mut out = std::io::stdout();
+        let is_heard = out.write_all(shown.as_bytes()).and_then(|()| out.flush()).is_ok();
+        if !is_heard
+            || !args.watch
+            || stop.run_until_cancelled(tokio::time::sleep(WATCHED_EVERY)).await.is_none()
+        {
             return Ok(ExitCode::SUCCESS);
         }
     }
@@ -157,13 +162,13 @@ pub(super) async fn relay(mut args: RelayArgs) -> Result<ExitCode, RunError> {
     let mut code = ExitCode::SUCCESS;
     for instance in instances {
         match instance.report {
-            Ok(report) if report.paused => println!("{}: paused", instance.id),
+            Ok(report) if report.paused => say!("{}: paused", instance.id),
             Ok(report) if report.max_rate > 0 => {
-                println!("{}: at most {} a second", instance.id, report.max_rate);
+                say!("{}: at most {} a second", instance.id, report.max_rate);
             }
-            Ok(_) => println!("{}: relaying", instance.id),
+            Ok(_) => say!("{}: relaying", instance.id),
             Err(error) => {
-                eprintln!("{}: not told: {error}", instance.id);
+                tell!("{}: not told: {error}", instance.id);
                 code = ExitCode::FAILURE;
             }
         }
@@ -178,8 +183,8 @@ pub(super) async fn parked(mut args: ParkedArgs) -> Result<ExitCode, RunError> {
     let found = asked.map_err(failed)?;
     match (args.action, args.nsqd_http_address) {
         (ParkedAction::List, _) | (ParkedAction::Retry, None) => match args.output {
-            Output::Table => print!("{}", parked::table(&found)),
-            Output::Json => println!("{}", parked::json(&found)),
+            Output::Table => say_as_is!("{}", parked::table(&found)),
+            Output::Json => say!("{}", parked::json(&found)),
         },
         (ParkedAction::Show, _) => {
             let place = args.place.unwrap_or_default();
@@ -193,16 +198,16 @@ pub(super) async fn parked(mut args: ParkedArgs) -> Result<ExitCode, RunError> {
             let place = args.place.unwrap_or_default();
             let message = parked::droppable(&found, &place).map_err(failed)?;
             parking::settled(&cluster, message).await.map_err(failed)?;
-            println!("{place} dropped; RocketMQ keeps it in the parking topic until it expires");
+            say!("{place} dropped; RocketMQ keeps it in the parking topic until it expires");
         }
         (ParkedAction::Retry, Some(address)) => {
             let (topic, nsqd) = (args.topic.topic(), Nsqd::new(address));
             may_get(&nsqd, topic).await.map_err(|why| failed(format!("nothing was relayed: {why}")))?;
             let retried = parked::retry(&cluster, found, topic, &nsqd).await;
             let parked::Retried { relayed, stuck } = retried.map_err(failed)?;
-            println!("{relayed} relayed");
+            say!("{relayed} relayed");
             for (place, error) in &stuck {
-                eprintln!("the message from {place} stays parked: {error}");
+                tell!("the message from {place} stays parked: {error}");
             }
             if !stuck.is_empty() {
                 return Ok(ExitCode::FAILURE);

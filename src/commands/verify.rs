@@ -50,8 +50,8 @@ pub(super) async fn verify(mut args: VerifyArgs) -> Result<ExitCode, RunError> {
         Err(error) => return Ok(cannot_say(&error)),
     };
     match args.output {
-        Output::Table => print!("{}", report::table(&answer)),
-        Output::Json => println!("{}", report::json(&answer)),
+        Output::Table => say_as_is!("{}", report::table(&answer)),
+        Output::Json => say!("{}", report::json(&answer)),
     }
     if args.repair
         && let Some(nsqd) = args.nsqd_http_address.into_iter().next().map(Nsqd::new)
@@ -66,7 +66,7 @@ pub(super) async fn verify(mut args: VerifyArgs) -> Result<ExitCode, RunError> {
 }
 
 fn cannot_say(error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("it cannot be said whether a message is missing: {error}");
+    tell!("it cannot be said whether a message is missing: {error}");
     ExitCode::from(BLOCKED)
 }
 
@@ -85,18 +85,18 @@ async fn mend(question: &Question, answer: &Answer, nsqd: &Nsqd, yes: bool) -> R
     let losses = answer.findings.iter().filter(|finding| finding.weight == Weight::Loss);
     let lost: u64 = losses.map(|finding| finding.messages).sum();
     if lost > missing {
-        eprintln!(
+        tell!(
             "{} messages cannot be brought back: RocketMQ does not have them, or has others at their offsets",
             lost - missing
         );
     }
     if missing == 0 {
-        eprintln!("nothing to relay again");
+        tell!("nothing to relay again");
     } else if let Err(why) = may_get(nsqd, &question.topic).await {
-        eprintln!("nothing was relayed: {why}");
+        tell!("nothing was relayed: {why}");
         return Ok(ExitCode::FAILURE);
     } else if !yes && !agrees(&format!("relay {missing} messages to {}?", nsqd.address()), "yes")? {
-        eprintln!("nothing was done");
+        tell!("nothing was done");
         return Ok(ExitCode::FAILURE);
     }
     let pace = Pace { every: Duration::from_secs(1), spread: false };
@@ -106,18 +106,16 @@ async fn mend(question: &Question, answer: &Answer, nsqd: &Nsqd, yes: bool) -> R
     let Repaired { relayed, stuck } = match repaired {
         Ok(repaired) => repaired,
         Err(error @ (RepairError::Verify(_) | RepairError::Nsqd(_))) => {
-            eprintln!("stopped: {error}; look again before repeating it");
+            tell!("stopped: {error}; look again before repeating it");
             return Ok(ExitCode::FAILURE);
         }
     };
-    eprintln!("{relayed} messages relayed to {}", nsqd.address());
+    tell!("{relayed} messages relayed to {}", nsqd.address());
     for (id, error) in &stuck {
-        eprintln!("{id} is not: {error}");
+        tell!("{id} is not: {error}");
     }
     if !recorded {
-        eprintln!(
-            "this could not be written down: the next look will find the same messages missing once more"
-        );
+        tell!("this could not be written down: the next look will find the same messages missing once more");
     }
     Ok(match answer.weight() {
         _ if lost > relayed || !recorded => ExitCode::FAILURE,

@@ -1,7 +1,7 @@
 //! The program as scripts and service managers see it: exit codes, signals, logs.
 
 use std::{
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -133,4 +133,18 @@ async fn a_first_signal_drains_and_exits_0_a_second_one_stops_at_once_with_1() {
     relay.signal("TERM").unwrap();
     assert_eq!(blocking(|| relay.wait(SOON)).unwrap(), 1);
     assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nobody_listens_any_more_it_ends_in_order() {
+    let name_server = shared(Line::V5).name_server.addr().to_string();
+    for arguments in [&["doctor"][..], &["status"], &["status", "-w"], &["status", "-o", "json"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nsqbridge"));
+        command.args(arguments).args(["--namesrv", &name_server]).env_clear().stdout(writer);
+        let ended = blocking(|| command.stderr(Stdio::piped()).output()).unwrap();
+        assert!(ended.status.code().is_some_and(|code| code < 3), "{arguments:?}: {}", errors(&ended));
+        assert!(!errors(&ended).contains("panicked"), "{arguments:?}: {}", errors(&ended));
+    }
 }

@@ -134,6 +134,11 @@ pub struct Delta {
     pub incomplete: Option<(i64, i64)>,
 }
 
+/// The stretch from the first to the last of these, each given by its first and its last.
+pub fn spanning<T: Copy + Ord>(stretches: impl Iterator<Item = (T, T)>) -> Option<(T, T)> {
+    stretches.reduce(|(from, to), (first, last)| (from.min(first), to.max(last)))
+}
+
 impl Delta {
     /// Whether nothing was counted.
     #[must_use]
@@ -195,9 +200,8 @@ impl Delta {
     }
 
     /// Takes note that of these minutes, first and last, something was counted that nobody will tell of.
-    pub fn lacks(&mut self, (first, last): (i64, i64)) {
-        let (from, to) = self.incomplete.unwrap_or((first, last));
-        self.incomplete = Some((from.min(first), to.max(last)));
+    pub fn lacks(&mut self, minutes: (i64, i64)) {
+        self.incomplete = spanning(self.incomplete.into_iter().chain([minutes]));
     }
 
     /// Takes out the oldest minutes when there are more than fit into a record. The offsets stay: what a relay was done with is told

@@ -10,7 +10,7 @@ use super::{
     coverage::Coverage,
     read::{Met, each, patiently},
     reconcile::Minute,
-    record::{Delta, Hop, Process, Record},
+    record::{Delta, Hop, Process, Record, spanning},
 };
 use crate::rocketmq::{
     Cluster, ClusterError, Queue, QueueReader,
@@ -181,8 +181,7 @@ impl Sequences {
     /// `false` when it was seen before.
     fn insert(&mut self, sequence: u64, firm: bool) -> bool {
         if firm {
-            let (first, last) = self.firm.unwrap_or((sequence, sequence));
-            self.firm = Some((first.min(sequence), last.max(sequence)));
+            self.firm = spanning(self.firm.into_iter().chain([(sequence, sequence)]));
         }
         self.seen.insert(sequence)
     }
@@ -216,10 +215,7 @@ impl Written {
             *known = id.max(*known);
         }
         self.brokers.extend(delta.brokers);
-        if let Some((first, last)) = delta.incomplete {
-            let (from, to) = self.incomplete.unwrap_or((first, last));
-            self.incomplete = Some((from.min(first), to.max(last)));
-        }
+        self.incomplete = spanning(self.incomplete.into_iter().chain(delta.incomplete));
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     audit::{
         Entry, Ledger, Ticket,
-        record::{self, Delta, Hop},
+        record::{self, Delta, Hop, spanning},
     },
     rocketmq::Queue,
 };
@@ -54,9 +54,8 @@ struct Owed {
 impl Owed {
     /// Together with what was handed over before.
     fn and(self, before: Option<Self>) -> Option<Self> {
-        let all = || before.iter().chain([&self]).filter_map(|owed| owed.minutes);
-        let (first, last) = (all().map(|(first, _)| first).min(), all().map(|(_, last)| last).max());
-        Some(Self { ticket: self.ticket, minutes: first.zip(last) })
+        let minutes = before.into_iter().chain([self]).filter_map(|owed| owed.minutes);
+        Some(Self { ticket: self.ticket, minutes: spanning(minutes) })
     }
 }
 
@@ -91,8 +90,7 @@ impl Sent {
 
     /// The first and the last minute of its messages.
     fn minutes(&self) -> Option<(i64, i64)> {
-        let minutes = || self.runs.values().flatten().flatten().map(|entry| entry.minute);
-        minutes().min().zip(minutes().max())
+        spanning(self.runs.values().flatten().flatten().map(|entry| (entry.minute, entry.minute)))
     }
 
     /// Counts all of it: at the nsqds where it went, and what went to none by `elsewhere`.

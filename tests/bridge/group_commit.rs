@@ -113,15 +113,26 @@ async fn first(publisher: &Arc<Publisher>, sends: &Sends) -> JoinHandle<Result<S
     first
 }
 
+/// Stores what is sent, the first once `gate` is told, but for what is refused.
+fn storing(
+    gate: &Arc<Notify>,
+    refused: impl Fn(&[Bytes]) -> bool + Send + Sync + 'static,
+) -> impl Fn(usize, &Command, &[Bytes]) -> Reply + Send + Sync + 'static {
+    let gate = Arc::clone(gate);
+    move |nth, asked, bodies| match nth {
+        _ if refused(bodies) => {
+            Reply::Answer(refuse(asked, response::MESSAGE_ILLEGAL, "the message is illegal"))
+        }
+        0 => Reply::Held(Arc::clone(&gate), stored(asked, 0)),
+        _ => Reply::Answer(stored(asked, nth as i64)),
+    }
+}
+
 #[tokio::test]
 async fn publishes_gather_while_one_is_on_its_way_and_leave_in_order() {
     let gate = Arc::new(Notify::new());
-    let held = Arc::clone(&gate);
-    let (_peer, publisher, sends) = publisher(PublishConfig::default(), move |nth, asked, _| match nth {
-        0 => Reply::Held(Arc::clone(&held), stored(asked, 0)),
-        _ => Reply::Answer(stored(asked, nth as i64)),
-    })
-    .await;
+    let script = storing(&gate, |_| false);
+    let (_peer, publisher, sends) = publisher(PublishConfig::default(), script).await;
     let first = first(&publisher, &sends).await;
     let mut waiting = Vec::new();
     for n in 0..15 {
@@ -205,17 +216,8 @@ async fn of_two_batches_the_one_without_an_answer_is_unknown_and_the_other_is_no
 #[tokio::test]
 async fn a_refused_message_is_refused_alone() {
     let gate = Arc::new(Notify::new());
-    let held = Arc::clone(&gate);
-    let (_peer, publisher, sends) = publisher(PublishConfig::default(), move |nth, asked, bodies| {
-        if bodies.iter().any(|body| body.starts_with(b"bad")) {
-            return Reply::Answer(refuse(asked, response::MESSAGE_ILLEGAL, "the message is illegal"));
-        }
-        match nth {
-            0 => Reply::Held(Arc::clone(&held), stored(asked, 0)),
-            _ => Reply::Answer(stored(asked, nth as i64)),
-        }
-    })
-    .await;
+    let script = storing(&gate, |bodies| bodies.iter().any(|body| body.starts_with(b"bad")));
+    let (_peer, publisher, sends) = publisher(PublishConfig::default(), script).await;
     let first = first(&publisher, &sends).await;
     let good: Vec<_> = ["a", "b"].map(|body| publish(&publisher, "t", &[body], None)).into();
     let bad = publish(&publisher, "t", &["bad"], None);
@@ -247,17 +249,8 @@ async fn a_refused_message_is_refused_alone() {
 #[tokio::test]
 async fn a_broker_that_takes_smaller_requests_has_all_after_a_few() {
     let gate = Arc::new(Notify::new());
-    let held = Arc::clone(&gate);
-    let (_peer, publisher, sends) = publisher(PublishConfig::default(), move |nth, asked, bodies| {
-        if bodies.len() > 8 {
-            return Reply::Answer(refuse(asked, response::MESSAGE_ILLEGAL, "the message is illegal"));
-        }
-        match nth {
-            0 => Reply::Held(Arc::clone(&held), stored(asked, 0)),
-            _ => Reply::Answer(stored(asked, nth as i64)),
-        }
-    })
-    .await;
+    let script = storing(&gate, |bodies| bodies.len() > 8);
+    let (_peer, publisher, sends) = publisher(PublishConfig::default(), script).await;
     let first = first(&publisher, &sends).await;
     let bodies: Vec<String> = (0..30).map(|n| n.to_string()).collect();
     let waiting: Vec<_> = bodies.iter().map(|body| publish(&publisher, "t", &[body], None)).collect();

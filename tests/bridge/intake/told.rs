@@ -10,7 +10,7 @@ use nsqbridge_brokers::{Line, RigOptions, http, ports::Ports};
 use super::{Intake, Producer, channel, count, ended, is_finished};
 use crate::{
     bridge::{
-        Program, SOON, To, blocking, create_channel, eventually, numbered, own, shared, topic, transfer,
+        Program, SOON, To, blocking, create_channel, eventually, file, numbered, own, shared, topic, transfer,
     },
     transfer::run,
 };
@@ -97,8 +97,7 @@ async fn beside_other_roles_an_intake_is_held_and_ends_nobody() {
         rig.name_server.addr(),
         nsqd.http_addr()
     );
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), text).unwrap();
+    let file = file(&text);
     let both = Program::start("both", &["run", "-c", file.path().to_str().unwrap()].map(str::to_owned));
     eventually("it says what holds it", SOON, async || {
         blocking(|| http::get(admin, "/readyz"))

@@ -6,7 +6,7 @@ use nsqbridge_brokers::Line;
 use tempfile::NamedTempFile;
 
 use super::{GroupConsumer, Stage, act};
-use crate::bridge::{SOON, eventually, shared};
+use crate::bridge::{SOON, eventually, file, shared};
 
 /// A plan of the stage's first channel, as the group `group`, and `more`.
 pub fn plan(stage: &Stage<'_>, group: &str, more: &str) -> NamedTempFile {
@@ -17,9 +17,7 @@ pub fn plan(stage: &Stage<'_>, group: &str, more: &str) -> NamedTempFile {
         nsqds.join(", "),
         stage.topic
     );
-    let file = NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), text).unwrap();
-    file
+    file(&text)
 }
 
 async fn a_plan_names_the_group_and_its_gates_hold_a_cutover_back(line: Line) {
